@@ -1,0 +1,140 @@
+"""Small configurations of the detectors."""
+
+import numpy as np
+
+from parity_tests.cases import Case, Reference, images
+
+
+def objects(height: int, width: int, classes: int, most: int = 5, first: int = 0):
+    """Target maker: boxes of many sizes, the last slots empty, one image of three without any object.
+
+    Args:
+        height, width: of the image, in pixels.
+        classes: number of classes.
+        most: slots M of each image.
+        first: smallest class that occurs.
+    """
+
+    def make(rng, batch):
+        size = np.stack([width, height] * rng.uniform(0.1, 0.8, (batch, most, 2)), 0)
+        corner = rng.uniform(0, 1, (batch, most, 2)) * ([width, height] - size)
+        valid = np.arange(most) < most - 1 - np.arange(batch)[:, None] % 3
+        if batch > 2:
+            valid[-1] = False
+        boxes = np.concatenate([corner, corner + size], -1)
+        return {
+            "boxes": np.where(valid[..., None], boxes, 7.0),
+            "labels": np.where(valid, rng.integers(first, classes, (batch, most)), first),
+            "valid": valid,
+        }
+
+    return make
+
+
+def stored_objects(expected):
+    """The targets ``box0``, ``label0``, ``box1``, ... of a fingerprint as padded rows."""
+    found = []
+    while f"box{len(found)}" in expected["inputs"]:
+        i = len(found)
+        boxes, labels = (np.asarray(expected["inputs"][f"{key}{i}"]["data"]) for key in ("box", "label"))
+        found.append((boxes.reshape(-1, 4), labels.astype(np.int64)))
+    return padded(found)
+
+
+def padded(objects):
+    """Boxes and labels of every image as the targets of a criterion."""
+    batch, most = len(objects), max(len(labels) for _, labels in objects)
+    targets = {
+        "boxes": np.zeros((batch, most, 4)),
+        "labels": np.zeros((batch, most), np.int64),
+        "valid": np.zeros((batch, most), bool),
+    }
+    for i, (boxes, labels) in enumerate(objects):
+        for key, value in (("boxes", boxes), ("labels", labels), ("valid", True)):
+            targets[key][i, : len(labels)] = value
+    return targets
+
+
+def torchvision_retinanet(file: str) -> Reference:
+    """torchvision's maps, outputs, losses and gradients."""
+    fpn = "backbone.fpn"
+    return Reference(
+        file,
+        modules={f"backbone.body.{i}": f"backbone.body.layer{i + 2}" for i in range(3)}
+        | {f"features.{i}": f"{fpn}.layer_blocks.{i}" for i in range(3)}
+        | {"features.3": f"{fpn}.extra_blocks.p6", "features.4": f"{fpn}.extra_blocks.p7"},
+        outputs={"head.cls_logits": "cls_logits", "head.bbox_regression": "bbox_regression"},
+        inputs={"image": "images"},
+        losses={"classification": "classification", "bbox_regression": "bbox_regression"},
+        targets=stored_objects,
+        bound=1e-3,
+        reason="rounding decides on which side of zero the input of some ReLU falls: gradient norms move by 2e-4 in "
+        "float32, by 4e-7 in float64, which test_retinanet.py measures",
+    )
+
+
+SMALL_RETINANET = {
+    "layers": (1, 1, 1, 1),
+    "planes": (8, 16, 24, 32),
+    "out_channels": 16,
+    "num_convs": 1,
+    "num_classes": 4,
+}
+RETINANET = {"candidates": 50, "detections": 20}
+SAME_GRAPH = dict.fromkeys(("onnx", "results"), "the graph has the operators of the other cases, which are exported")
+
+CASES = [
+    Case(
+        "retinanet_resnet50_fpn",
+        images(97, 81),
+        objects(97, 81, 4, first=1),
+        SMALL_RETINANET,
+        postprocess=RETINANET,
+        references=[torchvision_retinanet("torchvision_retinanet_resnet50_fpn")],
+    ),
+    Case(
+        "retinanet_resnet50_fpn_v2",
+        images(97, 81),
+        objects(97, 81, 4, first=1),
+        {**SMALL_RETINANET, "norm_groups": 4},
+        postprocess=RETINANET,
+        references=[torchvision_retinanet("torchvision_retinanet_resnet50_fpn_v2")],
+    ),
+    Case(
+        "retinanet_resnet50_fpn",
+        images(65, 83),
+        objects(65, 83, 4, first=1),
+        {**SMALL_RETINANET, "norm": "frozen", "norm_eps": 0.0, "frozen_stages": 1},
+        criterion={"box_loss": "smooth_l1"},
+        postprocess=RETINANET,
+        variant="frozen",
+        without=SAME_GRAPH,
+    ),
+    Case(
+        "retinanet_r50_fpn_mmdet",
+        images(97, 81),
+        objects(97, 81, 4),
+        SMALL_RETINANET,
+        postprocess=RETINANET,
+        references=[
+            Reference(
+                "retinanet_r50_fpn_1x_coco",
+                modules={f"backbone.{i}": f"backbone.layer{i + 1}" for i in range(4)}
+                | {f"neck.{i}": f"neck.fpn_convs.{i}" for i in range(5)}
+                | {f"bbox_head.0.{i}": f"bbox_head.retina_cls#{i}" for i in range(5)}
+                | {f"bbox_head.1.{i}": f"bbox_head.retina_reg#{i}" for i in range(5)},
+                inputs={"input": "images"},
+            )
+        ],
+    ),
+    Case(
+        "retinanet_r18_fpn_mmdet",
+        images(65, 49),
+        objects(65, 49, 4),
+        {**SMALL_RETINANET, "extra": "on_lateral", "relu_before_extra": True, "norm_eval": False},
+        criterion={"box_loss": "giou"},
+        postprocess=RETINANET,
+        variant="on_lateral",
+        without=SAME_GRAPH,
+    ),
+]

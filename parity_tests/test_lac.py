@@ -1,0 +1,241 @@
+"""LAC: real weights that tag real sentences in four engines, and the files that they come from."""
+
+import json
+import struct
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import torch_impl.nlp.segmentation as torch_segmentation
+from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
+from parity_tests.panels import PyTorch, TensorFlow
+from weights import catalog, checkpoints, lac, onnx_file
+from weights import segmentation as seg
+from weights.text import TextError
+
+PANELS = (TensorFlow, PyTorch)
+BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
+
+FINGERPRINT = json.loads((FINGERPRINTS / "jieba_lac_sentences.json").read_text())
+SENTENCES = [described["text"] for described in FINGERPRINT["inputs"].values()]
+
+
+@cache
+def official():
+    """Tensors, characters, and tags by number."""
+    model = catalog.get("bigru_crf_lac")
+    try:
+        entry, path = checkpoints.fetch(model)
+    except checkpoints.CheckpointError as error:
+        pytest.skip(str(error))
+    words = checkpoints.package_file(entry.package, entry.tokenizer)
+    tags = lac.open_lexicon(words.with_name("tag.dic"), 57)
+    return lac.open_tensors(path), lac.open_lexicon(words, 20941), {number: tag for tag, number in tags.items()}
+
+
+@cache
+def lac_panel(which):
+    inputs = lac.character_input(official()[1], SENTENCES, 12)
+    panel = PANELS[which](catalog.get("bigru_crf_lac"), {}, inputs, precision="float32")
+    panel.load(official()[0])
+    return panel
+
+
+def test_names_and_size_are_the_files():
+    tensors, words, tags = official()
+    with torch.device("meta"):
+        model = torch_segmentation.bigru_crf_lac()
+    assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == {n: a.shape for n, a in tensors.items()}
+    assert sum(array.size for array in tensors.values()) == 3_193_052
+    assert (len(words), max(words.values()), len(tags)) == (20_940, 20_940, 57)
+
+
+@BOTH
+def test_fingerprint_of_the_sentences(which):
+    panel = lac_panel(which)
+    inputs = lac.character_input(official()[1], SENTENCES, 12)
+    outputs, results = panel.outputs(inputs), panel.results(inputs)
+    emissions = outputs["emissions"]
+    for row, (name, expected) in enumerate(FINGERPRINT["outputs"].items()):
+        given = FINGERPRINT["inputs"][name]
+        length = len(given["text"])
+        assert inputs["input_ids"][row, :length].tolist() == given["ids"]
+        for figure in compare_with_fingerprint("emissions", emissions[row, :length], expected["emissions"]):
+            assert figure.relative <= 1e-5, figure
+        np.testing.assert_allclose(results["scores"][row], expected["viterbi_score"], rtol=1e-6)
+        tags = [official()[2][tag] for tag in results["tags"][row, :length]]
+        shown = " ".join(f"{letter}/{tag}" for letter, tag in zip(given["text"], tags, strict=True))
+        assert shown == expected["tags"]
+    np.testing.assert_allclose(results["scores"][:2], [82.2006, 79.6664], atol=2e-4)
+
+
+@BOTH
+def test_states_of_both_layers(which):
+    """The output of each pair of units, by the layer behind it."""
+    panel = lac_panel(which)
+    inputs = lac.character_input(official()[1], SENTENCES, 12)
+    calls = panel.record(inputs)
+    for name, layer in (("bigru0", "fc_2"), ("bigru1", "fc_4")):
+        given = calls[layer][0][0][0]
+        for row, expected in enumerate(FINGERPRINT["outputs"].values()):
+            length = expected[name]["shape"][0]
+            for figure in compare_with_fingerprint(name, given[row, :length], expected[name]):
+                assert figure.relative <= 1e-5, figure
+
+
+def test_four_engines_tag_real_sentences(tmp_path):
+    sentences = ["我来到北京清华大学", "他来到了网易杭研大厦", "2026年11月，小明在上海的图书馆读书𠀀"]
+    _, words, tags = official()
+    inputs = lac.character_input(words, sentences, 24)
+    answers = {}
+    for panel in (lac_panel(0), lac_panel(1)):
+        answers[panel.package] = panel.outputs(inputs)
+        path = panel.export(tmp_path / f"{panel.package}.onnx", inputs, None, {})
+        operators = onnx_file.histogram(onnx.load(path))
+        assert operators["GRU"] == 2 and not operators["Loop"] and not operators["Scan"]
+        answers[f"{panel.package} ONNX"] = onnx_file.run(onnx_file.session(path, threads=1), inputs)
+    for engine, found in answers.items():
+        chain = [found[f"{name}transitions"] for name in ("start_", "end_", "")]
+        cut = []
+        for sentence, emissions in zip(sentences, found["emissions"], strict=True):
+            numbers, _ = seg.viterbi(emissions[: len(sentence)], *chain)
+            cut.append(lac.tagged_words(sentence, [tags[number] for number in numbers.tolist()]))
+        assert cut[0] == [("我", "r"), ("来到", "v"), ("北京清华大学", "ORG")], engine
+        expected = [("他", "r"), ("来到", "v"), ("了", "u"), ("网易", "ORG"), ("杭研大厦", "LOC")]
+        assert cut[1] == expected, engine
+        assert ("2026年11月", "TIME") in cut[2] and ("小明", "PER") in cut[2] and ("上海", "LOC") in cut[2], cut[2]
+        assert onnx_file.relative(found["emissions"], answers["torch_impl"]["emissions"]) <= 1e-5
+
+
+def test_words_of_tags():
+    assert lac.tagged_words("abcdef", ["n-B", "n-I", "O", "O", "v-B", "O"]) == [
+        ("ab", "n"),
+        ("cd", "O"),
+        ("e", "v"),
+        ("f", "O"),
+    ]
+    assert lac.tagged_words("ab", ["n-I", "v-I"]) == [("ab", "n")]
+    with pytest.raises(ValueError, match="1 tags for a text of 2 characters"):
+        lac.tagged_words("ab", ["O"])
+
+
+def test_unknown_characters_have_a_row_of_their_own():
+    words = official()[1]
+    found = lac.character_input(words, " 我𠀀\n", 4)
+    np.testing.assert_array_equal(found["input_ids"], [[words["我"], words["OOV"], 0, 0]])
+    np.testing.assert_array_equal(found["mask"], [[1, 1, 0, 0]])
+    with pytest.raises(TextError, match="the lexicon lacks 'OOV'"):
+        lac.character_input({"我": 0}, "我")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no words in it"),
+        (b"0\t\xff\n", "not UTF-8"),
+        (b"0\ta\nb\n", "line 2: 'b'; a number, a tab and a word"),
+        (b"0\ta\n-1\tb\n", "line 2: '-1"),
+        (b"0\ta\n1\t\n", "line 2"),
+        (b"0\ta\n0\tb\n", "line 2: 'b' or its number 0 is there twice"),
+        (b"0\ta\n1\ta\n", "line 2: 'a' or its number 1 is there twice"),
+        (b"0\ta\n5\tb\n", "line 2: number 5 does not fit the 5 rows of the weights"),
+    ],
+)
+def test_bad_lexicons_are_refused(tmp_path, content, message):
+    path = tmp_path / "word.dic"
+    path.write_bytes(content)
+    with pytest.raises(TextError, match=message) as error:
+        lac.open_lexicon(path, 5)
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
+
+
+def paddle(values, shape=None, type_=5, version=0, levels=(), tail=b"", describe=None):
+    """A tensor as PaddlePaddle writes it."""
+    values = np.asarray(values, "<f4")
+    dims = b"".join(b"\x10" + bytes([d & 127 | 128, d >> 7] if d > 127 else [d]) for d in shape or values.shape)
+    description = describe or b"\x08" + bytes([type_]) + dims
+    data = struct.pack("<IQ", version, len(levels)) + b"".join(struct.pack("<Q", len(x)) + x for x in levels)
+    return data + struct.pack("<Ii", 0, len(description)) + description + values.tobytes() + tail
+
+
+def test_paddles_tensors(tmp_path):
+    path = tmp_path / "a"
+    values = np.random.default_rng(0).standard_normal((3, 200)).astype(np.float32)
+    for data in (paddle(values), paddle(values, levels=[b"\0" * 16, b""])):
+        path.write_bytes(data)
+        np.testing.assert_array_equal(lac.open_tensor(path), values)
+    assert list(lac.open_tensors(tmp_path)) == ["a"]
+
+
+VALUES = np.arange(6.0).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the version of 4 bytes, but 0 are left"),
+        (paddle(VALUES, version=1), "the version is 1, 0 was expected"),
+        (paddle(VALUES)[:-1], "23 bytes of values, 24 were expected"),
+        (paddle(VALUES, tail=b"x"), "25 bytes of values, 24 were expected"),
+        (paddle(VALUES, shape=(2, 4)), "24 bytes of values, 32 were expected"),
+        (paddle(VALUES, type_=6), r"values of type \[6\]; 5 \(float32\)"),
+        (paddle(VALUES, shape=(0, 3)), r"the shape is \(0, 3\)"),
+        (paddle(VALUES, describe=b"\x08\x05"), r"the shape is \(\)"),
+        (paddle(VALUES, describe=b"\x08\x05" + b"\x10\x01" * 9), "1 to 8 positive lengths"),
+        (paddle(VALUES, describe=b"\x08\x05\x10"), "the description breaks off"),
+        (paddle(VALUES, describe=b"\x08\x05\x10" + b"\xff" * 12), "the description breaks off"),
+        (paddle(VALUES, describe=b"\x08\x05\x10" + b"\xff" * 9 + b"\x01"), "positive lengths were expected"),
+        (paddle(VALUES, describe=b"\x1a\x05"), "a field 3 of kind 2"),
+        (paddle(VALUES, describe=b"\x10\x02\x10\x03"), r"values of type \[\]"),
+        (paddle([[np.nan, 1]]), "some values are not finite"),
+        (struct.pack("<IQQ", 0, 1, 2**63), "a level of 9223372036854775808 bytes"),
+        (struct.pack("<IQ", 0, 2**63), "the length of a level of 8 bytes, but 0 are left"),
+        (struct.pack("<IQIi", 0, 0, 0, -1), "the description of -1 bytes"),
+        (struct.pack("<IQI", 0, 0, 7), "the version of the tensor is 7"),
+    ],
+)
+def test_bad_tensors_are_refused(tmp_path, data, message):
+    path = tmp_path / "crfw"
+    path.write_bytes(data)
+    with pytest.raises(TextError, match=message) as error:
+        lac.open_tensor(path)
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
+
+
+def test_every_cut_of_a_tensor_is_refused(tmp_path):
+    path, data = tmp_path / "a", paddle(VALUES)
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(TextError):
+            lac.open_tensor(path)
+
+
+def test_folders_that_hold_no_weights(tmp_path, monkeypatch):
+    for folder, message in ((tmp_path / "none", "cannot be read"), (tmp_path, "no files in it")):
+        with pytest.raises(TextError, match=message):
+            lac.open_tensors(folder)
+    (tmp_path / "a").write_bytes(paddle(VALUES))
+    monkeypatch.setattr(lac, "MAX_FILE", 10)
+    with pytest.raises(TextError, match="more than 10 bytes"):
+        lac.open_tensors(tmp_path)
+
+
+def test_a_changed_file_of_the_checkpoint_is_noticed(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(paddle(VALUES))
+    before = checkpoints.sha256(tmp_path)
+    assert len(before) == 64 and checkpoints.sha256(tmp_path) == before
+    (tmp_path / "b").write_bytes(paddle(VALUES + 1))
+    changed = checkpoints.sha256(tmp_path)
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert len({before, changed, checkpoints.sha256(tmp_path)}) == 3
+
+
+def test_weights_of_another_size_are_refused():
+    inputs = lac.character_input({"OOV": 0}, "我", 4)
+    panel = PyTorch(catalog.get("bigru_crf_lac"), {"num_tags": 5}, inputs)
+    with pytest.raises(ValueError, match="crfw"):
+        panel.load(official()[0])

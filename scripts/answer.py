@@ -1,0 +1,240 @@
+"""``diptych predict``: the answers of four engines, TensorFlow, PyTorch and both ONNX files, in one table."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scripts.files import asked, example, export_files, model_of, twins
+from scripts.output import Problem, frameworks, print_json, table
+from weights import catalog, onnx_file
+
+__all__ = ["ENGINES", "agreement", "ask", "engines", "predict"]
+
+ENGINES = ("TensorFlow", "PyTorch", "TensorFlow's ONNX", "PyTorch's ONNX")
+TOLERANCE = 1e-4  # relative L2 between engines, in float32; the parity suite measures finer
+RUNS = 5
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Question:
+    """The input of a model, made from what a user gave, and how its outputs are read.
+
+    ``read`` takes outputs and returns one answer per row of the table: "row", "text" and the numbers behind it.
+    """
+
+    feed: Arrays
+    read: Callable[[Arrays], list[dict]]
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(-1, keepdims=True), dtype=np.float64)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def _pictures(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
+    """Classification: the most probable classes of each picture."""
+    from weights.preprocess import PictureError, image_input
+
+    (name,) = model.inputs
+    pictures = [image_input(path, entry.preprocessing) for path in inputs]
+    if len({picture.shape for picture in pictures}) > 1:
+        raise PictureError("the pictures have several sizes, and this checkpoint takes them as they are; give one")
+    classes = Path(catalog.__file__).parent.parent / "classes" / f"{(entry.classes or '').removesuffix('.txt')}.txt"
+    labels = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
+
+    def read(outputs):
+        answers = []
+        for path, p in zip(inputs, _probabilities(outputs[next(iter(model.outputs))]), strict=True):
+            for rank, k in enumerate(np.argsort(-p, kind="stable")[:top], start=1):
+                label = labels[k] if k < len(labels) else f"class {k}"
+                row = f"{Path(path).name} {rank}."
+                text = f"{label} {p[k]:.2%}"
+                answers.append({"row": row, "text": text, "class": int(k), "label": label, "probability": float(p[k])})
+        return answers
+
+    return Question({name: np.concatenate(pictures)}, read)
+
+
+def _lines(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
+    """OCR: the text of each picture of a line."""
+    from weights import decoding, ocr
+
+    ((name, tensor),) = model.inputs.items()
+    height = tensor.shape[2]
+    widest = max(ocr.line_input(path, height).shape[3] for path in inputs)
+    images = np.concatenate([ocr.line_input(path, height, widest) for path in inputs])
+    letters = ocr.characters(entry.classes)
+
+    def read(outputs):
+        answers = []
+        for i, path in enumerate(inputs):
+            log_p = decoding.log_softmax(outputs[next(iter(model.outputs))][:, i])
+            labels = decoding.greedy(log_p)
+            text, p = ocr.decode_text(labels, letters), float(np.exp(decoding.log_probability(log_p, labels)))
+            answers.append({"row": Path(path).name, "text": f"{text!r} {p:.2%}", "read": text, "probability": p})
+        return answers
+
+    return Question({name: images}, read)
+
+
+def _sentences(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
+    """Sentence encoders: the cosine of every two sentences."""
+    from weights.checkpoints import package_file
+    from weights.text import sentence_input
+
+    if len(inputs) < 2:
+        raise Problem(f"{model.name} compares sentences, and {len(inputs)} was given; give two or more")
+    feed = sentence_input(package_file(entry.package, entry.tokenizer), list(inputs))
+
+    def read(outputs):
+        vectors = outputs["embedding"] / np.linalg.norm(outputs["embedding"], axis=1, keepdims=True)
+        cosines = vectors @ vectors.T
+        return [
+            {"row": f"{inputs[i]} | {inputs[j]}", "text": f"{cosines[i, j]:.4f}", "cosine": float(cosines[i, j])}
+            for i in range(len(inputs))
+            for j in range(i + 1, len(inputs))
+        ]
+
+    return Question({name: feed[name] for name in model.inputs}, read)
+
+
+def _words(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
+    """Taggers of characters: the words of each text and what kinds of words they are."""
+    from weights import lac
+    from weights.checkpoints import package_file
+    from weights.segmentation import viterbi
+
+    path = package_file(entry.package, entry.tokenizer)
+    length, count = model.outputs["emissions"].shape[1:]
+    lexicon = lac.open_lexicon(path, model.inputs["input_ids"].high)
+    tags = {number: tag for tag, number in lac.open_lexicon(path.with_name("tag.dic"), count).items()}
+    texts = [text.strip() for text in inputs]
+    feed = lac.character_input(lexicon, texts, length)
+
+    def read(outputs):
+        answers = []
+        start, end, between = (outputs[f"{name}transitions"] for name in ("start_", "end_", ""))
+        for text, emissions in zip(texts, outputs["emissions"], strict=True):
+            numbers, score = viterbi(emissions[: len(text)], start, end, between)
+            words = lac.tagged_words(text, [tags[number] for number in numbers.tolist()])
+            shown = " ".join(f"{word}/{kind}" for word, kind in words)
+            answers.append({"row": text, "text": shown, "words": words, "score": score})
+        return answers
+
+    return Question({name: feed[name] for name in model.inputs}, read)
+
+
+def _question(model: catalog.Model) -> Callable | None:
+    """How a model is asked, from its family and its outputs; None if it cannot be."""
+    if model.family == "classification" and len(model.outputs) == 1:
+        return _pictures
+    if model.family == "ocr" and len(model.inputs) == 1:
+        return _lines
+    if model.family == "nlp" and "emissions" in model.outputs and model.checkpoints:
+        return _words
+    return _sentences if "embedding" in model.outputs and model.family == "nlp" else None
+
+
+def engines(model: catalog.Model, panels: Mapping, files: Mapping, threads: int = 0) -> dict[str, Callable]:
+    """The four engines of a model by name: functions from inputs to outputs, arrays by name, maps as NCHW."""
+    import tensorflow as tf
+
+    ours, torch = panels["tensorflow"], panels["torch"]
+    graph = tf.function(lambda *values: ours.model(*values, training=False), autograph=False, reduce_retracing=True)
+    sessions = [onnx_file.session(files[name], threads=threads) for name in ("tensorflow", "torch")]
+
+    def tensorflow(feed):
+        outputs = graph(*ours.tensors(feed).values())
+        return ours.arrays(outputs if isinstance(outputs, Mapping) else {ours.output: outputs})
+
+    functions = (tensorflow, torch.outputs, *((lambda feed, s=s: onnx_file.run(s, feed)) for s in sessions))
+    return dict(zip(ENGINES, functions, strict=True))
+
+
+def agreement(outputs: Mapping[str, Arrays]) -> float:
+    """The largest relative L2 difference of an engine's outputs from PyTorch's."""
+    expected = outputs["PyTorch"]
+    return max(onnx_file.relative(found[name], expected[name]) for found in outputs.values() for name in expected)
+
+
+def ask(model: catalog.Model, inputs: Sequence[str], weights: str | None, top: int, folder: Path) -> dict:
+    """Ask all engines; both ONNX files are left in the folder.
+
+    Returns:
+        "checkpoint", "files", "difference", and per engine "milliseconds" (median) and "answers".
+
+    Raises:
+        Problem, PictureError, ...: if an input is not what the model takes.
+    """
+    question = _question(model)
+    if question is None:
+        raise Problem(
+            f"predict asks classifiers, readers of text lines, sentence encoders and taggers of words; {model.name} "
+            f"({model.family}) is none of them: export it, and run the file"
+        )
+    entry = model.checkpoint(weights if weights in {c.name for c in model.checkpoints} else None)
+    asked_for = question(model, entry, inputs, top)
+    frameworks()
+    import torch
+
+    feed = asked_for.feed
+    # exported with a batch of two at least: a batch of one would be taken for a constant
+    examples = {name: np.concatenate([array] * 2) if len(array) == 1 else array for name, array in feed.items()}
+    with asked(", ".join(map(str, inputs))):
+        panels, _ = twins(model, examples, weights)
+        files = export_files(panels, folder, examples, None, example(model)[2])
+    functions = engines(model, panels, files, torch.get_num_threads())
+    outputs = {name: function(feed) for name, function in functions.items()}  # the first run traces and warms up
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(RUNS):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(feed)
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        "model": model.name,
+        "checkpoint": weights or entry.name,
+        "inputs": [str(path) for path in inputs],
+        "difference": float(f"{agreement(outputs):.3g}"),
+        "files": {name: str(path) for name, path in files.items()},
+        "engines": {
+            name: {
+                "milliseconds": round(1000 * statistics.median(seconds[name]), 2),
+                "answers": asked_for.read(outputs[name]),
+            }
+            for name in functions
+        },
+    }
+
+
+def print_answers(found: dict) -> None:
+    """The answers side by side."""
+    answers = {name: engine["answers"] for name, engine in found["engines"].items()}
+    rows = [[row[0]["row"], *(cell["text"] for cell in row)] for row in zip(*answers.values(), strict=True)]
+    times = [f"{engine['milliseconds']:.1f} ms" for engine in found["engines"].values()]
+    table(
+        ["", *answers],
+        [*rows, [f"median of {RUNS} runs", *times]],
+        f"{found['model']}, checkpoint {found['checkpoint']}",
+    )
+    print(f"largest relative difference from PyTorch: {found['difference']:.1e}")
+
+
+def predict(name: str, inputs: Sequence[str], checkpoint: str | None, top: int, as_json: bool) -> int:
+    """Answers of all engines; 1 if they differ by more than ``TOLERANCE``."""
+    model = model_of(name)
+    with tempfile.TemporaryDirectory() as folder:
+        found = ask(model, inputs, checkpoint, top, Path(folder))
+    del found["files"]
+    if as_json:
+        print_json(found)
+    else:
+        print_answers(found)
+    return 0 if found["difference"] <= TOLERANCE else 1

@@ -1,0 +1,218 @@
+"""``diptych bench``: how fast the panels and their ONNX files are, beside each other and beside the usual packages.
+
+All engines of a model run in turn in one process, so that whatever slows the machine slows all of them; a ratio is the
+median of the ratios of each round.
+"""
+
+import ast
+import importlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from scripts.answer import ENGINES
+from scripts.files import example, export_files, model_of, twins
+from scripts.output import frameworks, print_json, table
+from weights import catalog, onnx_file
+
+__all__ = ["bench", "ratio", "spread", "timed"]
+
+WARM_UP = 3
+# model -> keras.applications' builder, its arguments, and the options that make ours the same network
+KERAS: dict[str, tuple[str, dict, dict]] = {
+    "mobilenet_v2": ("MobileNetV2", {}, {}),
+    "mobilenet_v2_035": ("MobileNetV2", {"alpha": 0.35}, {}),
+    "mobilenet_v2_050": ("MobileNetV2", {"alpha": 0.5}, {}),
+    "mobilenet_v2_075": ("MobileNetV2", {"alpha": 0.75}, {}),
+    "mobilenet_v2_140": ("MobileNetV2", {"alpha": 1.4}, {}),
+    "resnet50": ("ResNet50", {}, {"stride_in_1x1": True}),
+    "resnet101": ("ResNet101", {}, {"stride_in_1x1": True}),
+    "resnet152": ("ResNet152", {}, {"stride_in_1x1": True}),
+    "mobilenet_v1": ("MobileNet", {}, {}),
+    "mobilenet_v3_large": ("MobileNetV3Large", {"include_preprocessing": False}, {}),
+    "mobilenet_v3_small": ("MobileNetV3Small", {"include_preprocessing": False}, {}),
+    "inception_v3": ("InceptionV3", {}, {"aux_logits": False}),
+    "inception_resnet_v2": ("InceptionResNetV2", {}, {}),
+    "xception": ("Xception", {}, {}),
+    "tf_efficientnet_b0": ("EfficientNetB0", {}, {}),
+}
+
+
+def _compiled(model, values) -> Callable[[], object]:
+    import tensorflow as tf
+
+    function = tf.function(lambda *arrays: model(*arrays, training=False), autograph=False)
+    return lambda: function(*values)
+
+
+def _eager(module, values) -> Callable[[], object]:
+    import torch
+
+    def run():
+        with torch.inference_mode():
+            return module(*values)
+
+    return run
+
+
+def _keras_pair(model: catalog.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, Callable] | str:
+    """Ours and keras.applications' model as compiled functions, or why there is no such pair."""
+    if model.name not in KERAS:
+        return "keras.applications has no such model"
+    import keras
+
+    import parity_tests.panels
+
+    builder, arguments, options = KERAS[model.name]
+    panel = parity_tests.panels.TensorFlow(model, options, dict(inputs), precision="float32")
+    values = list(panel.tensors(inputs).values())
+    theirs = getattr(keras.applications, builder)(
+        weights=None, input_shape=values[0].shape[1:], classifier_activation=None, **arguments
+    )
+    return {"ours": _compiled(panel.model, values), f"keras.applications.{builder}": _compiled(theirs, values)}
+
+
+def _reference(model: catalog.Model):
+    """The module that the catalogue names as reference, in evaluation mode, or why there is none."""
+    package = model.reference.partition(".")[0]
+    if package not in ("torchvision", "timm"):
+        return f"the reference, {model.reference}, is no model of torchvision or timm"
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return f"{package} is not installed"
+    call = ast.parse(model.reference, mode="eval").body  # a dotted name, or its call with plain arguments
+    called = isinstance(call, ast.Call)
+    path, _, builder = ast.unparse(call.func if called else call).rpartition(".")
+    arguments = [ast.literal_eval(value) for value in call.args] if called else []
+    options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords} if called else {}
+    return getattr(importlib.import_module(path), builder)(*arguments, **options).eval()
+
+
+def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: int, folder: Path) -> list[dict | str]:
+    """Ours and the reference as eager modules, then our ONNX file and the reference's; or why there is no pair."""
+    import torch
+
+    theirs = _reference(model)
+    if isinstance(theirs, str):
+        return [theirs]
+    values = list(panel.tensors(feed).values())
+    pairs: list[dict | str] = [{"ours": _eager(panel.model, values), model.reference: _eager(theirs, values)}]
+    path = folder / "reference.onnx"
+    batch = tuple({0: torch.export.Dim("N")} for _ in example)
+    try:
+        given = tuple(panel.tensors(example).values())
+        torch.onnx.export(theirs, given, path, dynamo=True, verbose=False, opset_version=18, dynamic_shapes=batch)
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        return [*pairs, f"{model.reference} does not export: {str(error).splitlines()[0]}"]
+    file = onnx_file.session(path, threads=threads)
+    given = dict(zip((value.name for value in file.get_inputs()), feed.values(), strict=True))
+    return [
+        *pairs,
+        {
+            "our ONNX file": lambda: onnx_file.run(session, feed),
+            f"the ONNX file of {model.reference}": lambda: onnx_file.run(file, given),
+        },
+    ]
+
+
+def timed(functions: Mapping[str, Callable], runs: int) -> dict[str, list[float]]:
+    """Milliseconds of every run; the functions take turns, and every round begins with another one."""
+    names = list(functions)
+    for _ in range(WARM_UP):
+        for function in functions.values():
+            function()
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(runs):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            functions[name]()
+            found[name].append(1000 * (time.perf_counter() - start))
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values) * 3
+    return {"median": float(f"{median:.4g}"), "low": float(f"{low:.4g}"), "high": float(f"{high:.4g}")}
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles of the ratios of each round."""
+    return spread([x / y for x, y in zip(a, b, strict=True)])
+
+
+def _measured(model: catalog.Model, batch: int, threads: int, runs: int, reference: bool, folder: Path) -> dict:
+    inputs, _, dynamic = example(model)
+    panels, _ = twins(model, inputs)
+    files = export_files(panels, folder, inputs, None, dynamic)
+    feed = example(model, batch)[0]
+    tensorflow, torch, tensorflow_file, torch_file = ENGINES
+    sessions = {name: onnx_file.session(path, threads=threads) for name, path in files.items()}
+    functions = {
+        tensorflow: _compiled(panels["tensorflow"].model, list(panels["tensorflow"].tensors(feed).values())),
+        torch: _eager(panels["torch"].model, list(panels["torch"].tensors(feed).values())),
+        tensorflow_file: lambda: onnx_file.run(sessions["tensorflow"], feed),
+        torch_file: lambda: onnx_file.run(sessions["torch"], feed),
+    }
+    times = timed(functions, runs)
+    found = {
+        "model": model.name,
+        "milliseconds": {name: spread(values) for name, values in times.items()},
+        "ratios": {
+            f"{tensorflow} / {torch}": ratio(times[tensorflow], times[torch]),
+            f"{tensorflow_file} / {torch_file}": ratio(times[tensorflow_file], times[torch_file]),
+        },
+        "left out": [],
+    }
+    pairs: list[dict | str] = []
+    if reference:
+        pairs.append(_keras_pair(model, feed))
+        pairs += _torch_pairs(model, panels["torch"], inputs, feed, sessions["torch"], threads, folder)
+    for pair in pairs:
+        if isinstance(pair, str):
+            found["left out"].append(pair)
+            continue
+        times = timed(pair, runs)
+        own, theirs = times
+        found["milliseconds"] |= {f"{own} beside {theirs}": spread(times[own]), theirs: spread(times[theirs])}
+        found["ratios"] |= {f"{own} / {theirs}": ratio(times[own], times[theirs])}
+    return found
+
+
+def bench(names: Sequence[str], threads: int, batch: int, runs: int, reference: bool, as_json: bool) -> None:
+    """Time models at their published sizes, seeded weights, float32, on the CPU."""
+    models = [model_of(name) for name in names]
+    frameworks(threads)
+    import tensorflow as tf
+    import torch
+
+    counts = {
+        "tensorflow": tf.config.threading.get_intra_op_parallelism_threads(),
+        "torch": torch.get_num_threads(),
+        "onnxruntime": threads,
+    }
+    found = []
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(_measured(model, batch, threads, runs, reference, Path(folder)))
+    if as_json:
+        print_json({"threads": counts, "batch": batch, "runs": runs, "models": found})
+        return
+    for measured in found:
+        rows = [
+            [name, f"{s['median']:.4g} ms", f"{s['low']:.4g} to {s['high']:.4g}"]
+            for name, s in measured["milliseconds"].items()
+        ]
+        rows += [
+            [name, f"{s['median']:.3f}", f"{s['low']:.3f} to {s['high']:.3f}"] for name, s in measured["ratios"].items()
+        ]
+        title = f"{measured['model']}: batch {batch}, {runs} runs in turn, threads {counts}"
+        table(["", "median", "quartiles"], rows, title, right=["median", "quartiles"])
+        for reason in measured["left out"]:
+            click.echo(f"left out: {reason}")

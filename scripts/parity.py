@@ -1,0 +1,297 @@
+"""``diptych parity``: measure the levels of the proof, show them, and keep them in ``parity_tests/proof.json``."""
+
+import contextlib
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from scripts.output import Problem, frameworks, line, print_json, table, written
+from weights import catalog
+
+__all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity", "proof_states", "rows_of", "saved"]
+
+PROOF = Path(__file__).parent.parent / "parity_tests" / "proof.json"
+LEVELS = ("interface", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
+PACKAGES = ("tensorflow", "keras", "torch", "onnx", "onnxruntime")
+COLUMNS = ["case", "level", "worst", "bound", "", "what"]
+
+
+def rounded(figure: float) -> float | None:
+    """Three significant digits; None for infinity and NaN, which JSON has not."""
+    return float(f"{figure:.3g}") if abs(figure) < float("inf") else None
+
+
+def saved() -> dict:
+    """The cases of ``proof.json`` by name; none if there is no such file yet.
+
+    Raises:
+        Problem: if it is damaged.
+    """
+    if not PROOF.exists():
+        return {}
+    try:
+        cases = json.loads(PROOF.read_text(encoding="utf-8"))["cases"]
+        for case in cases.values():
+            _ = case["model"], case["onnx"], [level["holds"] for level in case["levels"].values()]
+        return cases
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        again = "remove it and measure again: diptych parity --all --save"
+        raise Problem(f"{PROOF}: damaged, measured cases were expected; {again}") from None
+
+
+def proof_states() -> dict[str, str]:
+    """Of every measured model: "proven" if all levels of all its cases hold, else "broken" or "partly measured".
+
+    A model without a case is "proven as" the first one of its system, if all of them are proven: it is the same code at
+    another size, and its tensors and parameter count have tests of their own.
+    """
+    found: dict[str, str] = {}
+    for case in saved().values():
+        levels = case["levels"]
+        if not all(level["holds"] for level in levels.values()):
+            state = "broken"
+        elif set(levels) < set(LEVELS):
+            state = "partly measured"
+        else:
+            state = "proven"
+        order = ("broken", "partly measured", "proven")  # the worst of a model's cases counts
+        found[case["model"]] = min(state, found.get(case["model"], "proven"), key=order.index)
+    systems: dict[tuple, list[str]] = {}
+    for model in catalog.load().values():
+        systems.setdefault((model.system, model.module), []).append(model.name)
+    for names in systems.values():
+        measured = [name for name in names if name in found]
+        if measured and all(found[name] == "proven" for name in measured):
+            found |= {name: f"proven as {measured[0]}" for name in names if name not in found}
+    return found
+
+
+def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda level: None) -> dict:
+    """Measure levels of one case.
+
+    A level that raises is broken, and its figure says why.
+
+    Args:
+        name: of the case.
+        levels: to measure.
+        trace: look for the first module that diverges, too.
+        tell: called with each level before it is measured.
+
+    Returns:
+        What ``proof.json`` holds of a case, and ``seconds``, and ``trace`` if asked.
+    """
+    frameworks(threads=1)  # a case is small: more threads only wait for each other
+    from parity_tests.cases import cases
+    from parity_tests.measure import BOUNDS, Proof
+
+    case = cases()[name]
+    proof = Proof(case)
+    start = time.perf_counter()
+    found: dict = {"model": case.model, "levels": {}, "onnx": {}}
+    for level in levels:
+        tell(level)
+        bound, reason = case.bounds.get(level, (BOUNDS[level], ""))
+        try:
+            measured = proof.level(level)
+        except Exception as error:  # whatever stops a level leaves it unproven; the next one is measured all the same
+            what = f"{type(error).__name__}: {line(error)}"
+            row = {"figure": None, "name": what, "bound": bound, "holds": False, "reason": reason}
+        else:
+            figure = rounded(measured.worst.relative) if measured.applies else None
+            row = {
+                "figure": figure,
+                "name": measured.worst.name,
+                "bound": measured.bound,
+                "holds": measured.holds,
+                "reason": measured.reason,
+            }
+            if level == "interface":
+                found["parameters"] = measured.details["parameters"]
+            if level == "onnx":
+                found["onnx"] = {
+                    form: {
+                        panel: {key: numbers[key] for key in ("nodes", "bytes", "transposes")}
+                        for panel, numbers in panels.items()
+                        if panel != "signatures"
+                    }
+                    for form, panels in measured.details.items()
+                }
+        found["levels"][level] = row
+    if trace:
+        tell("trace")
+        try:
+            rows = proof.trace()
+        except Exception as error:
+            found["trace"] = {"module": None, "error": f"{type(error).__name__}: {line(error)}"}
+        else:
+            first = next((row for row in rows if row["diverges"]), None)
+            found["trace"] = {"modules": len(rows), **(first or {"module": None})}
+            found["trace"] |= {key: rounded(first[key]) for key in ("input", "output") if first and first[key]}
+    from importlib.metadata import version
+
+    found["versions"] = {package: version(package) for package in PACKAGES}
+    found["seconds"] = round(time.perf_counter() - start, 1)
+    return found
+
+
+def rows_of(name: str, found: dict, levels: Iterable[str] | None = None) -> list[list[str]]:
+    """The measured levels of a case as rows of a table."""
+    rows = []
+    for level in levels or found["levels"]:
+        row = found["levels"][level]
+        applies = row["figure"] is not None or not row["holds"]
+        figure = "does not apply" if not applies else "inf" if row["figure"] is None else f"{row['figure']:.2e}"
+        why = f"{row['name']} ({row['reason']})" if row["reason"] and applies else row["name"] or row["reason"]
+        rows.append([name, level, figure, f"{row['bound']:.0e}", "ok" if row["holds"] else "BROKEN", why])
+    return rows
+
+
+def traced(found: dict) -> str:
+    """What the trace of a case says."""
+    trace = found["trace"]
+    if "error" in trace:
+        return f"could not be traced: {trace['error']}"
+    if trace["module"] is None:
+        return f"no module diverges; {trace['modules']} compared in execution order"
+    figures = ", ".join(f"{key} {trace[key]:.2e}" for key in ("input", "output") if trace[key] is not None)
+    what = "itself" if trace["diverges"] == "output" else "by what comes in, between this module and those before it"
+    return f"the first module that diverges is {trace['module']}, {what} ({figures})"
+
+
+def _chosen(names: Sequence[str], everything: bool) -> list[str]:
+    from parity_tests.cases import cases, get
+
+    if everything == bool(names):
+        raise click.UsageError("either names of models and cases, or --all")
+    if everything:
+        return list(cases())
+    chosen = []
+    for name in names:
+        found = get(name)
+        if not found:
+            model = catalog.get(name)
+            others = [c.name for c in cases().values() if c.entry.module == model.module]
+            raise Problem(f"{name} has no case of its own; cases of its file: {', '.join(others) or 'none'}")
+        chosen += [case.name for case in found]
+    return list(dict.fromkeys(chosen))
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator:
+    """A bar on the terminal's error stream; a function that advances it and says what is measured."""
+    if not sys.stderr.isatty():
+        yield lambda text="", advance=0: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+
+        def tell(text: str | None = None, advance: int = 0):
+            bar.update(task, advance=advance, **({"description": text} if text else {}))
+
+        yield tell
+
+
+def measured_in_turn(
+    names: Sequence[str], steps: int, jobs: int, measure: Callable[..., dict]
+) -> Iterator[tuple[str, dict]]:
+    """Every case with what ``measure(name, tell=...)`` finds, in the order of the names, under a bar.
+
+    Args:
+        names: of cases.
+        steps: how often ``measure`` tells what comes next.
+        jobs: processes.
+        measure: picklable if there are several.
+    """
+    with _progress(len(names) * steps) as tell:
+        if jobs == 1:
+            for name in names:
+                done = 0
+
+                def next_step(step, name=name):
+                    nonlocal done
+                    tell(f"{name}: {step}", advance=min(done, 1))
+                    done += 1
+
+                yield name, measure(name, tell=next_step)
+                tell(advance=1)
+            return
+        import concurrent.futures
+        import multiprocessing
+
+        pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+        try:
+            waiting = {name: pool.submit(measure, name) for name in names}
+            for name, future in waiting.items():
+                tell(name)
+                yield name, future.result()
+                tell(advance=steps)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def save(measured: dict[str, dict]) -> None:
+    """Merge measurements into ``proof.json``: measured levels take the place of older ones."""
+    cases = saved()
+    for name, new in measured.items():
+        new = {key: value for key, value in new.items() if key not in ("seconds", "trace")}
+        old = cases.get(name, {"levels": {}, "onnx": {}})
+        levels = old["levels"] | new["levels"]
+        order = {level: levels[level] for level in LEVELS if level in levels}
+        cases[name] = old | new | {"levels": order, "onnx": new["onnx"] or old["onnx"]}
+    with written(PROOF) as temporary:
+        text = json.dumps({"cases": dict(sorted(cases.items()))}, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def parity(
+    names: Sequence[str], everything: bool, levels: Sequence[str], trace: bool, to_file: bool, jobs: int, as_json: bool
+) -> int:
+    """Measure cases and show them; 1 if a level is broken."""
+    chosen = _chosen(names, everything)
+    if to_file:
+        saved()  # a damaged file is reported before an hour of measuring
+    wanted = [level for level in LEVELS if level in levels] or list(LEVELS)
+    found = {}
+    piped = not as_json and not sys.stdout.isatty()
+    widths = (max(map(len, chosen)), 9, 14, 5, 6)
+    if piped:  # a line as soon as there is one
+        click.echo("  ".join([column.ljust(width) for column, width in zip(COLUMNS, widths)] + COLUMNS[5:]))
+    measuring = functools.partial(measure, levels=wanted, trace=trace)
+    for name, measured in measured_in_turn(chosen, len(wanted) + trace, jobs, measuring):
+        found[name] = measured
+        if piped:
+            for row in rows_of(name, measured):
+                click.echo("  ".join([cell.ljust(width) for cell, width in zip(row, widths)] + row[5:]).rstrip())
+            if trace:
+                click.echo(f"{name}: {traced(measured)}")
+    holds = all(row["holds"] for measured in found.values() for row in measured["levels"].values())
+    if trace:
+        holds = holds and all("modules" in m["trace"] and m["trace"]["module"] is None for m in found.values())
+    if to_file:
+        save(found)
+    if as_json:
+        print_json({"holds": holds, "cases": found})
+    elif not piped:
+        rows = [row for name, measured in found.items() for row in rows_of(name, measured)]
+        table(COLUMNS, rows, right=["worst", "bound"])
+        for name, measured in found.items():
+            if trace:
+                click.echo(f"{name}: {traced(measured)}")
+    if not as_json:
+        seconds = sum(measured["seconds"] for measured in found.values())
+        broken = sum(not row["holds"] for measured in found.values() for row in measured["levels"].values())
+        levels_measured = sum(len(measured["levels"]) for measured in found.values())
+        state = f"{broken} BROKEN" if broken else "all hold"
+        click.echo(f"{len(found)} cases, {levels_measured} levels, {state}, {seconds:.0f} s")
+        if to_file:
+            click.echo(f"saved in {PROOF}")
+    return 0 if holds else 1

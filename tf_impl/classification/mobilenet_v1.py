@@ -1,0 +1,157 @@
+"""MobileNet: depthwise convolutions that filter and 1x1 convolutions that mix, instead of full ones.
+
+"MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017, arXiv:1704.04861.
+Parameter names: the layer names of ``keras.applications.MobileNet`` (Apache-2.0), whose weights these are.
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch.
+- The first convolution pads as TensorFlow's "same"; the strided depthwise ones always pad below and on the right.
+- Dropout follows the framework's own generator.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.layers.backbone import Backbone
+from tf_impl.layers.convolution import Conv2d, Conv2dSame
+from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.pooling import adaptive_avg_pool2d
+from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
+
+__all__ = [
+    "ClassificationCriterion",
+    "ClassificationPostProcess",
+    "MobileNetV1",
+    "mobilenet_v1",
+    "mobilenet_v1_025",
+    "mobilenet_v1_050",
+    "mobilenet_v1_075",
+]
+
+# width and stride of every depthwise separable block (table 1)
+BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+)
+
+
+def batch_norm(channels: int):
+    """Batch normalisation with the constants of Keras."""
+    return BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class MobileNetV1(Backbone):
+    """The classifier.
+
+    Args:
+        width: multiplier of all channels, alpha in the paper.
+        blocks: (width, stride) of every block, see ``BLOCKS``.
+        num_classes: classes K.
+        in_chans: channels of the image.
+        dropout: rate before the classifier.
+        norm: "batch", or "frozen" (a fixed scale and shift).
+        norm_eval: batch normalisation uses its running statistics in training, too.
+        frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
+        features_only: no classifier; return the feature maps instead of logits.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+
+    Inputs: (N, H, W, in_chans) float.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        blocks: tuple[tuple[int, int], ...] = BLOCKS,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        dropout: float = 1e-3,
+        norm: str = "batch",
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        features_only: bool = False,
+        out_indices: tuple[int, ...] = (1, 2, 3, 4),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.features_only, self.out_indices = features_only, tuple(out_indices)
+        self.strides = [stride for _, stride in blocks]
+        channels = int(32 * width)
+        self.conv1 = Conv2dSame(in_chans, channels, 3, 2, bias=False)  # mirror: TensorFlow's "same"
+        self.conv1_bn = batch_norm(channels)
+        for i, (out, stride) in enumerate(blocks, start=1):
+            out = int(out * width)
+            padding = 1 if stride == 1 else 0
+            setattr(self, f"conv_dw_{i}", Conv2d(channels, channels, 3, stride, padding, groups=channels, bias=False))
+            setattr(self, f"conv_dw_{i}_bn", batch_norm(channels))
+            setattr(self, f"conv_pw_{i}", Conv2d(channels, out, 1, bias=False))
+            setattr(self, f"conv_pw_{i}_bn", batch_norm(out))
+            channels = out
+        if not features_only:
+            self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
+            self.conv_preds = Conv2d(channels, num_classes, 1)
+        for layer in self._flatten_layers():  # as Keras does
+            if isinstance(layer, Conv2d):
+                layer.kernel_initializer = "glorot_uniform"
+                layer.bias_initializer = "zeros"
+        self.freeze(norm_eval, frozen_stages, norm)
+
+    def levels(self) -> list:
+        levels = [[self.conv1, self.conv1_bn]]
+        for i, stride in enumerate(self.strides, start=1):
+            if stride == 2:
+                levels.append([])
+            levels[-1] += [getattr(self, f"conv_{kind}_{i}{part}") for kind in ("dw", "pw") for part in ("", "_bn")]
+        return levels
+
+    def trunk(self, images, training=False) -> dict:
+        """The last map at every stride by name, from an image batch."""
+        x = tf.nn.relu6(self.conv1_bn(self.conv1(images), training=training))
+        maps, total = {}, 2
+        for i, stride in enumerate(self.strides, start=1):
+            if stride == 2:
+                maps[f"s{total}"] = x
+                total *= 2
+                x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])  # mirror: below and on the right
+            x = tf.nn.relu6(getattr(self, f"conv_dw_{i}_bn")(getattr(self, f"conv_dw_{i}")(x), training=training))
+            x = tf.nn.relu6(getattr(self, f"conv_pw_{i}_bn")(getattr(self, f"conv_pw_{i}")(x), training=training))
+        maps[f"s{total}"] = x
+        return maps
+
+    def forward_features(self, images, training=False) -> dict:
+        """The maps of ``out_indices`` by name, from an image batch."""
+        return {name: x for i, (name, x) in enumerate(self.trunk(images, training).items()) if i in self.out_indices}
+
+    def call(self, images, training=False):
+        if self.features_only:
+            return self.forward_features(images, training)
+        *_, x = self.trunk(images, training).values()
+        # mirror: NHWC
+        return tf.squeeze(self.conv_preds(self.dropout(adaptive_avg_pool2d(x, 1), training=training)), (1, 2))
+
+
+def mobilenet_v1(**options) -> MobileNetV1:
+    return MobileNetV1(**options)
+
+
+def mobilenet_v1_025(**options) -> MobileNetV1:
+    return MobileNetV1(**{"width": 0.25, **options})
+
+
+def mobilenet_v1_050(**options) -> MobileNetV1:
+    return MobileNetV1(**{"width": 0.5, **options})
+
+
+def mobilenet_v1_075(**options) -> MobileNetV1:
+    return MobileNetV1(**{"width": 0.75, **options})

@@ -1,0 +1,215 @@
+"""MobileNetV3: inverted residuals found by search, with squeeze-and-excitation and piecewise linear activations.
+
+"Searching for MobileNetV3", 2019, arXiv:1905.02244.
+Parameter names: torchvision ``models/mobilenetv3.py`` (BSD-3).
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch; padding is explicit in TensorFlow, because "same" would pad one side only at stride 2.
+- Dropout follows the framework's own generator.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.classification.mobilenet_v2 import make_divisible
+from tf_impl.layers.activation import Hardswish, hardsigmoid
+from tf_impl.layers.backbone import Backbone
+from tf_impl.layers.convolution import Conv2d
+from tf_impl.layers.initialization import kaiming_normal
+from tf_impl.layers.linear import Linear
+from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.squeeze_excite import SqueezeExcite
+from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
+
+__all__ = [
+    "ClassificationCriterion",
+    "ClassificationPostProcess",
+    "InvertedResidual",
+    "MobileNetV3",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+]
+
+# kernel size, expanded width, output width, squeeze-and-excitation, hard swish, stride (tables 1 and 2)
+LARGE = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+SMALL = (
+    (3, 16, 16, True, False, 2),
+    (3, 72, 24, False, False, 2),
+    (3, 88, 24, False, False, 1),
+    (5, 96, 40, True, True, 2),
+    (5, 240, 40, True, True, 1),
+    (5, 240, 40, True, True, 1),
+    (5, 120, 48, True, True, 1),
+    (5, 144, 48, True, True, 1),
+    (5, 288, 96, True, True, 2),
+    (5, 576, 96, True, True, 1),
+    (5, 576, 96, True, True, 1),
+)
+TAIL = 3  # blocks of the last stage, which `reduced_tail` and `dilated` change
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel_size=1, stride=1, dilation=1, groups=1, activation=None):
+    """Convolution that keeps the size at stride 1, batch normalisation, and the activation if there is one."""
+    padding = (kernel_size - 1) // 2 * dilation
+    return keras.Sequential(
+        [
+            # mirror: padding is explicit
+            Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False),
+            BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
+            *([] if activation is None else [activation()]),
+        ]
+    )
+
+
+class InvertedResidual(keras.layers.Layer):
+    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 linear projection, shortcut (figure 4).
+
+    Args:
+        in_channels, expanded, out_channels: widths; no expansion layer where the first two agree.
+        kernel_size, stride: of the depthwise convolution.
+        dilation: above 1 it replaces the stride.
+        attention: whether squeeze-and-excitation follows the depthwise convolution.
+        activation: layer class without arguments.
+
+    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        expanded: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        dilation: int,
+        attention: bool,
+        activation,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.shortcut = stride == 1 and in_channels == out_channels
+        stride = 1 if dilation > 1 else stride
+        block = [] if expanded == in_channels else [conv_bn(in_channels, expanded, activation=activation)]
+        block.append(conv_bn(expanded, expanded, kernel_size, stride, dilation, expanded, activation))
+        if attention:
+            block.append(SqueezeExcite(expanded, make_divisible(expanded // 4), hardsigmoid))
+        self.block = keras.Sequential([*block, conv_bn(expanded, out_channels)])
+
+    def call(self, x, training=False):
+        y = self.block(x, training=training)
+        return x + y if self.shortcut else y
+
+
+class MobileNetV3(Backbone):
+    """The classifier.
+
+    Args:
+        rows: one block per row, see ``LARGE``.
+        last_channels: width of the hidden layer of the classifier.
+        width: multiplier of all channels.
+        reduced_tail: halve the widths of the last stage and of the classifier, as DeepLab and SSDLite do.
+        dilated: the last stage keeps stride 16 and dilates its kernels by 2.
+        num_classes: classes K.
+        in_chans: channels of the image.
+        dropout: rate before the last layer.
+        norm: "batch", or "frozen" (a fixed scale and shift).
+        norm_eval: batch normalisation uses its running statistics in training, too.
+        frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
+        features_only: no classifier; return the feature maps instead of logits.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+
+    Inputs: (N, H, W, in_chans) float.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride; a
+        dilated last stage keeps the name of the stride that it replaces.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[tuple, ...],
+        last_channels: int,
+        width: float = 1.0,
+        reduced_tail: bool = False,
+        dilated: bool = False,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        dropout: float = 0.2,
+        norm: str = "batch",
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        features_only: bool = False,
+        out_indices: tuple[int, ...] = (1, 2, 3, 4),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.features_only, self.out_indices = features_only, tuple(out_indices)
+        channels = make_divisible(rows[0][2] * width)
+        features = [conv_bn(in_chans, channels, 3, 2, activation=Hardswish)]
+        self.stage_ends = []  # index of the last block at each stride
+        for i, (kernel_size, expanded, out, attention, hard_swish, stride) in enumerate(rows):
+            tail = i >= len(rows) - TAIL
+            if tail and reduced_tail:
+                # the first block of the tail still expands the full width of the stage before it
+                expanded, out = (expanded if i == len(rows) - TAIL else expanded // 2), out // 2
+            out = make_divisible(out * width)
+            if stride == 2:
+                self.stage_ends.append(len(features) - 1)
+            features.append(
+                InvertedResidual(
+                    channels,
+                    make_divisible(expanded * width),
+                    out,
+                    kernel_size,
+                    stride,
+                    2 if tail and dilated else 1,
+                    attention,
+                    Hardswish if hard_swish else keras.layers.ReLU,
+                )
+            )
+            channels = out
+        self.stage_ends.append(len(features) - 1)
+        if not features_only:
+            features.append(conv_bn(channels, 6 * channels, activation=Hardswish))
+            hidden = make_divisible((last_channels // 2 if reduced_tail else last_channels) * width)
+            self.classifier = keras.Sequential(
+                # mirror: Dropout follows
+                [Linear(6 * channels, hidden), Hardswish(), keras.layers.Dropout(dropout), Linear(hidden, num_classes)]
+            )
+        self.features = features
+        kaiming_normal(self)
+        if not features_only:
+            for i in (0, 3):
+                self.classifier.layers[i].kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
+                self.classifier.layers[i].bias_initializer = "zeros"
+        self.freeze(norm_eval, frozen_stages, norm)
+
+    def call(self, images, training=False):
+        if self.features_only:
+            return self.forward_features(images, training)
+        x = images
+        for block in self.features:
+            x = block(x, training=training)
+        return self.classifier(tf.reduce_mean(x, (1, 2)), training=training)  # mirror: NHWC
+
+
+def mobilenet_v3_large(**options) -> MobileNetV3:
+    return MobileNetV3(**{"rows": LARGE, "last_channels": 1280, **options})
+
+
+def mobilenet_v3_small(**options) -> MobileNetV3:
+    return MobileNetV3(**{"rows": SMALL, "last_channels": 1024, **options})

@@ -1,0 +1,247 @@
+"""Deformable convolution v1 and v2: every tap of the kernel looks at a place of its own; one ``DeformConv`` in ONNX.
+
+Papers: arXiv 1703.06211 (v1), 1811.11168 (v2: a mask scales every tap). Names: mmcv ``DeformConv2dPack`` and
+``ModulatedDeformConv2dPack`` (Apache-2.0); numbers: ``torchvision.ops.deform_conv2d`` (BSD-3).
+
+Mirror notes:
+- NCHW in PyTorch, NHWC in TensorFlow, there with the same order of the offset and mask channels on the last axis.
+- Weights are (out, in / groups, kh, kw) in PyTorch, (kh, kw, in / groups, out) in TensorFlow.
+- The weighted sum of the four corners is ``F.embedding_bag`` in PyTorch, a gather and a product in TensorFlow.
+"""
+
+import keras
+import tensorflow as tf
+
+from .convolution import Conv2d
+from .native import exporting, onnx_node
+
+__all__ = ["DeformConv2dPack", "ModulatedDeformConv2dPack", "deform_conv2d"]
+
+
+def deform_conv2d(
+    x,
+    offset,
+    weight,
+    bias=None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    mask=None,
+    groups: int = 1,
+    deform_groups: int = 1,
+    border_grad: str = "torchvision",
+):
+    """Convolution whose tap k of output pixel (i, j) samples the input bilinearly at its regular place plus an offset.
+
+    Args:
+        x: (N, H, W, C); all but N are static.
+        offset: (N, h, w, 2 G K) in pixels, with G ``deform_groups`` and K = kh kw: for each group and tap dy, then dx.
+        weight: (kh, kw, C / groups, out).
+        bias: (out,) or ``None``.
+        stride, padding, dilation: one number or (height, width). Outside of the input everything is zero.
+        mask: (N, h, w, G K), factor of each tap; ``None`` for 1 (v1).
+        groups: channel groups of the convolution.
+        deform_groups: channel groups with an offset and mask of their own.
+        border_grad: gradient where a sample lies exactly one pixel outside of the upper or left border, such as at each
+            border tap while offsets are zero: ``"torchvision"``, the right-hand derivative; ``"mmcv"``, zero. Values
+            are the same.
+
+    Returns:
+        (N, h, w, out).
+
+    Raises:
+        ValueError: if ``border_grad`` is neither, or ``offset`` or ``mask`` has a wrong number of channels.
+    """
+    (sh, sw), (ph, pw), (dh, dw) = _pair(stride), _pair(padding), _pair(dilation)
+    _, height, width, channels = x.shape
+    kh, kw, _, out_channels = weight.shape
+    taps = kh * kw
+    _check(border_grad, offset.shape[-1], None if mask is None else mask.shape[-1], deform_groups, taps)
+    h, w = offset.shape[1:3]
+    if exporting():
+        attributes = {"kernel_shape": [kh, kw], "strides": [sh, sw], "pads": [ph, pw, ph, pw], "dilations": [dh, dw]}
+        attributes |= {"group": groups, "offset_group": deform_groups}
+        # mirror: order of the offset and mask
+        x, offset = tf.transpose(x, [0, 3, 1, 2]), tf.transpose(offset, [0, 3, 1, 2])
+        mask = None if mask is None else tf.transpose(mask, [0, 3, 1, 2])
+        inputs = [x, tf.transpose(weight, [3, 2, 0, 1]), offset, bias, mask]  # mirror: Weights are
+        while inputs[-1] is None:
+            inputs.pop()
+        out = onnx_node("DeformConv", inputs, attributes, x.dtype, [x.shape[0], out_channels, h, w])
+        return tf.transpose(out, [0, 2, 3, 1])
+
+    offset = tf.reshape(offset, [-1, h, w, deform_groups, taps, 2])
+    tap = tf.range(taps)
+    y = tf.cast((tf.range(h) * sh - ph)[:, None, None, None] + tap // kw * dh, x.dtype) + offset[..., 0]
+    x_ = tf.cast((tf.range(w) * sw - pw)[:, None, None] + tap % kw * dw, x.dtype) + offset[..., 1]  # (N, h, w, G, K)
+    y_index, y_weight = _corners(y, height)  # (N, h, w, G, K, 2)
+    x_index, x_weight = _corners(x_, width)
+    corner_weight = y_weight[..., :, None] * x_weight[..., None, :]
+    if border_grad == "mmcv":
+        corner_weight = corner_weight * tf.cast((y > -1) & (x_ > -1), x.dtype)[..., None, None]
+    if mask is not None:
+        corner_weight = corner_weight * tf.reshape(mask, [-1, h, w, deform_groups, taps, 1, 1])
+
+    image, group = tf.range(tf.shape(x, tf.int64)[0]), tf.range(deform_groups, dtype=tf.int64)
+    image, group = tf.reshape(image, [-1, 1, 1, 1, 1, 1, 1]), tf.reshape(group, [-1, 1, 1, 1])
+    index = ((image * height + y_index[..., :, None]) * width + x_index[..., None, :]) * deform_groups + group
+    table = tf.reshape(x, [-1, channels // deform_groups])  # (N H W G, C / G)
+    corners = [-1, h, w, deform_groups, taps, 4]
+    sampled = _weighted_rows(table, tf.reshape(index, corners), tf.reshape(corner_weight, corners))
+    columns = tf.transpose(sampled, [0, 1, 2, 4, 3, 5])  # (N, h, w, K, G, C / G)
+    columns = tf.transpose(tf.reshape(columns, [-1, taps, groups, channels // groups]), [2, 0, 1, 3])
+    columns = tf.reshape(columns, [groups, -1, taps * (channels // groups)])
+    weight = tf.transpose(tf.reshape(weight, [-1, groups, out_channels // groups]), [1, 0, 2])
+    out = tf.transpose(tf.matmul(columns, weight), [1, 0, 2])  # (N h w, groups, out / groups)
+    out = tf.reshape(out, [-1, h, w, out_channels])
+    return out if bias is None else out + bias
+
+
+def _pair(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _check(border_grad, offset_channels, mask_channels, deform_groups, taps):
+    if border_grad not in ("torchvision", "mmcv"):
+        raise ValueError(f"border_grad must be 'torchvision' or 'mmcv', got {border_grad!r}")
+    if offset_channels != 2 * deform_groups * taps:
+        raise ValueError(
+            f"offset must have 2 * deform_groups * kh * kw = {2 * deform_groups * taps} channels, got {offset_channels}"
+        )
+    if mask_channels not in (None, deform_groups * taps):
+        raise ValueError(
+            f"mask must have deform_groups * kh * kw = {deform_groups * taps} channels, got {mask_channels}"
+        )
+
+
+def _corners(position, size):
+    """The two pixels around each position and their weights, 0 outside.  (...) -> (..., 2) twice."""
+    low = tf.floor(tf.stop_gradient(position))
+    fraction = position - low
+    corner = tf.stack([low, low + 1.0], axis=-1)
+    inside = tf.cast((corner >= 0) & (corner <= size - 1), position.dtype)
+    index = tf.cast(tf.clip_by_value(corner, 0, size - 1), tf.int64)
+    return index, tf.stack([1.0 - fraction, fraction], axis=-1) * inside
+
+
+def _weighted_rows(table, index, weight):
+    """Sum of table rows.  table: (P, C), index, weight: (..., J) -> (..., C)."""
+    return tf.squeeze(tf.matmul(weight[..., None, :], tf.gather(table, index)), axis=-2)  # mirror: four corners
+
+
+class DeformConv2dPack(keras.layers.Layer):
+    """Deformable convolution v1 that finds its offsets itself, by a convolution that starts as zero.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of a convolution.
+        deform_groups, border_grad: see :func:`deform_conv2d`.
+
+    Inputs: (N, H, W, in_channels).  Returns: (N, h, w, out_channels).
+    """
+
+    offset_channels_per_tap = 2
+    keeps_initial_values = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = False,
+        border_grad: str = "torchvision",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.groups, self.deform_groups, self.border_grad = groups, deform_groups, border_grad
+        kh, kw = _pair(kernel_size)
+        self.kernel_shape, self.use_bias = (kh, kw, in_channels // groups, out_channels), bias
+        self.bound = (in_channels * kh * kw) ** -0.5
+        self.conv_offset = Conv2d(
+            in_channels,
+            self.offset_channels_per_tap * deform_groups * kh * kw,
+            (kh, kw),
+            stride,
+            padding,
+            dilation,
+            dtype=self.dtype_policy,
+        )
+        self.conv_offset.kernel_initializer = self.conv_offset.bias_initializer = "zeros"
+
+    def build(self, input_shape):
+        uniform = keras.initializers.RandomUniform(-self.bound, self.bound)
+        self.kernel = self.add_weight(name="kernel", shape=self.kernel_shape, initializer=uniform)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=self.kernel_shape[-1:], initializer="zeros")
+        self.conv_offset.build(input_shape)
+
+    def call(self, x):
+        return self.deform(x, self.conv_offset(x), None)
+
+    def deform(self, x, offset, mask):
+        """The convolution with given offsets and mask."""
+        return deform_conv2d(
+            x,
+            offset,
+            tf.convert_to_tensor(self.kernel),
+            None if self.bias is None else tf.convert_to_tensor(self.bias),
+            self.stride,
+            self.padding,
+            self.dilation,
+            mask,
+            self.groups,
+            self.deform_groups,
+            self.border_grad,
+        )
+
+
+class ModulatedDeformConv2dPack(DeformConv2dPack):
+    """Deformable convolution v2 that finds its offsets and mask itself; the mask starts as one half everywhere.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of a convolution.
+        deform_groups, border_grad: see :func:`deform_conv2d`.
+
+    Inputs: (N, H, W, in_channels).  Returns: (N, h, w, out_channels).
+    """
+
+    offset_channels_per_tap = 3
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = True,
+        border_grad: str = "torchvision",
+        **kwargs,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            deform_groups,
+            bias,
+            border_grad,
+            **kwargs,
+        )
+
+    def call(self, x):
+        found = self.conv_offset(x)
+        split = found.shape[-1] // 3 * 2  # two thirds are offsets, one third is the mask
+        return self.deform(x, found[..., :split], tf.sigmoid(found[..., split:]))

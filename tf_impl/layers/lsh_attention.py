@@ -1,0 +1,148 @@
+"""Attention among positions that a hash puts near each other: the cost is that of the neighbours alone.
+
+"Reformer: The Efficient Transformer", 2020, arXiv:2001.04451. The numbers are those of lucidrains/reformer-pytorch
+(MIT). Query and key are one vector; the key is that vector at length 1, and a position hardly attends to itself.
+
+Mirror notes:
+- PyTorch picks rows by advanced indexing, TensorFlow with ``tf.gather(batch_dims=1)``.
+"""
+
+import tensorflow as tf
+
+from .attention import MASKED
+from .positions import rotate
+from .top_k import argmax
+
+__all__ = ["hash_buckets", "lsh_attention", "shared_qk_attention"]
+
+SELF = -5e4  # score of a position with itself: it counts where there is no other
+
+
+def pick(rows, index):
+    """Rows by index per sample.  (N, A, ...), (N, B) -> (N, B, ...)."""
+    return tf.gather(rows, index, batch_dims=1)  # mirror: advanced indexing
+
+
+def unit(x):
+    """Vectors at length 1; shorter ones than 1e-12 are divided by that."""
+    return x / tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(x), -1, keepdims=True), 1e-24))
+
+
+def shared_scores(query, key):
+    """Scores of queries and keys that are the same vectors.  (..., T, E), (..., S, E) -> (..., T, S)."""
+    return tf.matmul(query, unit(key), transpose_b=True) * query.shape[-1] ** -0.5
+
+
+def hash_buckets(qk, rotations):
+    """The bucket of every position in every round: the nearest of the rotated axes and their opposites.
+
+    Args:
+        qk: (N, T, E).
+        rotations: (E, H, B / 2) random numbers for H rounds of B buckets.
+
+    Returns: (N, H T) int64, round by round; those of round h are from h B to (h + 1) B - 1.
+    """
+    _, rounds, half = rotations.shape
+    length = qk.shape[1]
+    rotated = tf.matmul(qk, tf.reshape(rotations, (-1, rounds * half)))
+    rotated = tf.transpose(tf.reshape(rotated, (-1, length, rounds, half)), (0, 2, 1, 3))  # (N, H, T, B / 2)
+    found = argmax(tf.concat([rotated, -rotated], -1))
+    return tf.reshape(found + tf.range(rounds, dtype=tf.int64)[:, None] * 2 * half, (-1, rounds * length))
+
+
+def with_chunk_before(x):
+    """Each chunk behind the one before it; before the first comes the last.  (N, C, L, ...) -> (N, C, 2 L, ...)."""
+    return tf.concat([tf.concat([x[:, -1:], x[:, :-1]], 1), x], 2)
+
+
+def lsh_attention(
+    qk,
+    value,
+    rotations,
+    padding_mask=None,
+    bucket_size: int = 64,
+    causal: bool = False,
+    allow_duplicates: bool = True,
+    waves=None,
+):
+    """Attention within sorted buckets, over several rounds.
+
+    In each round the positions are sorted by bucket and cut into chunks; a chunk attends to itself and the one before.
+    The rounds are added by the weight of what they saw.
+
+    Args:
+        qk, value: (N, T, E) and (N, T, F); T is a multiple of 2 ``bucket_size``.
+        rotations: (E, H, B / 2) random numbers, with B = T / ``bucket_size``.
+        padding_mask: (N, T) bool, True = padding, or None.
+        bucket_size: positions L of a chunk.
+        causal: whether a position sees no later one.
+        allow_duplicates: whether a pair that meets in several rounds counts each time.
+        waves: (T, E) rotary positions, which turn the vectors after they were hashed; or None.
+
+    Returns: dict: ``"output"`` (N, T, F), ``"buckets"`` (N, H T) int64, see :func:`hash_buckets`.
+    Raises: ValueError if length, rotations and bucket size do not fit.
+    """
+    length, (_, rounds, half) = qk.shape[1], rotations.shape
+    if length % (2 * bucket_size) or 2 * half * bucket_size != length:
+        raise ValueError(
+            f"length {length} must be a multiple of 2 bucket_size={2 * bucket_size}, and rotations must have "
+            f"length / bucket_size / 2 columns, not {half}"
+        )
+    chunks = rounds * 2 * half
+    buckets = hash_buckets(qk, rotations)
+    qk = qk if waves is None else rotate(qk, waves)
+    places = tf.range(rounds * length, dtype=tf.int64) % length
+    order = tf.argsort(buckets * length + places)  # no two are equal
+    restore = tf.argsort(order)
+    place = order % length  # (N, H T), sorted
+
+    def chunked(x):
+        return tf.reshape(x, (-1, chunks, bucket_size, *x.shape[2:]))
+
+    of_query = chunked(place)
+    of_key = with_chunk_before(of_query)
+    vectors = chunked(pick(qk, place))
+    scores = shared_scores(vectors, with_chunk_before(vectors))  # (N, C, L, 2 L)
+    if padding_mask is not None:
+        padding = chunked(pick(padding_mask, place))
+        scores = tf.where(
+            padding[..., None] | with_chunk_before(padding)[:, :, None], tf.cast(MASKED, scores.dtype), scores
+        )
+    if causal:
+        scores = tf.where(of_query[..., None] < of_key[:, :, None], tf.cast(MASKED, scores.dtype), scores)
+    scores = tf.where(of_query[..., None] == of_key[:, :, None], tf.cast(SELF, scores.dtype), scores)
+    if not allow_duplicates:
+        chunk = tf.transpose(tf.reshape(restore // bucket_size, (-1, rounds, length)), (0, 2, 1))  # (N, T, H)
+        of_query = chunked(pick(chunk, place))[:, :, :, None]
+        of_key = with_chunk_before(chunked(pick(chunk, place)))[:, :, None]
+        met = (of_query == of_key) | (of_query == (of_key + 1) % chunks)  # (N, C, L, 2 L, H)
+        # a pair across the border of two rounds meets in neither; 1e-9 as in the reference, which adds it
+        scores = scores - tf.math.log(tf.maximum(tf.reduce_sum(tf.cast(met, scores.dtype), -1), 1e-9))
+    # sums over the keys, relative to the largest score, so that the rounds can be added without a logarithm of -5e4
+    largest = tf.stop_gradient(tf.reduce_max(scores, -1, keepdims=True))
+    value = tf.concat([value, tf.ones_like(value[..., :1])], -1)
+    y = tf.matmul(tf.exp(scores - largest), with_chunk_before(chunked(pick(value, place))))
+
+    def by_round(x):
+        return tf.reshape(
+            pick(tf.reshape(x, (-1, rounds * length, x.shape[3])), restore), (-1, rounds, length, x.shape[3])
+        )
+
+    largest = by_round(largest)
+    y = tf.reduce_sum(by_round(y) * tf.exp(largest - tf.reduce_max(largest, 1, keepdims=True)), 1)
+    return {"output": y[..., :-1] / y[..., -1:], "buckets": buckets}
+
+
+def shared_qk_attention(qk, value, padding_mask=None, causal: bool = False):
+    """The same attention among all positions, which the hash spares.  Arguments: :func:`lsh_attention`.
+
+    Returns: (N, T, F).
+    """
+    scores = shared_scores(qk, qk)
+    place = tf.range(tf.shape(qk)[1])
+    scores = tf.where(place[:, None] == place, tf.cast(SELF, scores.dtype), scores)
+    if padding_mask is not None:
+        scores = tf.where(padding_mask[:, :, None] | padding_mask[:, None], tf.cast(MASKED, scores.dtype), scores)
+    if causal:
+        scores = tf.where(place[:, None] < place, tf.cast(MASKED, scores.dtype), scores)
+    return tf.matmul(tf.nn.softmax(scores), value)

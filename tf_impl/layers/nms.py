@@ -1,0 +1,120 @@
+"""Greedy non-maximum suppression with results of fixed size; one ``NonMaxSuppression`` node in ONNX.
+
+The greedy rule walks through the boxes in the order of their scores and keeps a box unless an already kept one overlaps
+it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
+better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
+
+Mirror notes:
+- The fixed point is a Python loop in PyTorch and ``tf.while_loop`` in TensorFlow.
+- The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
+"""
+
+import tensorflow as tf
+
+from .native import exporting, onnx_node
+from .top_k import top_k
+
+__all__ = ["batched_nms", "nms"]
+
+LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not survive a masked select in ONNX
+
+
+def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_threshold: float | None = None):
+    """Class-agnostic suppression in every image: of two boxes with IoU > ``iou_threshold`` the better scored one stays.
+
+    Args:
+        boxes_xyxy: (N, B, 4) with x1 <= x2 and y1 <= y2, any unit; B is static. IoU has no epsilon; a box without area
+            overlaps nothing.
+        scores: (N, B). Of equal scores the lower index is the better one.
+        iou_threshold: boxes overlap if their IoU is strictly larger.
+        max_outputs: number of results per image, K below.
+        score_threshold: only scores strictly larger take part; ``None`` for all.
+
+    Returns:
+        indices: (N, K) int64, kept boxes in descending order of score, then 0 where there are no more, so that it can
+            be used to gather.
+        valid: (N, K) bool, which indices are kept boxes.
+
+    Source:
+        torchvision.ops.nms.
+    """
+    boxes_xyxy, scores = tf.stop_gradient(boxes_xyxy), tf.stop_gradient(scores)
+    suppress = _onnx_nms if exporting() else _fixed_point_nms
+    return suppress(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
+
+
+def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs: int):
+    """Suppression within each class: boxes of different labels are moved apart, then all go through :func:`nms`.
+
+    Args:
+        boxes: (N, B, 4) xyxy; B is static.
+        scores: (N, B), larger than -1e30.
+        labels: (N, B) integer classes or levels; only boxes of the same label suppress each other.
+        valid: (N, B) bool, which boxes take part.
+        iou_threshold: boxes overlap if their IoU is strictly larger.
+        max_outputs: number of results per image, K.
+
+    Returns:
+        indices, valid: both (N, K), as :func:`nms` returns them.
+
+    Source:
+        torchvision.ops.batched_nms (coordinate offsets). Below zero the offset also counts the extent on that side,
+        without which a box left of the origin would reach into the class before it.
+    """
+    boxes = tf.where(valid[..., None], tf.stop_gradient(boxes), tf.zeros([], boxes.dtype))
+    lowest, highest = tf.minimum(tf.reduce_min(boxes, axis=(1, 2)), 0.0), tf.reduce_max(boxes, axis=(1, 2))  # (N,)
+    offset = tf.cast(labels, boxes.dtype) * (highest - lowest + 1.0)[:, None]  # (N, B)
+    scores = tf.where(valid, tf.stop_gradient(scores), tf.constant(LOWEST, scores.dtype))
+    return nms(boxes + offset[..., None], scores, iou_threshold, max_outputs, LOWEST)
+
+
+def _fixed_point_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
+    count = scores.shape[1]
+    scores, order = top_k(scores, count)  # (N, B)
+    x1, y1, x2, y2 = tf.unstack(tf.gather(boxes_xyxy, order, batch_dims=1), num=4, axis=-1)
+    width = tf.minimum(x2[:, :, None], x2[:, None, :]) - tf.maximum(x1[:, :, None], x1[:, None, :])  # (N, B, B)
+    height = tf.minimum(y2[:, :, None], y2[:, None, :]) - tf.maximum(y1[:, :, None], y1[:, None, :])
+    shared = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)
+    area = (x2 - x1) * (y2 - y1)
+    union = area[:, :, None] + area[:, None, :] - shared
+    # A box without area overlaps nothing, where the quotient would be 0/0.
+    overlaps = (shared > 0) & (shared / tf.where(shared > 0, union, tf.ones([], union.dtype)) > iou_threshold)
+    overlaps &= tf.range(count)[:, None] < tf.range(count)[None, :]  # [i, j]: i is better than j
+    overlaps = tf.cast(overlaps, scores.dtype)
+
+    eligible = tf.ones_like(scores, dtype=tf.bool) if score_threshold is None else scores > score_threshold
+
+    def changed(keep, before):
+        return tf.reduce_any(keep != before)
+
+    def iterate(keep, before):
+        better_kept = tf.matmul(tf.cast(keep, scores.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
+        return eligible & (better_kept == 0), keep
+
+    # mirror: fixed point
+    keep, _ = tf.while_loop(changed, iterate, iterate(eligible, eligible), maximum_iterations=count)
+
+    found = min(count, max_outputs)
+    kept, position = top_k(tf.cast(keep, tf.int32), found)  # the kept ones first, in their order
+    valid = kept > 0
+    indices = tf.where(valid, tf.gather(order, position, batch_dims=1), tf.zeros([], tf.int64))
+    padding = [[0, 0], [0, max_outputs - found]]
+    return tf.pad(indices, padding), tf.pad(valid, padding)
+
+
+def _onnx_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
+    batch = tf.shape(scores, out_type=tf.int64)[0]
+    inputs = [tf.cast(boxes_xyxy, tf.float32), tf.cast(scores, tf.float32)[:, None]]
+    inputs += [tf.constant([max_outputs], tf.int64), tf.constant([iou_threshold], tf.float32)]
+    inputs += [] if score_threshold is None else [tf.constant([score_threshold], tf.float32)]
+    # mirror: number of rows
+    selected = onnx_node("NonMaxSuppression", inputs, {}, tf.int64, [None, 3])  # (image, class, box)
+
+    image, box = selected[:, 0], selected[:, 2]  # (S,), ordered by image, then by descending score
+    count = tf.reduce_sum(tf.cast(image[None, :] == tf.range(batch)[:, None], tf.int64), axis=1)  # (N,)
+    first = tf.cumsum(count) - count
+    row = tf.range(tf.shape(image, out_type=tf.int64)[0])
+    slot = row - tf.gather(first, image)
+    indices = tf.scatter_nd((image * max_outputs + slot)[:, None], box, [batch * max_outputs])
+    valid = tf.range(max_outputs, dtype=tf.int64)[None, :] < count[:, None]
+    return tf.reshape(indices, [-1, max_outputs]), valid

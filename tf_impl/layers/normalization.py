@@ -1,0 +1,236 @@
+"""Normalisation layers with PyTorch's constants on NHWC maps.
+
+Mirror notes:
+- PyTorch stores the unbiased batch variance, Keras the biased one; ``BatchNorm2d`` here stores PyTorch's.
+- PyTorch's momentum is the weight of the new value, Keras's that of the old one; PyTorch's meaning is used.
+- ``freeze_norm`` puts new modules in PyTorch; Keras builds lazily, so its layers are told before they build.
+"""
+
+import keras
+import tensorflow as tf
+
+from .native import exporting, onnx_node
+
+__all__ = [
+    "BatchNorm2d",
+    "FrozenBatchNorm2d",
+    "GroupNorm",
+    "InstanceNorm2d",
+    "LayerNorm",
+    "StdLayerNorm",
+    "freeze_norm",
+]
+
+
+class BatchNorm2d(keras.layers.Layer):
+    """Batch normalisation over N, H, W (arXiv:1502.03167).
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance inside the root.
+        momentum: weight of the batch's value in the running statistics.
+
+    Inputs: (N, H, W, C) or (N, C).  Returns: the same shape.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.gamma_initializer, self.beta_initializer = "ones", "zeros"
+        self.norm_eval = False  # use the running statistics in training, too
+        self.fixed = False  # all tensors are constants
+
+    def build(self, input_shape):
+        shape = (self.num_features,)
+        learned = dict(shape=shape, trainable=not self.fixed)
+        self.gamma = self.add_weight(name="gamma", initializer=self.gamma_initializer, **learned)
+        self.beta = self.add_weight(name="beta", initializer=self.beta_initializer, **learned)
+        statistics = dict(shape=shape, trainable=False)
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **statistics)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **statistics)
+        if self.fixed:
+            return
+        self.num_batches_tracked = self.add_weight(
+            name="num_batches_tracked", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+
+    def call(self, x, training=False):
+        gamma, beta = (tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
+        if training and self.trainable and not (self.norm_eval or self.fixed):
+            mean, variance = tf.nn.moments(tf.cast(x, gamma.dtype), list(range(x.shape.rank - 1)))
+            self._update(mean, variance, tf.size(x) // self.num_features)
+        else:
+            mean, variance = (tf.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance))
+            if (
+                x.dtype == tf.float32 and x.shape.rank == 4
+            ):  # one operation, which tf.function fuses with the convolution
+                return tf.raw_ops.FusedBatchNormV3(
+                    x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=self.eps, is_training=False
+                ).y
+        scale = gamma * tf.math.rsqrt(variance + self.eps)
+        return x * tf.cast(scale, x.dtype) + tf.cast(beta - mean * scale, x.dtype)
+
+    def _update(self, mean, variance, count):
+        count = tf.cast(count, variance.dtype)
+        keep, new = 1.0 - self.momentum, self.momentum  # mirror: momentum is
+        self.moving_mean.assign(keep * tf.convert_to_tensor(self.moving_mean) + new * mean)
+        # mirror: unbiased batch
+        unbiased = variance * (count / (count - 1.0))  # what PyTorch stores; it normalises with the biased one
+        self.moving_variance.assign(keep * tf.convert_to_tensor(self.moving_variance) + new * unbiased)
+        self.num_batches_tracked.assign_add(1)
+
+
+class FrozenBatchNorm2d(BatchNorm2d):
+    """Batch normalisation as a fixed scale and shift: all four tensors are buffers.
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance inside the root.
+
+    Inputs: (N, H, W, C).  Returns: the same shape.
+    Source: torchvision ``ops/misc.py``.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, **kwargs):
+        super().__init__(num_features, eps, **kwargs)
+        self.fixed = True
+
+
+class GroupNorm(keras.layers.Layer):
+    """Group normalisation: mean and biased variance over each sample's channel group, H and W (arXiv:1803.08494).
+
+    Args:
+        num_groups: number of groups of consecutive channels.
+        num_channels: channels C, a multiple of ``num_groups``.
+        eps: added to the variance inside the root.
+
+    Inputs: (N, H, W, C).  Returns: the same shape.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        if num_channels % num_groups:
+            raise ValueError(f"num_channels={num_channels} must be a multiple of num_groups={num_groups}")
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+        self.gamma_initializer = "ones"
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(name="gamma", shape=(self.num_channels,), initializer=self.gamma_initializer)
+        self.beta = self.add_weight(name="beta", shape=(self.num_channels,), initializer="zeros")
+
+    def call(self, x, training=False):
+        _, height, width, channels = x.shape
+        if exporting():  # the groups as channels of one long line
+            ones, zeros = tf.ones(self.num_groups, x.dtype), tf.zeros(self.num_groups, x.dtype)
+            y = tf.reshape(
+                tf.transpose(x, (0, 3, 1, 2)), (-1, self.num_groups, height * width * channels // self.num_groups)
+            )
+            y = onnx_node("InstanceNormalization", [y, ones, zeros], {"epsilon": self.eps}, y.dtype, y.shape)
+            y = tf.transpose(tf.reshape(y, (-1, channels, height, width)), (0, 2, 3, 1))
+        else:
+            y = tf.reshape(x, (-1, height * width, self.num_groups, channels // self.num_groups))
+            mean, variance = tf.nn.moments(y, [1, 3], keepdims=True)
+            y = (y - mean) * tf.math.rsqrt(variance + self.eps)
+            y = tf.reshape(y, (-1, height, width, channels))
+        return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
+
+
+class InstanceNorm2d(keras.layers.Layer):
+    """Instance normalisation: mean and biased variance of every channel of every image (arXiv:1607.08022).
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance inside the root.
+        momentum: not used, since no running statistics are kept.
+        affine: whether a scale and a shift are learnt.
+
+    Inputs: (N, H, W, C).  Returns: the same shape.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
+
+    def build(self, input_shape):
+        if self.affine:
+            self.gamma = self.add_weight(name="gamma", shape=(self.num_features,), initializer="ones")
+            self.beta = self.add_weight(name="beta", shape=(self.num_features,), initializer="zeros")
+
+    def call(self, x):
+        ones, zeros = tf.ones(self.num_features, x.dtype), tf.zeros(self.num_features, x.dtype)
+        scale = tf.convert_to_tensor(self.gamma) if self.affine else ones
+        shift = tf.convert_to_tensor(self.beta) if self.affine else zeros
+        if exporting():
+            y = tf.transpose(x, (0, 3, 1, 2))
+            y = onnx_node("InstanceNormalization", [y, scale, shift], {"epsilon": self.eps}, y.dtype, y.shape)
+            return tf.transpose(y, (0, 2, 3, 1))
+        mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
+        scale = scale * tf.math.rsqrt(variance + self.eps)
+        return x * scale + (shift - mean * scale)
+
+
+class LayerNorm(keras.layers.Layer):
+    """Layer normalisation over the last axis, with the biased variance (arXiv:1607.06450).
+
+    Args:
+        normalized_shape: length D of the last axis.
+        eps: added to the variance inside the root.
+
+    Inputs: (..., D).  Returns: the same shape.
+    """
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.normalized_shape, self.eps = normalized_shape, eps
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(name="gamma", shape=(self.normalized_shape,), initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=(self.normalized_shape,), initializer="zeros")
+
+    def call(self, x):
+        if exporting():
+            scale_and_shift = [tf.convert_to_tensor(v) for v in (self.gamma, self.beta)]
+            attributes = {"axis": -1, "epsilon": self.eps}
+            return onnx_node("LayerNormalization", [x, *scale_and_shift], attributes, x.dtype, x.shape)
+        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+        y = (x - mean) * tf.math.rsqrt(variance + self.eps)
+        return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
+
+
+class StdLayerNorm(keras.layers.Layer):
+    """Layer normalisation by the unbiased deviation, to which eps is added outside the root.
+
+    Its parameters are called ``gamma`` and ``beta``.
+
+    Args:
+        normalized_shape: length D of the last axis.
+        eps: added to the deviation.
+
+    Inputs: (..., D).  Returns: the same shape.
+
+    Source: dbiir/UER-py ``uer/layers/layer_norm.py``.
+    """
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.normalized_shape, self.eps = normalized_shape, eps
+        self.gamma = self.add_weight(name="gamma", shape=(normalized_shape,), initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=(normalized_shape,), initializer="zeros")
+
+    def call(self, x):
+        centred = x - tf.reduce_mean(x, -1, keepdims=True)
+        variance = tf.reduce_sum(tf.square(centred), -1, keepdims=True) / (self.normalized_shape - 1)
+        positive = variance > 0  # the root has no gradient at 0, where all of a row is equal
+        std = tf.where(positive, tf.sqrt(tf.where(positive, variance, tf.ones_like(variance))), variance)
+        return tf.convert_to_tensor(self.gamma) * centred / (std + self.eps) + tf.convert_to_tensor(self.beta)
+
+
+def freeze_norm(model) -> None:
+    """Make every batch normalisation of a model a fixed scale and shift.
+
+    Args:
+        model: a layer that is not built.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, BatchNorm2d):
+            layer.fixed = True  # mirror: told before they build

@@ -1,0 +1,431 @@
+"""GPT-1 and GPT-2: Transformer decoders that predict the next token.
+
+GPT-1 normalises behind each half of a layer, GPT-2 before it and once more at the end; the rest is the same.
+"Improving Language Understanding by Generative Pre-Training", 2018; "Language Models are Unsupervised Multitask
+Learners", 2019. Parameter names: Hugging Face transformers ``models/openai/modeling_openai.py`` and
+``models/gpt2/modeling_gpt2.py`` (Apache-2.0). How tokens are chosen from the logits: ``gpt_decoding.py``.
+
+Mirror notes:
+- PyTorch ties the output layer by giving two modules one parameter; Keras layers share one variable.
+- PyTorch checks the length of a text while it runs; a traced TensorFlow function knows it only if it is static.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.layers.activation import gelu
+from tf_impl.layers.attention import MASKED, attend, merge_heads, split_heads
+from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.normalization import LayerNorm
+from tf_impl.losses.cross_entropy import ClassificationPostProcess, cross_entropy
+
+__all__ = [
+    "Conv1D",
+    "DoubleHeadsModel",
+    "GPT1Model",
+    "GPT2Model",
+    "GPTCriterion",
+    "GPTDoubleHeadsCriterion",
+    "GPTPostProcess",
+    "LMHeadModel",
+    "StepModel",
+    "gpt1",
+    "gpt2",
+    "gpt2_large",
+    "gpt2_medium",
+    "gpt2_xl",
+]
+
+EPS = 1e-5  # of every layer normalisation
+STD = 0.02  # of the initial matrices and embeddings
+
+
+class Conv1D(keras.layers.Layer):
+    """y = x W + b. W is (in, out), as OpenAI's convolution of width 1 has it, not turned like a linear layer's.
+
+    Args:
+        in_features, out_features: widths.
+        std: deviation of the initial matrix.
+
+    Inputs: (..., in_features).  Returns: (..., out_features).
+    """
+
+    def __init__(self, in_features: int, out_features: int, std: float = STD, **kwargs):
+        super().__init__(**kwargs)
+        initial = keras.initializers.RandomNormal(stddev=std)
+        self.weight = self.add_weight(name="weight", shape=(in_features, out_features), initializer=initial)
+        self.bias = self.add_weight(name="bias", shape=(out_features,), initializer="zeros")
+
+    def call(self, x):
+        return tf.matmul(x, tf.convert_to_tensor(self.weight)) + tf.convert_to_tensor(self.bias)
+
+
+def table(rows: int, hidden: int, std: float = STD) -> Embedding:
+    """An embedding that starts normal with the given deviation."""
+    embedding = Embedding(rows, hidden)
+    embedding.embeddings.assign(keras.random.normal((rows, hidden), stddev=std))
+    return embedding
+
+
+def insert(buffer, new, start):
+    """The buffer (N, heads, S, D / heads) with new (N, heads, T, D / heads) from position ``start`` (1,) on."""
+    length = tf.cast(tf.shape(new)[2], start.dtype)
+    slot = tf.range(buffer.shape[2], dtype=start.dtype) - start
+    inside = tf.logical_and(slot >= 0, slot < length)
+    return tf.where(inside[:, None], tf.gather(new, tf.clip_by_value(slot, 0, length - 1), axis=2), buffer)
+
+
+class Attention(keras.layers.Layer):
+    """Scaled dot-product attention of several heads over this token and those before it.
+
+    Inputs: x (N, T, D); bias (T, S), added to the scores; cache, if any: ``start`` (1,) int and the keys and values of
+        S positions, (N, heads, S, D / heads), of which those before ``start`` are filled.
+    Returns: (N, T, D), and keys and values (N, heads, S, D / heads); without a cache S = T.
+    """
+
+    def __init__(self, hidden: int, heads: int, dropout: float, std: float, **kwargs):
+        super().__init__(**kwargs)
+        if hidden % heads:
+            raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
+        self.heads = heads
+        self.dropout = keras.layers.Dropout(dropout)
+        self.c_attn = Conv1D(hidden, 3 * hidden)
+        self.c_proj = Conv1D(hidden, hidden, std)
+        self.resid_dropout = keras.layers.Dropout(dropout)
+
+    def call(self, x, bias, cache=None, training=False):
+        q, k, v = (split_heads(part, self.heads) for part in tf.split(self.c_attn(x), 3, -1))
+        if cache is not None:
+            start, keys, values = cache
+            k, v = insert(keys, k, start), insert(values, v, start)
+        y = merge_heads(attend(q, k, v, bias, self.dropout, training))
+        return self.resid_dropout(self.c_proj(y), training=training), k, v
+
+
+class MLP(keras.layers.Layer):
+    """Two dense layers with the tanh form of GELU between them.  (N, T, D) -> (N, T, D)."""
+
+    def __init__(self, hidden: int, dropout: float, std: float, **kwargs):
+        super().__init__(**kwargs)
+        self.c_fc = Conv1D(hidden, 4 * hidden)
+        self.c_proj = Conv1D(4 * hidden, hidden, std)
+        self.dropout = keras.layers.Dropout(dropout)
+
+    def call(self, x, training=False):
+        return self.dropout(self.c_proj(gelu(self.c_fc(x), "tanh")), training=training)
+
+
+class GPT1Block(keras.layers.Layer):
+    """Attention and feed-forward network, each with a residual and a normalisation behind it.
+
+    Inputs and returns: those of :class:`Attention`.
+    """
+
+    def __init__(self, hidden: int, heads: int, dropout: float, **kwargs):
+        super().__init__(**kwargs)
+        self.attn = Attention(hidden, heads, dropout, STD)
+        self.ln_1 = LayerNorm(hidden, eps=EPS)
+        self.mlp = MLP(hidden, dropout, STD)
+        self.ln_2 = LayerNorm(hidden, eps=EPS)
+
+    def call(self, x, bias, cache=None, training=False):
+        y, keys, values = self.attn(x, bias, cache, training=training)
+        x = self.ln_1(x + y)
+        return self.ln_2(x + self.mlp(x, training=training)), keys, values
+
+
+class GPT2Block(keras.layers.Layer):
+    """Attention and feed-forward network, each with a normalisation before it and a residual around both.
+
+    Args:
+        std: deviation of the matrices that end in the residual sum.
+
+    Inputs and returns: those of :class:`Attention`.
+    """
+
+    def __init__(self, hidden: int, heads: int, dropout: float, std: float, **kwargs):
+        super().__init__(**kwargs)
+        self.ln_1 = LayerNorm(hidden, eps=EPS)
+        self.attn = Attention(hidden, heads, dropout, std)
+        self.ln_2 = LayerNorm(hidden, eps=EPS)
+        self.mlp = MLP(hidden, dropout, std)
+
+    def call(self, x, bias, cache=None, training=False):
+        y, keys, values = self.attn(self.ln_1(x), bias, cache, training=training)
+        x = x + y
+        return x + self.mlp(self.ln_2(x), training=training), keys, values
+
+
+def embed(input_ids, words, places, cache):
+    """Token and position embeddings added: (N, T) int -> (N, T, D); with a cache the positions go on behind it.
+
+    Raises: ValueError if there are more tokens than positions.
+    """
+    length = input_ids.shape[1]
+    if length is not None and length > places.num_embeddings:  # mirror: checks the length
+        raise ValueError(f"input_ids: {length} tokens, and the model has {places.num_embeddings} positions; cut them")
+    start = 0 if cache is None else tf.cast(cache[0], tf.int32)
+    return words(input_ids) + places(start + tf.range(tf.shape(input_ids)[1]))
+
+
+def run(blocks, x, cache, training):
+    """All layers, each token seeing itself and those before it: x, and the keys and values of each layer."""
+    tokens = tf.range(tf.shape(x)[1])
+    if cache is None:
+        parts, seen = [None] * len(blocks), tokens
+    else:
+        start, keys, values = cache
+        parts = [(start, keys[:, i], values[:, i]) for i in range(len(blocks))]
+        tokens, seen = tf.cast(start, tf.int32) + tokens, tf.range(keys.shape[3])
+    bias = tf.cast(seen > tokens[:, None], x.dtype) * MASKED  # (T, S)
+    all_keys, all_values = [], []
+    for block, part in zip(blocks, parts, strict=True):
+        x, k, v = block(x, bias, part, training=training)
+        all_keys.append(k)
+        all_values.append(v)
+    return x, all_keys, all_values
+
+
+class GPT1Model(keras.layers.Layer):
+    """The decoder of GPT-1.
+
+    Args:
+        vocab_size, hidden, layers, heads: sizes (V, D, number of layers and heads).
+        positions: longest text.
+        dropout: rate behind embeddings, attention and dense layers.
+
+    Inputs: ``input_ids`` (N, T) int; cache, if any: ``start`` (1,) int, the number of tokens that went before, and
+        their keys and values (N, layers, heads, S, D / heads) with room for S tokens.
+    Returns: (N, T, D), and lists of each layer's keys and values (N, heads, S, D / heads).
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 40478,
+        hidden: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        positions: int = 512,
+        dropout: float = 0.1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.positions, self.rate = positions, dropout
+        self.tokens_embed = table(vocab_size, hidden)
+        self.positions_embed = table(positions, hidden)
+        self.drop = keras.layers.Dropout(dropout)
+        self.h = [GPT1Block(hidden, heads, dropout) for _ in range(layers)]
+
+    @property
+    def words(self):
+        return self.tokens_embed
+
+    def call(self, input_ids, cache=None, training=False):
+        x = self.drop(embed(input_ids, self.tokens_embed, self.positions_embed, cache), training=training)
+        return run(self.h, x, cache, training)
+
+
+class GPT2Model(keras.layers.Layer):
+    """The decoder of GPT-2.
+
+    Args:
+        vocab_size, hidden, layers, heads: sizes (V, D, number of layers and heads).
+        positions: longest text.
+        dropout: rate behind embeddings, attention and dense layers.
+
+    Inputs and returns: those of :class:`GPT1Model`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 50257,
+        hidden: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        positions: int = 1024,
+        dropout: float = 0.1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.positions, self.rate = positions, dropout
+        std = STD * (2 * layers) ** -0.5  # two matrices of every layer add to the residual sum
+        self.wte = table(vocab_size, hidden)
+        self.wpe = table(positions, hidden, 0.01)
+        self.drop = keras.layers.Dropout(dropout)
+        self.h = [GPT2Block(hidden, heads, dropout, std) for _ in range(layers)]
+        self.ln_f = LayerNorm(hidden, eps=EPS)
+
+    @property
+    def words(self):
+        return self.wte
+
+    def call(self, input_ids, cache=None, training=False):
+        x = self.drop(embed(input_ids, self.wte, self.wpe, cache), training=training)
+        x, keys, values = run(self.h, x, cache, training)
+        return self.ln_f(x), keys, values
+
+
+class TiedHead(keras.layers.Layer):
+    """y = x E^T with a word embedding E.  (..., D) -> (..., V)."""
+
+    def __init__(self, embedding: Embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = embedding.embeddings
+
+    def call(self, x):
+        return tf.matmul(x, tf.convert_to_tensor(self.weight), transpose_b=True)
+
+
+class LMHeadModel(keras.Model):
+    """A decoder whose word embedding is also its output layer.
+
+    Args:
+        transformer: a :class:`GPT1Model` or :class:`GPT2Model`.
+
+    Inputs: ``input_ids`` (N, T) int.
+    Returns: logits (N, T, V); those of a token are for the one behind it.
+    """
+
+    def __init__(self, transformer, **kwargs):
+        super().__init__(**kwargs)
+        self.transformer = transformer
+        self.lm_head = TiedHead(transformer.words)  # mirror: ties the output
+
+    def call(self, input_ids, training=False):
+        return self.lm_head(self.transformer(input_ids, training=training)[0])
+
+
+class StepModel(LMHeadModel):
+    """The same with a cache of fixed size, for one token after the other: what went before is not computed again.
+
+    Inputs: ``input_ids`` (N, T) int, the next T tokens; ``length`` (1,) int, how many went before; ``past_keys``
+        and ``past_values`` (N, layers, heads, S, D / heads), theirs; what is behind ``length`` is not read.
+    Returns: dict: ``"logits"`` (N, V) behind the last token; ``"keys"`` and ``"values"`` with the new tokens' added.
+    """
+
+    def call(self, input_ids, length, past_keys, past_values, training=False):
+        x, keys, values = self.transformer(input_ids, (length, past_keys, past_values), training=training)
+        return {"logits": self.lm_head(x[:, -1]), "keys": tf.stack(keys, 1), "values": tf.stack(values, 1)}
+
+
+class ChoiceHead(keras.layers.Layer):
+    """A score from one token of a text.  x: (N, T, D), token: (N,) int -> (N,)."""
+
+    def __init__(self, hidden: int, dropout: float, **kwargs):
+        super().__init__(**kwargs)
+        self.summary = Linear(hidden, 1)
+        self.first_dropout = keras.layers.Dropout(dropout)
+        self.summary.kernel_initializer = keras.initializers.RandomNormal(stddev=STD)
+        self.summary.bias_initializer = "zeros"
+
+    def call(self, x, token, training=False):
+        chosen = tf.gather(x, token, batch_dims=1)
+        return self.summary(self.first_dropout(chosen, training=training))[:, 0]
+
+
+class DoubleHeadsModel(LMHeadModel):
+    """A decoder that scores several continuations of a text, besides predicting their tokens.
+
+    Args:
+        transformer: see :class:`LMHeadModel`; its dropout is also the one before the score.
+
+    Inputs: ``input_ids`` (N, choices, T) int; ``mc_token_ids`` (N, choices) int, where the token ``_classify_`` is.
+    Returns: dict: ``"logits"`` (N, choices, T, V), ``"mc_logits"`` (N, choices).
+    """
+
+    def __init__(self, transformer, **kwargs):
+        super().__init__(transformer, **kwargs)
+        self.multiple_choice_head = ChoiceHead(transformer.words.embedding_dim, transformer.rate)
+
+    def call(self, input_ids, mc_token_ids, training=False):
+        choices, length = input_ids.shape[1], tf.shape(input_ids)[2]
+        x = self.transformer(tf.reshape(input_ids, (-1, length)), training=training)[0]
+        scores = self.multiple_choice_head(x, tf.reshape(mc_token_ids, (-1,)), training=training)
+        logits = self.lm_head(x)
+        return {
+            "logits": tf.reshape(logits, (-1, choices, length, logits.shape[-1])),
+            "mc_logits": tf.reshape(scores, (-1, choices)),
+        }
+
+
+def next_token_loss(logits, labels):
+    """Mean cross-entropy of every token but the first, predicted from those before it; -100 does not count."""
+    return cross_entropy(logits[..., :-1, :], labels[..., 1:])
+
+
+class GPTCriterion(keras.layers.Layer):
+    """Cross-entropy of the next token.
+
+    Inputs: ``outputs`` the logits (N, T, V); ``targets["labels"]`` (N, T) int, the tokens themselves; -100 does not
+        count.
+    Returns: dict of scalars: ``"lm"``, ``"total"``.
+    """
+
+    def call(self, outputs, targets):
+        loss = next_token_loss(outputs, targets["labels"])
+        return {"lm": loss, "total": loss}
+
+
+class GPTDoubleHeadsCriterion(keras.layers.Layer):
+    """Cross-entropy of the right continuation, plus a share of that of the next token (GPT-1, equation 5).
+
+    Args:
+        lm_coef: the share.
+
+    Inputs: ``outputs`` of :class:`DoubleHeadsModel`; ``targets``: ``"mc_labels"`` (N,) int, the right continuation;
+        ``"labels"`` (N, choices, T) int, the tokens themselves; -100 does not count.
+    Returns: dict of scalars: ``"mc"``, ``"lm"``, ``"total"``.
+    """
+
+    def __init__(self, lm_coef: float = 0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.lm_coef = lm_coef
+
+    def call(self, outputs, targets):
+        choice = cross_entropy(outputs["mc_logits"], targets["mc_labels"])
+        lm = next_token_loss(outputs["logits"], targets["labels"])
+        return {"mc": choice, "lm": lm, "total": choice + self.lm_coef * lm}
+
+
+class GPTPostProcess(ClassificationPostProcess):
+    """The most probable tokens behind a text.
+
+    Args:
+        k: how many.
+
+    Inputs: the logits (N, T, V).
+    Returns: dict: ``"scores"`` (N, k) float in [0, 1], descending; ``"classes"`` (N, k) int64, the tokens.
+    """
+
+    def call(self, outputs):
+        return super().call(outputs[:, -1])
+
+
+HEADS = {"lm": LMHeadModel, "step": StepModel, "choice": DoubleHeadsModel}
+
+
+def with_head(head: str, transformer):
+    """The decoder with a head."""
+    if head not in HEADS:
+        raise ValueError(f"head={head!r} must be one of {sorted(HEADS)}")
+    return HEADS[head](transformer)
+
+
+def gpt1(head: str = "lm", **options):
+    return with_head(head, GPT1Model(**{"hidden": 768, "layers": 12, "heads": 12, **options}))
+
+
+def gpt2(head: str = "lm", **options):
+    return with_head(head, GPT2Model(**{"hidden": 768, "layers": 12, "heads": 12, **options}))
+
+
+def gpt2_medium(head: str = "lm", **options):
+    return with_head(head, GPT2Model(**{"hidden": 1024, "layers": 24, "heads": 16, **options}))
+
+
+def gpt2_large(head: str = "lm", **options):
+    return with_head(head, GPT2Model(**{"hidden": 1280, "layers": 36, "heads": 20, **options}))
+
+
+def gpt2_xl(head: str = "lm", **options):
+    return with_head(head, GPT2Model(**{"hidden": 1600, "layers": 48, "heads": 25, **options}))

@@ -1,0 +1,178 @@
+"""Reformer: a Transformer for long texts, with attention by hashing and layers whose activations are not kept.
+
+"Reformer: The Efficient Transformer", 2020, arXiv:2001.04451. Parameter names: lucidrains/reformer-pytorch
+``reformer_pytorch.py`` (MIT), without the second names under ``irrev_blocks`` that it gives the same tensors.
+
+The rotations of the hash are an input. The backward pass hashes the vectors that it has computed anew.
+
+Mirror notes:
+- PyTorch has a list of parameters; in Keras it is a list of variables, ``weights_``, since layers own ``weights``.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.layers.attention import merge_heads, split_heads
+from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.lsh_attention import lsh_attention, shared_qk_attention
+from tf_impl.layers.normalization import LayerNorm
+from tf_impl.layers.reversible import ReversibleSequence
+from tf_impl.layers.window_attention import RotaryFrequencies
+from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
+from tf_impl.nlp.performer import AbsolutePositionalEmbedding, Chunk, FeedForward, PreLayerNorm
+
+__all__ = ["ClassificationCriterion", "ClassificationPostProcess", "Reformer", "ReformerLM", "reformer_lm"]
+
+
+class LSHSelfAttention(keras.layers.Layer):
+    """Self-attention of several heads whose query is their key.
+
+    Inputs: ``x`` (N, T, D); ``rotations`` (E, H, B / 2) of the hash, for all heads; ``waves`` (T, E) of rotary
+        positions, or None; ``padding_mask`` (N, T) bool, True = padding, or None.
+    Returns: (N, T, D).
+    """
+
+    def __init__(self, dim, heads, dim_head, bucket_size, causal, allow_duplicates, use_full_attn, **kwargs):
+        super().__init__(**kwargs)
+        self.heads, self.causal, self.use_full_attn = heads, causal, use_full_attn
+        self.options = {"bucket_size": bucket_size, "allow_duplicates": allow_duplicates}
+        self.toqk = Linear(dim, dim_head * heads, bias=False)
+        self.tov = Linear(dim, dim_head * heads, bias=False)
+        self.to_out = Linear(dim_head * heads, dim)
+
+    def call(self, x, rotations, waves=None, padding_mask=None):
+        qk, value = (split_heads(layer(x), self.heads) for layer in (self.toqk, self.tov))
+        shape = (-1, *x.shape[1:2], qk.shape[3])
+        qk, value = tf.reshape(qk, shape), tf.reshape(value, shape)
+        padding = None if padding_mask is None else tf.repeat(padding_mask, self.heads, 0)
+        if self.use_full_attn:
+            y = shared_qk_attention(qk, value, padding, self.causal)
+        else:
+            y = lsh_attention(qk, value, rotations, padding, causal=self.causal, waves=waves, **self.options)["output"]
+        return self.to_out(merge_heads(tf.reshape(y, (-1, self.heads, *shape[1:]))))
+
+
+class Reformer(keras.layers.Layer):
+    """The layers of a Reformer: two streams, whose mean is the result.
+
+    Args:
+        dim, depth, heads, dim_head: width D, layers, heads of attention and their width E.
+        bucket_size: positions of a bucket.
+        causal: whether a position sees no later one.
+        ff_mult, ff_glu, ff_chunks: inner width of feed-forward by D, whether it is gated, in how many parts it runs.
+        allow_duplicates: of :func:`tf_impl.layers.lsh_attention.lsh_attention`.
+        use_full_attn: attention among all positions; it does not use rotary positions, as in the reference.
+
+    Inputs: ``x`` (N, T, D); ``rotations`` (depth, E, H, B / 2); ``waves``, ``padding_mask`` as
+        :class:`LSHSelfAttention`.
+    Returns: (N, T, D).
+    """
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        depth: int = 12,
+        heads: int = 8,
+        dim_head: int = 64,
+        bucket_size: int = 64,
+        causal: bool = False,
+        ff_mult: int = 4,
+        ff_glu: bool = False,
+        ff_chunks: int = 1,
+        allow_duplicates: bool = True,
+        use_full_attn: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.layers = ReversibleSequence(
+            [
+                (
+                    PreLayerNorm(
+                        dim,
+                        LSHSelfAttention(dim, heads, dim_head, bucket_size, causal, allow_duplicates, use_full_attn),
+                    ),
+                    PreLayerNorm(dim, Chunk(ff_chunks, FeedForward(dim, ff_mult, 0.0, ff_glu))),
+                )
+                for _ in range(depth)
+            ]
+        )
+        self.depth = depth
+
+    def call(self, x, rotations, waves=None, padding_mask=None):
+        y1, y2 = self.layers(x, x, [(rotations[i], waves, padding_mask) for i in range(self.depth)])
+        return (y1 + y2) / 2
+
+
+class AxialPositionalEmbedding(keras.layers.Layer):
+    """The sum of a vector per row and one per column of positions written in rows: (T, D) (section 4)."""
+
+    def __init__(self, dim: int, rows: int, columns: int, **kwargs):
+        super().__init__(**kwargs)
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        self.weights_ = [  # mirror: a list of parameters
+            self.add_weight(name=f"weights_{i}", shape=shape, initializer=normal)
+            for i, shape in enumerate(((1, rows, 1, dim), (1, 1, columns, dim)))
+        ]
+
+    def call(self, length):
+        rows, columns = (tf.convert_to_tensor(w) for w in self.weights_)
+        return tf.reshape(rows + columns, (-1, rows.shape[3]))[:length]
+
+
+class ReformerLM(keras.Model):
+    """A Reformer between an embedding of words and scores of words.
+
+    Args:
+        num_tokens: words V.
+        max_seq_len: longest sequence.
+        positions: "rotary" in attention, or added to the words: "fixed" waves, "absolute" learnt vectors, or "axial"
+            ones for rows of ``bucket_size`` positions.
+        options: of :class:`Reformer`.
+
+    Inputs: ``input_ids`` (N, T) int, T a multiple of 2 ``bucket_size``; ``rotations`` (depth, E, H, B / 2) random
+        numbers for H rounds of B = T / ``bucket_size`` buckets; ``attention_mask`` (N, T) int, 1 = word, 0 = padding.
+    Returns: logits (N, T, V).
+    Raises: ValueError if ``positions`` is another one, and for more words than ``max_seq_len``.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int = 20000,
+        max_seq_len: int = 8192,
+        dim: int = 1024,
+        dim_head: int = 64,
+        bucket_size: int = 64,
+        positions: str = "rotary",
+        **options,
+    ):
+        super().__init__()
+        self.max_seq_len = max_seq_len
+        self.token_emb = Embedding(num_tokens, dim)
+        self.pos_emb = self.layer_pos_emb = None
+        if positions == "rotary":
+            self.layer_pos_emb = RotaryFrequencies(dim_head)
+        elif positions == "fixed":
+            self.pos_emb = RotaryFrequencies(dim)
+        elif positions == "absolute":
+            self.pos_emb = AbsolutePositionalEmbedding(dim, max_seq_len)
+        elif positions == "axial":
+            self.pos_emb = AxialPositionalEmbedding(dim, -(-max_seq_len // bucket_size), bucket_size)
+        else:
+            raise ValueError(f"positions={positions!r} must be one of rotary, fixed, absolute, axial")
+        self.reformer = Reformer(dim, dim_head=dim_head, bucket_size=bucket_size, **options)
+        self.norm = LayerNorm(dim)
+        self.out = [keras.layers.Identity(), Linear(dim, num_tokens)]
+
+    def call(self, input_ids, rotations, attention_mask):
+        length = input_ids.shape[1]
+        if length > self.max_seq_len:
+            raise ValueError(f"{length} words are more than max_seq_len={self.max_seq_len}")
+        x = self.token_emb(input_ids)
+        if self.pos_emb is not None:
+            x = x + self.pos_emb(length=length)
+        waves = None if self.layer_pos_emb is None else self.layer_pos_emb(length=length)
+        return self.out[1](self.norm(self.reformer(x, rotations, waves, attention_mask == 0)))
+
+
+def reformer_lm(**options):
+    return ReformerLM(**{"dim": 1024, "depth": 12, "heads": 8, "dim_head": 64, "causal": True, **options})

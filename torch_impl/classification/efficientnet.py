@@ -1,0 +1,276 @@
+"""EfficientNet: depth, width and resolution of a searched network scaled together; and its Lite form for small devices.
+
+"EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019, arXiv:1905.11946.
+Parameter names: timm ``tf_efficientnet_*`` (Apache-2.0), whose weights are those of the TensorFlow release.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow.
+- "same" padding depends on the size of the map; TensorFlow has it built in, PyTorch only at stride 1.
+- Dropout and stochastic depth follow the framework's own generator.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import nn
+
+from torch_impl.classification.mobilenet_v2 import make_divisible
+from torch_impl.layers.backbone import Backbone, split
+from torch_impl.layers.convolution import Conv2dSame  # mirror: "same" padding
+from torch_impl.layers.initialization import kaiming_normal
+from torch_impl.layers.normalization import BatchNorm2d
+from torch_impl.layers.pooling import adaptive_avg_pool2d
+from torch_impl.layers.stochastic_depth import StochasticDepth
+from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
+
+__all__ = [
+    "ClassificationCriterion",
+    "ClassificationPostProcess",
+    "DepthwiseSeparable",
+    "EfficientNet",
+    "InvertedResidual",
+    "tf_efficientnet_b0",
+    "tf_efficientnet_b1",
+    "tf_efficientnet_b2",
+    "tf_efficientnet_b3",
+    "tf_efficientnet_b4",
+    "tf_efficientnet_b5",
+    "tf_efficientnet_b6",
+    "tf_efficientnet_b7",
+    "tf_efficientnet_lite0",
+]
+
+# expansion, kernel size, stride, channels, repeats (table 1)
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+DROP_PATH = 0.2  # rate of the last block; it grows linearly from 0
+
+
+def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int, pad_mode: str, groups: int = 1):
+    """Convolution without bias; at stride 1 it keeps the size in both modes."""
+    if pad_mode == "same" and stride > 1:
+        return Conv2dSame(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+
+
+def batch_norm(channels: int, eps: float):
+    """Batch normalisation with TensorFlow's momentum of 0.99."""
+    return BatchNorm2d(channels, eps=eps, momentum=0.01)
+
+
+def activation(x, lite: bool):
+    return F.relu6(x, inplace=True) if lite else F.silu(x, inplace=True)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention with swish; its width follows the block's input, not the expanded map.
+
+    x: (N, C, H, W), the same shape out.
+    """
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(channels, squeezed, 1)
+        self.conv_expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x):
+        s = F.silu(self.conv_reduce(adaptive_avg_pool2d(x, 1)))
+        return x * self.conv_expand(s).sigmoid()
+
+
+class DepthwiseSeparable(nn.Module):
+    """Depthwise convolution, squeeze-and-excitation, 1x1 projection without activation: a block without expansion.
+
+    x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride, lite, pad_mode, bn_eps, drop_path):
+        super().__init__()
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.lite = lite
+        self.conv_dw = convolution(in_channels, in_channels, kernel_size, stride, pad_mode, in_channels)
+        self.bn1 = batch_norm(in_channels, bn_eps)
+        self.se = nn.Identity() if lite else SqueezeExcite(in_channels, max(1, in_channels // 4))
+        self.conv_pw = convolution(in_channels, out_channels, 1, 1, pad_mode)
+        self.bn2 = batch_norm(out_channels, bn_eps)
+        self.drop_path = StochasticDepth(drop_path) if self.shortcut else None  # mirror: stochastic depth
+
+    def forward(self, x):
+        y = activation(self.bn1(self.conv_dw(x)), self.lite)
+        y = self.bn2(self.conv_pw(self.se(y)))
+        return x + self.drop_path(y) if self.shortcut else y
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection without activation (MBConv).
+
+    x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride, expansion, lite, pad_mode, bn_eps, drop_path):
+        super().__init__()
+        hidden = in_channels * expansion
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.lite = lite
+        self.conv_pw = convolution(in_channels, hidden, 1, 1, pad_mode)
+        self.bn1 = batch_norm(hidden, bn_eps)
+        self.conv_dw = convolution(hidden, hidden, kernel_size, stride, pad_mode, hidden)
+        self.bn2 = batch_norm(hidden, bn_eps)
+        self.se = nn.Identity() if lite else SqueezeExcite(hidden, max(1, in_channels // 4))
+        self.conv_pwl = convolution(hidden, out_channels, 1, 1, pad_mode)
+        self.bn3 = batch_norm(out_channels, bn_eps)
+        self.drop_path = StochasticDepth(drop_path) if self.shortcut else None
+
+    def forward(self, x):
+        y = activation(self.bn1(self.conv_pw(x)), self.lite)
+        y = activation(self.bn2(self.conv_dw(y)), self.lite)
+        y = self.bn3(self.conv_pwl(self.se(y)))
+        return x + self.drop_path(y) if self.shortcut else y
+
+
+class EfficientNet(Backbone):
+    """The classifier.
+
+    Args:
+        width: multiplier of all channels.
+        depth: multiplier of the repeats, rounded up.
+        dropout: rate before the classifier.
+        lite: the Lite form: ReLU6, no squeeze-and-excitation, and stem, head, first and last stage are not scaled.
+        stages: the unscaled stages, see ``STAGES``.
+        pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
+        bn_eps: added to the variance of batch normalisation.
+        drop_path: rate of stochastic depth in the last block.
+        num_classes: classes K.
+        in_chans: channels of the image.
+        norm: "batch", or "frozen" (a fixed scale and shift).
+        norm_eval: batch normalisation uses its running statistics in training, too.
+        frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
+        features_only: no head and classifier; return the feature maps instead of logits.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+
+    Inputs: (N, in_chans, H, W) float.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Raises: ValueError, if ``pad_mode`` is neither.
+    """
+
+    def __init__(
+        self,
+        width: float,
+        depth: float,
+        dropout: float,
+        lite: bool = False,
+        stages: tuple[tuple[int, ...], ...] = STAGES,
+        pad_mode: str = "same",
+        bn_eps: float = 1e-3,
+        drop_path: float = DROP_PATH,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        norm: str = "batch",
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        features_only: bool = False,
+        out_indices: tuple[int, ...] = (1, 2, 3, 4),
+    ):
+        super().__init__()
+        if pad_mode not in ("same", "torch"):
+            raise ValueError(f"pad_mode={pad_mode!r}; 'same' or 'torch' is allowed")
+        self.features_only, self.out_indices = features_only, tuple(out_indices)
+        self.swish = not lite
+        stem, head = (32, 1280) if lite else (make_divisible(32 * width), make_divisible(1280 * width))
+        repeats = [
+            n if lite and s in (0, len(stages) - 1) else math.ceil(n * depth) for s, (*_, n) in enumerate(stages)
+        ]
+        self.conv_stem = convolution(in_chans, stem, 3, 2, pad_mode)
+        self.bn1 = batch_norm(stem, bn_eps)
+        channels, blocks, self.stage_ends = stem, [], []  # stage_ends: the last stage at each stride
+        for s, (expansion, kernel_size, stride, out, _) in enumerate(stages):
+            out = make_divisible(out * width)
+            if stride == 2:
+                self.stage_ends.append(s - 1)
+            stage = []
+            for i in range(repeats[s]):
+                rate = drop_path * (sum(repeats[:s]) + i) / sum(repeats)
+                sizes = channels, out, kernel_size, stride if i == 0 else 1
+                if expansion == 1:
+                    stage.append(DepthwiseSeparable(*sizes, lite, pad_mode, bn_eps, rate))
+                else:
+                    stage.append(InvertedResidual(*sizes, expansion, lite, pad_mode, bn_eps, rate))
+                channels = out
+            blocks.append(nn.Sequential(*stage))
+        self.stage_ends.append(len(stages) - 1)
+        self.blocks = nn.ModuleList(blocks)
+        if not features_only:
+            self.conv_head = convolution(channels, head, 1, 1, pad_mode)
+            self.bn2 = batch_norm(head, bn_eps)
+            self.dropout = nn.Dropout(dropout)  # mirror: Dropout and stochastic
+            self.classifier = nn.Linear(head, num_classes)
+        kaiming_normal(self)
+        if not features_only:
+            nn.init.uniform_(self.classifier.weight, -(num_classes**-0.5), num_classes**-0.5)
+            nn.init.zeros_(self.classifier.bias)
+        self.freeze(norm_eval, frozen_stages, norm)
+
+    def levels(self) -> list:
+        stem, *stages = split(self.blocks, self.stage_ends)
+        return [[self.conv_stem, self.bn1, *stem], *stages]
+
+    def forward_features(self, images) -> dict:
+        """The maps of ``out_indices`` by name, from an image batch."""
+        x, maps = activation(self.bn1(self.conv_stem(images)), not self.swish), {}
+        for s, stage in enumerate(self.blocks):
+            x = stage(x)
+            if s in self.stage_ends and self.stage_ends.index(s) in self.out_indices:
+                maps[f"s{2 << self.stage_ends.index(s)}"] = x
+        return maps
+
+    def forward(self, images):
+        if self.features_only:
+            return self.forward_features(images)
+        x = activation(self.bn1(self.conv_stem(images)), not self.swish)
+        for stage in self.blocks:
+            x = stage(x)
+        x = activation(self.bn2(self.conv_head(x)), not self.swish)
+        return self.classifier(self.dropout(x.mean((2, 3))))  # mirror: NCHW
+
+
+def tf_efficientnet_b0(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.0, "depth": 1.0, "dropout": 0.2, **options})
+
+
+def tf_efficientnet_b1(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.0, "depth": 1.1, "dropout": 0.2, **options})
+
+
+def tf_efficientnet_b2(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.1, "depth": 1.2, "dropout": 0.3, **options})
+
+
+def tf_efficientnet_b3(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.2, "depth": 1.4, "dropout": 0.3, **options})
+
+
+def tf_efficientnet_b4(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.4, "depth": 1.8, "dropout": 0.4, **options})
+
+
+def tf_efficientnet_b5(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.6, "depth": 2.2, "dropout": 0.4, **options})
+
+
+def tf_efficientnet_b6(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.8, "depth": 2.6, "dropout": 0.5, **options})
+
+
+def tf_efficientnet_b7(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 2.0, "depth": 3.1, "dropout": 0.5, **options})
+
+
+def tf_efficientnet_lite0(**options) -> EfficientNet:
+    return EfficientNet(**{"width": 1.0, "depth": 1.0, "dropout": 0.2, "lite": True, **options})

@@ -1,0 +1,344 @@
+"""Inception v3: large kernels factorised into small and asymmetric ones, and an auxiliary classifier.
+
+"Rethinking the Inception Architecture for Computer Vision", 2015, arXiv:1512.00567.
+Parameter names: torchvision ``models/inception.py`` (BSD-3).
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow; padding is explicit there. The average pools count the zeros of the padding.
+- Dropout follows the framework's own generator.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.classification.googlenet import BasicConv2d, scaled, to_inception_range
+from torch_impl.layers.backbone import Backbone
+from torch_impl.layers.initialization import normal
+from torch_impl.layers.pooling import avg_pool2d, max_pool2d
+from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
+
+__all__ = [
+    "AuxiliaryHead",
+    "ClassificationPostProcess",
+    "InceptionA",
+    "InceptionB",
+    "InceptionC",
+    "InceptionD",
+    "InceptionE",
+    "InceptionV3",
+    "InceptionV3Criterion",
+    "inception_v3",
+]
+
+STAGES = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")  # last map at strides 2, 4, 8, 16, 32
+AUXILIARY = {"aux": 0.4}  # of torchvision's training script
+LABEL_SMOOTHING = 0.1  # section 7
+
+
+class InceptionA(nn.Module):
+    """1x1, 5x5, twice 3x3, average pool side by side (figure 5).
+
+    Args:
+        in_channels: width of the input.
+        pool_features: width behind the pool.
+        width: multiplier of all channels but ``in_channels``.
+
+    x: (N, C, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, pool_features: int, width: float = 1.0):
+        super().__init__()
+        c48, c64, c96, pooled = scaled(width, 48, 64, 96, pool_features)
+        self.out_channels = 2 * c64 + c96 + pooled
+        self.branch1x1 = BasicConv2d(in_channels, c64, 1)
+        self.branch5x5_1 = BasicConv2d(in_channels, c48, 1)
+        self.branch5x5_2 = BasicConv2d(c48, c64, 5, padding=2)  # mirror: padding is explicit
+        self.branch3x3dbl_1 = BasicConv2d(in_channels, c64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(c64, c96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(c96, c96, 3, padding=1)
+        self.branch_pool = BasicConv2d(in_channels, pooled, 1)
+
+    def forward(self, x):
+        one = self.branch1x1(x)
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        three = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        three = self.branch3x3dbl_3(three)
+        pooled = self.branch_pool(avg_pool2d(x, 3, 1, 1))  # mirror: count the zeros
+        return torch.cat((one, five, three, pooled), 1)
+
+
+class InceptionB(nn.Module):
+    """3x3, twice 3x3, max pool, all with stride 2 (figure 10).
+
+    Args:
+        in_channels: width of the input.
+        width: multiplier of all channels but ``in_channels``.
+
+    x: (N, C, H, W) -> (N, out_channels, (H - 1) // 2, (W - 1) // 2).
+    """
+
+    def __init__(self, in_channels: int, width: float = 1.0):
+        super().__init__()
+        c64, c96, c384 = scaled(width, 64, 96, 384)
+        self.out_channels = c384 + c96 + in_channels
+        self.branch3x3 = BasicConv2d(in_channels, c384, 3, 2)
+        self.branch3x3dbl_1 = BasicConv2d(in_channels, c64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(c64, c96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(c96, c96, 3, 2)
+
+    def forward(self, x):
+        three = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        three = self.branch3x3dbl_3(three)
+        return torch.cat((self.branch3x3(x), three, max_pool2d(x, 3, 2)), 1)
+
+
+class InceptionC(nn.Module):
+    """1x1, 7x7, twice 7x7, average pool side by side; 7x7 as 1x7 and 7x1 (figure 6).
+
+    Args:
+        in_channels: width of the input.
+        channels_7x7: width between the factors of the 7x7 kernels.
+        width: multiplier of all channels but ``in_channels``.
+
+    x: (N, C, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, channels_7x7: int, width: float = 1.0):
+        super().__init__()
+        c7, c192 = scaled(width, channels_7x7, 192)
+        self.out_channels = 4 * c192
+        self.branch1x1 = BasicConv2d(in_channels, c192, 1)
+        self.branch7x7_1 = BasicConv2d(in_channels, c7, 1)
+        self.branch7x7_2 = BasicConv2d(c7, c7, (1, 7), padding=(0, 3))
+        self.branch7x7_3 = BasicConv2d(c7, c192, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_1 = BasicConv2d(in_channels, c7, 1)
+        self.branch7x7dbl_2 = BasicConv2d(c7, c7, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_3 = BasicConv2d(c7, c7, (1, 7), padding=(0, 3))
+        self.branch7x7dbl_4 = BasicConv2d(c7, c7, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_5 = BasicConv2d(c7, c192, (1, 7), padding=(0, 3))
+        self.branch_pool = BasicConv2d(in_channels, c192, 1)
+
+    def forward(self, x):
+        one = self.branch1x1(x)
+        seven = self.branch7x7_2(self.branch7x7_1(x))
+        seven = self.branch7x7_3(seven)
+        twice = self.branch7x7dbl_2(self.branch7x7dbl_1(x))
+        twice = self.branch7x7dbl_4(self.branch7x7dbl_3(twice))
+        twice = self.branch7x7dbl_5(twice)
+        pooled = self.branch_pool(avg_pool2d(x, 3, 1, 1))
+        return torch.cat((one, seven, twice, pooled), 1)
+
+
+class InceptionD(nn.Module):
+    """3x3, 7x7 and 3x3, max pool, all with stride 2.
+
+    Args:
+        in_channels: width of the input.
+        width: multiplier of all channels but ``in_channels``.
+
+    x: (N, C, H, W) -> (N, out_channels, (H - 1) // 2, (W - 1) // 2).
+    """
+
+    def __init__(self, in_channels: int, width: float = 1.0):
+        super().__init__()
+        c192, c320 = scaled(width, 192, 320)
+        self.out_channels = c320 + c192 + in_channels
+        self.branch3x3_1 = BasicConv2d(in_channels, c192, 1)
+        self.branch3x3_2 = BasicConv2d(c192, c320, 3, 2)
+        self.branch7x7x3_1 = BasicConv2d(in_channels, c192, 1)
+        self.branch7x7x3_2 = BasicConv2d(c192, c192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = BasicConv2d(c192, c192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = BasicConv2d(c192, c192, 3, 2)
+
+    def forward(self, x):
+        three = self.branch3x3_2(self.branch3x3_1(x))
+        seven = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        seven = self.branch7x7x3_4(self.branch7x7x3_3(seven))
+        return torch.cat((three, seven, max_pool2d(x, 3, 2)), 1)
+
+
+class InceptionE(nn.Module):
+    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 7).
+
+    Args:
+        in_channels: width of the input.
+        width: multiplier of all channels but ``in_channels``.
+
+    x: (N, C, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, width: float = 1.0):
+        super().__init__()
+        c192, c320, c384, c448 = scaled(width, 192, 320, 384, 448)
+        self.out_channels = c320 + 4 * c384 + c192
+        self.branch1x1 = BasicConv2d(in_channels, c320, 1)
+        self.branch3x3_1 = BasicConv2d(in_channels, c384, 1)
+        self.branch3x3_2a = BasicConv2d(c384, c384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = BasicConv2d(c384, c384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = BasicConv2d(in_channels, c448, 1)
+        self.branch3x3dbl_2 = BasicConv2d(c448, c384, 3, padding=1)
+        self.branch3x3dbl_3a = BasicConv2d(c384, c384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = BasicConv2d(c384, c384, (3, 1), padding=(1, 0))
+        self.branch_pool = BasicConv2d(in_channels, c192, 1)
+
+    def forward(self, x):
+        one = self.branch1x1(x)
+        three = self.branch3x3_1(x)
+        twice = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        wide, high = self.branch3x3_2a(three), self.branch3x3_2b(three)
+        wide2, high2 = self.branch3x3dbl_3a(twice), self.branch3x3dbl_3b(twice)
+        pooled = self.branch_pool(avg_pool2d(x, 3, 1, 1))
+        return torch.cat((one, wide, high, wide2, high2, pooled), 1)
+
+
+BLOCKS = {
+    "Mixed_5b": (InceptionA, 32),
+    "Mixed_5c": (InceptionA, 64),
+    "Mixed_5d": (InceptionA, 64),
+    "Mixed_6a": (InceptionB,),
+    "Mixed_6b": (InceptionC, 128),
+    "Mixed_6c": (InceptionC, 160),
+    "Mixed_6d": (InceptionC, 160),
+    "Mixed_6e": (InceptionC, 192),
+    "Mixed_7a": (InceptionD,),
+    "Mixed_7b": (InceptionE,),
+    "Mixed_7c": (InceptionE,),
+}
+
+
+class AuxiliaryHead(nn.Module):
+    """Classifier of an inner map (figure 8).
+
+    Args:
+        in_channels: width of the map.
+        num_classes: classes K.
+        width: multiplier of all channels but ``in_channels``.
+
+    x: (N, C, H, W), H and W at least 17 -> logits (N, K).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, width: float = 1.0):
+        super().__init__()
+        c128, c768 = scaled(width, 128, 768)
+        self.conv0 = BasicConv2d(in_channels, c128, 1)
+        self.conv1 = BasicConv2d(c128, c768, 5)
+        self.fc = nn.Linear(c768, num_classes)
+
+    def forward(self, x):
+        x = self.conv1(self.conv0(avg_pool2d(x, 5, 3)))
+        return self.fc(x.mean((2, 3)))  # mirror: NCHW
+
+
+class InceptionV3(Backbone):
+    """The classifier.
+
+    Args:
+        width: multiplier of all channels.
+        num_classes: classes K.
+        in_chans: channels of the image.
+        aux_logits: whether there is an auxiliary head behind ``Mixed_6e``. It also runs in evaluation mode, so that the
+            loss is the same function in both, and needs images of 299 pixels or more a side; build the model without it
+            where only its logits are of use.
+        transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.
+        dropout: rate before the last layer.
+        norm: "batch", or "frozen" (a fixed scale and shift).
+        norm_eval: batch normalisation uses its running statistics in training, too.
+        frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
+        features_only: no classifiers; return the feature maps instead of logits.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+
+    Inputs: (N, in_chans, H, W) float.
+    Returns: dict of logits (N, K): ``"logits"``, ``"aux"``; only the tensor without the auxiliary head; with
+        ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride. The convolutions of the stem and
+        those with stride 2 do not pad, so the maps are a little smaller than the image divided by the stride.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        aux_logits: bool = True,
+        transform_input: bool = False,
+        dropout: float = 0.5,
+        norm: str = "batch",
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        features_only: bool = False,
+        out_indices: tuple[int, ...] = (1, 2, 3, 4),
+    ):
+        super().__init__()
+        if transform_input and in_chans != 3:
+            raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
+        self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
+        c32, c64, c80, channels = scaled(width, 32, 64, 80, 192)
+        self.Conv2d_1a_3x3 = BasicConv2d(in_chans, c32, 3, 2)
+        self.Conv2d_2a_3x3 = BasicConv2d(c32, c32, 3)
+        self.Conv2d_2b_3x3 = BasicConv2d(c32, c64, 3, padding=1)
+        self.Conv2d_3b_1x1 = BasicConv2d(c64, c80, 1)
+        self.Conv2d_4a_3x3 = BasicConv2d(c80, channels, 3)
+        for name, (block, *widths) in BLOCKS.items():
+            setattr(self, name, block(channels, *widths, width=width))
+            channels = getattr(self, name).out_channels
+            if name == "Mixed_6e":
+                has_head = aux_logits and not features_only
+                self.AuxLogits = AuxiliaryHead(channels, num_classes, width) if has_head else None
+        if not features_only:
+            self.dropout = nn.Dropout(dropout)  # mirror: Dropout follows
+            self.fc = nn.Linear(channels, num_classes)
+        normal(self, 0.1)
+        if not features_only:
+            nn.init.normal_(self.fc.weight, std=0.1)
+        if self.AuxLogits is not None:
+            nn.init.normal_(self.AuxLogits.conv1.conv.weight, std=0.01)
+            nn.init.normal_(self.AuxLogits.fc.weight, std=0.001)
+        self.freeze(norm_eval, frozen_stages, norm)
+
+    def levels(self) -> list:
+        levels = [[self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3]]
+        levels += [[self.Conv2d_3b_1x1, self.Conv2d_4a_3x3], [], [], []]
+        for name in BLOCKS:
+            levels[int(name[6]) - 3].append(getattr(self, name))
+        return levels
+
+    def _maps(self, images) -> dict:
+        """The maps that heads and detectors read, by the name of the block."""
+        x = to_inception_range(images) if self.transform_input else images
+        x = self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))
+        maps = {"Conv2d_2b_3x3": self.Conv2d_2b_3x3(x)}
+        x = self.Conv2d_3b_1x1(max_pool2d(maps["Conv2d_2b_3x3"], 3, 2))
+        maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)
+        x = max_pool2d(maps["Conv2d_4a_3x3"], 3, 2)
+        for name in BLOCKS:
+            x = maps[name] = getattr(self, name)(x)
+        return maps
+
+    def forward_features(self, images) -> dict:
+        """The maps of ``out_indices`` by name, from an image batch."""
+        maps = self._maps(images)
+        return {f"s{2 << i}": maps[name] for i, name in enumerate(STAGES) if i in self.out_indices}
+
+    def forward(self, images):
+        if self.features_only:
+            return self.forward_features(images)
+        maps = self._maps(images)
+        logits = self.fc(self.dropout(maps["Mixed_7c"].mean((2, 3))))
+        if self.AuxLogits is None:
+            return logits
+        return {"logits": logits, "aux": self.AuxLogits(maps["Mixed_6e"])}
+
+
+class InceptionV3Criterion(ClassificationCriterion):
+    """Cross-entropy of the logits, plus 0.4 of that of the auxiliary head; labels smoothed by 0.1.
+
+    Args:
+        label_smoothing, weight: see :class:`ClassificationCriterion`.
+        auxiliary: weight of each auxiliary output by its key; ``{}`` for a model without the auxiliary head.
+    """
+
+    def __init__(self, label_smoothing: float = LABEL_SMOOTHING, weight=None, auxiliary=AUXILIARY):
+        super().__init__(label_smoothing, weight, auxiliary)
+
+
+def inception_v3(**options) -> InceptionV3:
+    return InceptionV3(**options)

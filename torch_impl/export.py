@@ -1,0 +1,159 @@
+"""PyTorch module to ONNX.
+
+Mirror notes:
+- TensorFlow traces a function of NHWC tensors and tf2onnx moves the axes; PyTorch exports NCHW as it is.
+- tf2onnx writes an invalid graph without raising where it knows no operator; the checks that follow find it.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from torch_impl import state
+from torch_impl.layers import native
+from weights import onnx_file, store
+
+__all__ = ["export", "export_forms"]
+
+
+class _Graph(nn.Module):
+    """A model, and criterion and post-process behind it, as one function of tensors with a flat dictionary of results.
+
+    The keys are "model.logits", "losses.total", "results.scores", ...: form, and name in the form.
+    """
+
+    def __init__(self, model, forms, inputs, targets, output, criterion, postprocess):
+        super().__init__()
+        self.model, self.criterion, self.postprocess = model, criterion, postprocess
+        self.forms, self.inputs, self.targets, self.output = forms, inputs, targets, output
+        self.names = list(dict.fromkeys([*inputs, *targets]))  # a target may be an input, too
+
+    def forward(self, *values):
+        given = dict(zip(self.names, values, strict=True))
+        outputs = self.model(*(given[name] for name in self.inputs))
+        found = {}
+        for form in self.forms:
+            if form == "losses":
+                results = self.criterion(outputs, {name: given[name] for name in self.targets})
+            else:
+                results = self.postprocess(outputs) if form == "results" else outputs
+            results = results if isinstance(results, dict) else {self.output: results}
+            found |= {f"{form}.{name}": value for name, value in sorted(results.items())}
+        return found
+
+
+def export(model, path: str | Path, inputs: Mapping[str, np.ndarray], *, criterion=None, postprocess=None, **options):
+    """Write a model as ONNX: alone, with its criterion (losses out), or with its post-process (results out).
+
+    Args:
+        model: a module in float32.
+        path: the file to write.
+        inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
+        criterion: if given, the file computes the losses from inputs and targets.
+        postprocess: if given, the file returns its results.
+        options: as for :func:`export_forms`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: if the graph is invalid, not standard, or gives other numbers; no file is left.
+    """
+    form = "model" if criterion is None and postprocess is None else "results" if criterion is None else "losses"
+    return export_forms(model, {form: path}, inputs, criterion=criterion, postprocess=postprocess, **options)[form]
+
+
+def export_forms(
+    model,
+    paths: Mapping[str, str | Path],
+    inputs: Mapping[str, np.ndarray],
+    *,
+    maps: Collection[str] = (),
+    output: str = "output",
+    dynamic: Mapping[str, Sequence[str | None]] | None = None,
+    criterion=None,
+    targets: Mapping[str, np.ndarray] | None = None,
+    postprocess=None,
+    metadata: Mapping[str, str] | None = None,
+    half: bool = False,
+) -> dict[str, Path]:
+    """Write several forms of a model from one trace: evaluation mode, NCHW, dynamic batch, opset 18.
+
+    The opset is 19 where the graph holds ``DeformConv``.
+
+    Args:
+        model: a module in float32.
+        paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
+        inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
+        maps: names of inputs, targets and outputs that are feature maps; not needed here, they are NCHW already.
+        output: name of the output if the model returns a single tensor.
+        dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
+        criterion: maps (outputs, targets) to losses.
+        targets: example targets by name, for the criterion.
+        postprocess: maps outputs to results.
+        metadata: strings for the files, beside framework, weights hash and version.
+        half: weights and arithmetic in float16; inputs and outputs stay float32.
+
+    Returns:
+        The paths by form.
+
+    Raises:
+        ExportError: if a graph is invalid, not standard, or gives other numbers; that file is not left.
+    """
+    targets = (targets or {}) if "losses" in paths else {}
+    examples = {**inputs, **targets}
+    dynamic = dynamic or {}
+    training = model.training
+    model.eval()
+    graph = _Graph(model, list(paths), list(inputs), list(targets), output, criterion, postprocess)
+    values = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in examples.values())
+    symbols = {symbol: torch.export.Dim(symbol) for symbol in sorted(_symbols(dynamic, examples))}
+    shapes = tuple(
+        {i: symbols[symbol] for i, symbol in enumerate(dynamic.get(name, ("N",))) if symbol} for name in examples
+    )
+    try:
+        with torch.no_grad():
+            expected = {name: value.numpy() for name, value in graph(*values).items()}
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), native.exporting_to_onnx():
+            warnings.simplefilter("ignore")
+            for talkative in ("torch.onnx", "onnx_ir", "onnxscript"):
+                logging.getLogger(talkative).setLevel(logging.CRITICAL)
+            program = torch.onnx.export(  # mirror: moves the axes
+                graph,
+                values,
+                dynamo=True,
+                verbose=False,
+                opset_version=18,
+                input_names=list(examples),
+                output_names=list(expected),
+                dynamic_shapes=(shapes,),
+            )
+        proto = program.model_proto
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise onnx_file.ExportError(
+            f"PyTorch could not export the model: {str(error).splitlines()[0][:300]}"
+        ) from error
+    finally:
+        model.train(training)
+    if any(node.op_type == "DeformConv" for node in proto.graph.node):
+        proto.opset_import[0].version = 19
+    metadata = {"framework": "pytorch", "weights": store.digest(state.state_dict(model)), **(metadata or {})}
+    for form, path in paths.items():
+        shorter = {name: name.removeprefix(f"{form}.") for name in expected if name.startswith(f"{form}.")}
+        part = onnx_file.cut(proto, examples if form == "losses" else inputs, shorter)
+        wanted = {short: expected[name] for name, short in shorter.items()}
+        tolerance = onnx_file.HALF_TOLERANCE if half else onnx_file.TOLERANCE
+        part = onnx_file.half(part) if half else part
+        onnx_file.write_verified(part, path, examples, wanted, metadata, tolerance)  # mirror: invalid graph
+    return {form: Path(path) for form, path in paths.items()}
+
+
+def _symbols(dynamic: Mapping[str, Sequence[str | None]], examples: Mapping) -> set[str]:
+    return {symbol for name in examples for symbol in dynamic.get(name, ("N",)) if symbol}

@@ -1,0 +1,74 @@
+"""What every trunk offers: maps at several strides, and parts that are held fixed while the rest trains.
+
+Mirror notes:
+- PyTorch freezes parameters and puts modules into evaluation mode in ``train``; Keras marks layers as not trainable,
+  and those normalise with their running statistics.
+"""
+
+import itertools
+
+from torch import nn
+
+from torch_impl.layers.normalization import freeze_norm
+
+__all__ = ["Backbone", "split"]
+
+
+def split(blocks, ends) -> list[list]:
+    """A list of blocks in parts; ``ends`` are the indices of the last block of each."""
+    return [list(blocks[a:b]) for a, b in itertools.pairwise([0, *(end + 1 for end in ends)])]
+
+
+class Backbone(nn.Module):
+    """The base of the classifiers that detectors and segmenters are built on.
+
+    A network that is one list of blocks keeps it in ``features`` and the index of the last block at each stride in
+    ``stage_ends``; any other says what its parts are in ``levels`` and ``forward_features``.
+    """
+
+    def levels(self) -> list[list[nn.Module]]:
+        """The modules that lead to the first map (the stem), then those that lead from each map to the next."""
+        return split(self.features, self.stage_ends)
+
+    def freeze(self, norm_eval: bool, frozen_stages: int, norm: str = "batch") -> None:
+        """Hold parts fixed; called when all modules are there.
+
+        Args:
+            norm_eval: batch normalisation uses its running statistics in training, too.
+            frozen_stages: -1 trains all; k freezes the layers up to the map of index k (0 is the stem): no gradient,
+                running statistics.
+            norm: "batch" leaves the normalisation as it is, "frozen" makes it a fixed scale and shift.
+
+        Raises:
+            ValueError: if ``norm`` is neither, or there are fewer maps.
+        """
+        if norm not in ("batch", "frozen"):
+            raise ValueError(f"norm={norm!r}; 'batch' or 'frozen' is allowed")
+        levels = self.levels()
+        if not -1 <= frozen_stages < len(levels):
+            raise ValueError(f"frozen_stages={frozen_stages}; -1 to {len(levels) - 1} is allowed")
+        if norm == "frozen":
+            freeze_norm(self)
+        self.norm_eval = norm_eval
+        self.frozen = frozen_stages + 1  # levels
+        for part in (part for level in self.levels()[: self.frozen] for part in level):
+            part.requires_grad_(False)  # mirror: PyTorch freezes
+
+    def train(self, mode: bool = True):  # mirror: evaluation mode in
+        super().train(mode)
+        for part in (part for level in self.levels()[: self.frozen] for part in level):
+            part.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward_features(self, images) -> dict:
+        """The maps of ``out_indices`` by name, from an image batch."""
+        x, maps = images, {}
+        for i in range(self.stage_ends[-1] + 1):
+            x = self.features[i](x)
+            if i in self.stage_ends and self.stage_ends.index(i) in self.out_indices:
+                maps[f"s{2 << self.stage_ends.index(i)}"] = x
+        return maps

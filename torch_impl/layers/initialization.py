@@ -1,0 +1,45 @@
+"""Initial values for all convolutions of a model at once.
+
+A part whose class says ``keeps_initial_values = True``, such as one that starts as zero, is left as it is.
+
+Mirror notes:
+- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+"""
+
+from torch import nn
+
+__all__ = ["kaiming_normal", "kaiming_uniform", "normal"]
+
+
+def convolutions(model, types):
+    """Every convolution that has no initial values of its own."""
+    if getattr(model, "keeps_initial_values", False):
+        return
+    if isinstance(model, types):
+        yield model
+    for child in model.children():
+        yield from convolutions(child, types)
+
+
+def kaiming_normal(model) -> None:
+    """Normal with variance 2 / fan_out for every convolution kernel, biases zero (arXiv:1502.01852)."""
+    for module in convolutions(model, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: PyTorch fills tensors
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def kaiming_uniform(model) -> None:
+    """Uniform with variance 2 / fan_in for every convolution kernel, biases zero (arXiv:1502.01852)."""
+    for module in convolutions(model, nn.Conv2d):
+        nn.init.kaiming_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def normal(model, std: float) -> None:
+    """Normal with the given standard deviation for every (transposed) convolution kernel, biases zero."""
+    for module in convolutions(model, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

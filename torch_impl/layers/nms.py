@@ -1,0 +1,118 @@
+"""Greedy non-maximum suppression with results of fixed size; one ``NonMaxSuppression`` node in ONNX.
+
+The greedy rule walks through the boxes in the order of their scores and keeps a box unless an already kept one overlaps
+it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
+better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
+
+Mirror notes:
+- The fixed point is a Python loop in PyTorch and ``tf.while_loop`` in TensorFlow.
+- The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
+"""
+
+import torch
+
+from .native import exporting, onnx_node
+from .top_k import top_k
+
+__all__ = ["batched_nms", "nms"]
+
+LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not survive a masked select in ONNX
+
+
+def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_threshold: float | None = None):
+    """Class-agnostic suppression in every image: of two boxes with IoU > ``iou_threshold`` the better scored one stays.
+
+    Args:
+        boxes_xyxy: (N, B, 4) with x1 <= x2 and y1 <= y2, any unit. IoU has no epsilon; a box without area overlaps
+            nothing.
+        scores: (N, B). Of equal scores the lower index is the better one.
+        iou_threshold: boxes overlap if their IoU is strictly larger.
+        max_outputs: number of results per image, K below.
+        score_threshold: only scores strictly larger take part; ``None`` for all.
+
+    Returns:
+        indices: (N, K) int64, kept boxes in descending order of score, then 0 where there are no more, so that it can
+            be used to gather.
+        valid: (N, K) bool, which indices are kept boxes.
+
+    Source:
+        torchvision.ops.nms.
+    """
+    boxes_xyxy, scores = boxes_xyxy.detach(), scores.detach()
+    suppress = _onnx_nms if exporting() else _fixed_point_nms
+    return suppress(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
+
+
+def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs: int):
+    """Suppression within each class: boxes of different labels are moved apart, then all go through :func:`nms`.
+
+    Args:
+        boxes: (N, B, 4) xyxy.
+        scores: (N, B), larger than -1e30.
+        labels: (N, B) integer classes or levels; only boxes of the same label suppress each other.
+        valid: (N, B) bool, which boxes take part.
+        iou_threshold: boxes overlap if their IoU is strictly larger.
+        max_outputs: number of results per image, K.
+
+    Returns:
+        indices, valid: both (N, K), as :func:`nms` returns them.
+
+    Source:
+        torchvision.ops.batched_nms (coordinate offsets). Below zero the offset also counts the extent on that side,
+        without which a box left of the origin would reach into the class before it.
+    """
+    boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
+    lowest, highest = boxes.amin(dim=(1, 2)).clamp(max=0.0), boxes.amax(dim=(1, 2))  # (N,)
+    offset = labels.to(boxes.dtype) * (highest - lowest + 1.0)[:, None]  # (N, B)
+    scores = torch.where(valid, scores.detach(), LOWEST)
+    return nms(boxes + offset[..., None], scores, iou_threshold, max_outputs, LOWEST)
+
+
+def _fixed_point_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
+    count = scores.shape[1]
+    scores, order = top_k(scores, count)  # (N, B)
+    x1, y1, x2, y2 = boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4)).unbind(-1)
+    width = torch.minimum(x2[:, :, None], x2[:, None, :]) - torch.maximum(x1[:, :, None], x1[:, None, :])  # (N, B, B)
+    height = torch.minimum(y2[:, :, None], y2[:, None, :]) - torch.maximum(y1[:, :, None], y1[:, None, :])
+    shared = torch.clamp(width, min=0.0) * torch.clamp(height, min=0.0)
+    area = (x2 - x1) * (y2 - y1)
+    union = area[:, :, None] + area[:, None, :] - shared
+    # A box without area overlaps nothing, where the quotient would be 0/0.
+    overlaps = (shared > 0) & (shared / torch.where(shared > 0, union, 1.0) > iou_threshold)
+    overlaps = torch.triu(overlaps, diagonal=1).to(scores.dtype)  # [i, j]: i is better than j
+
+    eligible = torch.ones_like(scores, dtype=torch.bool) if score_threshold is None else scores > score_threshold
+    keep, before = eligible, None
+    while before is None or not torch.equal(keep, before):  # mirror: fixed point
+        better_kept = torch.matmul(keep.to(scores.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
+        keep, before = eligible & (better_kept == 0), keep
+
+    found = min(count, max_outputs)
+    kept, position = top_k(keep.to(torch.int32), found)  # the kept ones first, in their order
+    valid = kept > 0
+    indices = torch.where(valid, order.gather(1, position), 0)
+    padding = (0, max_outputs - found)
+    return torch.nn.functional.pad(indices, padding), torch.nn.functional.pad(valid, padding)
+
+
+def _onnx_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
+    batch = scores.shape[0]
+    # A stand-in for the number of selected boxes: the tracer needs an integer that depends on the data. It only occurs
+    # in shapes, so that nothing of its computation is left in the graph.
+    selected_count = (scores > 0).sum().item()
+    torch._check(selected_count >= 0)
+    torch._check(selected_count <= batch * max_outputs)
+    inputs = [boxes_xyxy.to(torch.float32), scores.to(torch.float32)[:, None]]
+    inputs += [torch.tensor([max_outputs]), torch.tensor([iou_threshold])]
+    inputs += [] if score_threshold is None else [torch.tensor([score_threshold])]
+    # mirror: number of rows
+    selected = onnx_node("NonMaxSuppression", inputs, {}, torch.int64, [selected_count, 3])  # (image, class, box)
+
+    image, box = selected[:, 0], selected[:, 2]  # (S,), ordered by image, then by descending score
+    count = (image[None, :] == torch.arange(batch)[:, None]).sum(dim=1)  # (N,)
+    first = torch.cumsum(count, dim=0) - count
+    row = torch.cumsum((image >= 0).to(torch.int64), dim=0) - 1  # 0, 1, 2, ... without using the stand-in integer
+    slot = row - first[image]
+    indices = torch.zeros(batch * max_outputs, dtype=torch.int64).scatter(0, image * max_outputs + slot, box)
+    valid = torch.arange(max_outputs)[None, :] < count[:, None]
+    return indices.reshape(-1, max_outputs), valid

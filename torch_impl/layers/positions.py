@@ -1,0 +1,55 @@
+"""Positions as sines and cosines, in the four ways that are in use, and as rotations of queries and keys.
+
+"Attention Is All You Need", 2017, arXiv:1706.03762, section 3.5; tensor2tensor ``layers/common_attention.py``
+(Apache-2.0); Hugging Face transformers ``models/marian/modeling_marian.py`` (Apache-2.0).
+"RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, arXiv:2104.09864.
+"""
+
+import math
+
+import torch
+
+__all__ = ["STYLES", "rotate", "sinusoids"]
+
+STYLES = ("paper", "t2t", "fairseq", "marian")
+
+
+def sinusoids(places, dim: int, style: str = "paper"):
+    """Sines and cosines of positions.
+
+    "paper" interleaves sin and cos, of frequencies 10000^(-2i/dim); "marian" has the same in two halves; "t2t" and
+    "fairseq" have two halves, too, of frequencies 10000^(-i/(dim/2 - 1)).
+
+    Args:
+        places: (...) float, positions.
+        dim: width D, even.
+        style: one of ``STYLES``.
+
+    Returns: (..., dim).
+    Raises: ValueError if ``dim`` is odd or ``style`` is another.
+    """
+    if dim % 2:
+        raise ValueError(f"dim={dim} must be even, half sines and half cosines")
+    if style not in STYLES:
+        raise ValueError(f"style={style!r} must be one of {', '.join(STYLES)}")
+    last = dim / 2 - (style in ("t2t", "fairseq"))
+    steps = torch.arange(dim // 2, device=places.device).to(places.dtype)
+    angles = places[..., None] * torch.exp(steps * (-math.log(10000) / last))
+    waves = [torch.sin(angles), torch.cos(angles)]
+    return torch.stack(waves, -1).flatten(-2) if style == "paper" else torch.cat(waves, -1)
+
+
+def rotate(x, waves, halves: bool = False):
+    """Turn pairs of channels by angles.
+
+    Args:
+        x: (..., T, E).
+        waves: (T, E), sines and cosines of the angles in two halves: :func:`sinusoids` in the style "marian".
+        halves: whether a pair is channels i and i + E / 2, otherwise 2i and 2i + 1.
+    """
+    sin, cos = waves.chunk(2, -1)
+    if halves:
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)

@@ -1,0 +1,102 @@
+"""RoIAlign: bins of a box filled with averaged bilinear samples; one ``RoiAlign`` node in ONNX.
+
+Bilinear interpolation is separable: every bin is a weighted sum over a small grid of pixels, whose row and column
+weights are found independently.
+
+Mirror notes:
+- NCHW in PyTorch, NHWC in TensorFlow.
+- The weighted sum of rows of a table is ``F.embedding_bag`` in PyTorch, a gather and a product in TensorFlow.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .native import exporting, onnx_node
+
+__all__ = ["roi_align"]
+
+
+def roi_align(
+    features,
+    boxes_xyxy,
+    batch_index,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    aligned: bool = False,
+):
+    """Features inside boxes, resampled to a fixed size.
+
+    Args:
+        features: (N, C, H, W); all but N are static.
+        boxes_xyxy: (R, 4), in units of pixels / ``spatial_scale``. A gradient flows to them, unlike in torchvision:
+            detach them where the reference has none.
+        batch_index: (R,) integer, the image a box belongs to.
+        output_size: bins per box, one number or (height, width).
+        spatial_scale: factor from box coordinates to feature pixels.
+        sampling_ratio: samples per bin and direction; 0 for as many as pixels in the bin, rounded up. Then the largest
+            box decides how much memory is needed.
+        aligned: take pixel centres at half coordinates. Otherwise the features lie half a pixel off, and boxes are at
+            least one pixel wide and high, as in the first publications.
+
+    Returns:
+        (R, C, height, width).
+
+    Source:
+        torchvision.ops.roi_align.
+    """
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    _, channels, height, width = features.shape
+    if exporting():
+        attributes = {
+            "output_height": rows,
+            "output_width": columns,
+            "spatial_scale": float(spatial_scale),
+            "sampling_ratio": sampling_ratio,
+            "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
+        }
+        inputs = [features, boxes_xyxy, batch_index.to(torch.int64)]  # mirror: NCHW
+        return onnx_node("RoiAlign", inputs, attributes, features.dtype, [boxes_xyxy.shape[0], channels, rows, columns])
+
+    x1, y1, x2, y2 = (boxes_xyxy * spatial_scale - (0.5 if aligned else 0.0)).unbind(-1)  # (R,)
+    y, y_weight = _axis_samples(y1, y2, rows, height, sampling_ratio, aligned)  # (R, rows, 2 S)
+    x, x_weight = _axis_samples(x1, x2, columns, width, sampling_ratio, aligned)  # (R, columns, 2 T)
+    pixel = (batch_index.to(torch.int64)[:, None, None] * height + y)[:, :, None, :, None] * width
+    pixel = pixel + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
+    weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # (N H W, C)
+    bins = _weighted_rows(table, pixel.flatten(3), weight.flatten(3))  # (R, rows, columns, C)
+    return bins.permute(0, 3, 1, 2)
+
+
+def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
+    """Pixels and weights of one direction, two for each sample.  start, end: (R,) -> (R, bins, 2 S) twice."""
+    extent = end - start
+    if not aligned:
+        extent = torch.where(extent > 1.0, extent, 1.0)
+    step = (extent / bins)[:, None, None]  # (R, 1, 1)
+    samples = torch.ceil(step.detach()) if sampling_ratio == 0 else torch.full_like(step, sampling_ratio)
+    samples = torch.clamp(samples, min=1.0)  # of a box without extent: one sample, which counts for nothing
+    most = sampling_ratio or int(samples.max().item() if len(samples) else 1)
+    i = torch.arange(most, dtype=start.dtype)
+    bin_index = torch.arange(bins, dtype=start.dtype)[:, None]
+    position = start[:, None, None] + bin_index * step + (i + 0.5) * step / samples  # (R, bins, S)
+
+    counted = (i < samples) & (position >= -1.0) & (position <= size)
+    if sampling_ratio == 0:
+        counted = counted & (step > 0)
+    position = torch.where(position > 0, position, 0.0)
+    low = torch.clamp(torch.floor(position.detach()), max=size - 1)
+    fraction = torch.where(low < size - 1, position - low, 0.0)
+    share = counted.to(start.dtype) / samples
+    low = low.to(torch.int64)
+    pixel = torch.cat([low, torch.clamp(low + 1, max=size - 1)], dim=-1)
+    return pixel, torch.cat([(1.0 - fraction) * share, fraction * share], dim=-1)
+
+
+def _weighted_rows(table, index, weight):
+    """Sum of table rows.  table: (P, C), index, weight: (..., J) -> (..., C)."""
+    shape = index.shape
+    index, weight = index.reshape(-1, shape[-1]), weight.reshape(-1, shape[-1])
+    # mirror: rows of a table
+    return F.embedding_bag(index, table, per_sample_weights=weight, mode="sum").reshape(*shape[:-1], table.shape[-1])

@@ -1,0 +1,43 @@
+"""The largest entries of a row, with a defined order among equal ones: the lower index comes first.
+
+Mirror notes:
+- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably; ``tf.math.top_k`` has this order.
+- The stable sort has no ONNX form: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
+"""
+
+import torch
+
+from .native import exporting, onnx_node
+
+__all__ = ["argmax", "top_k"]
+
+
+def top_k(scores, k: int):
+    """Largest ``k`` entries along the last axis, in descending order; of equal entries the lower index comes first.
+
+    Args:
+        scores: (..., L) real tensor without NaN.
+        k: number of entries, 0 to L.
+
+    Returns:
+        values: (..., k), differentiable.
+        indices: (..., k) int64.
+
+    Raises:
+        ValueError: if ``k`` is negative or larger than L.
+    """
+    if not 0 <= k <= scores.shape[-1]:
+        raise ValueError(f"k must be between 0 and {scores.shape[-1]} (the length of the last axis), got {k}")
+    if exporting():
+        shape = [*scores.shape[:-1], k]
+        attributes = {"axis": -1, "largest": 1, "sorted": 1}  # mirror: no ONNX form
+        return tuple(
+            onnx_node("TopK", [scores, torch.tensor([k])], attributes, [scores.dtype, torch.int64], [shape, shape])
+        )
+    values, indices = torch.sort(scores, dim=-1, descending=True, stable=True)  # mirror: order of equal values
+    return values[..., :k], indices[..., :k]
+
+
+def argmax(x, axis: int = -1):
+    """Index (int64) of the largest entry along ``axis``; of equal entries the lowest index."""
+    return torch.argmax(x, dim=axis)

@@ -1,0 +1,259 @@
+"""Checking and writing ONNX files, the same for both panels.
+
+A file is written only after it passed the full checker, held standard operators alone, loaded in ONNX Runtime and gave
+the numbers of the model that it was exported from.
+"""
+
+import contextlib
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+__all__ = [
+    "ExportError",
+    "cut",
+    "half",
+    "histogram",
+    "name_outputs",
+    "relative",
+    "run",
+    "session",
+    "stray_transposes",
+    "write_verified",
+]
+
+TOLERANCE = 1e-4  # relative L2 that an export may differ from its framework; the parity suite holds it to 1e-5
+HALF_TOLERANCE = 1e-2  # the same for float16
+
+
+class ExportError(ValueError):
+    """The model cannot be exported as asked; no file was written."""
+
+
+def session(model, optimise: bool = True, threads: int = 0):
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: path of a file, or its bytes.
+        optimise: all graph optimisations, or none.
+        threads: intra-op threads; 0 leaves the number to ONNX Runtime.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run(session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of a session by name; inputs that the graph does not use are left out."""
+    used = {value.name for value in session.get_inputs()}
+    values = session.run(None, {name: array for name, array in inputs.items() if name in used})
+    return dict(zip((value.name for value in session.get_outputs()), values, strict=True))
+
+
+def _nodes(graph):
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _nodes(inner)
+
+
+def histogram(model) -> Counter:
+    """How often each operator occurs in a model (a loaded ``ModelProto``), subgraphs included."""
+    return Counter(node.op_type for node in _nodes(model.graph))
+
+
+def stray_transposes(model) -> list[str]:
+    """Names of the Transpose nodes between the model's inputs and outputs."""
+    ends = {value.name for value in [*model.graph.input, *model.graph.output]}
+    return [
+        node.name or node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Transpose" and not ends & {*node.input, *node.output}
+    ]
+
+
+def name_outputs(model, names: Mapping[str, str]) -> None:
+    """Rename outputs of a graph; values inside it that have one of the new names already make way."""
+    taken = set(names.values()) - {value.name for value in model.graph.output}
+    renamed = {name: f"{name}__inner" for name in taken} | dict(names)
+    for node in _nodes(model.graph):
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in [*model.graph.value_info, *model.graph.output, *model.graph.initializer]:
+        value.name = renamed.get(value.name, value.name)
+
+
+def cut(model, inputs: Iterable[str], outputs: Mapping[str, str]):
+    """The part of a graph that computes some of its outputs, as a model of its own.
+
+    Args:
+        model: the ``ModelProto``; it is left as it is.
+        inputs: names of the inputs that the part has, used or not, in their order.
+        outputs: names of the outputs -> their names in the part.
+    """
+    import onnx
+
+    graph = model.graph
+    given = {value.name: value for value in graph.input}
+    needed, kept = set(outputs), []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            if node.op_type == "Shape" and node.input[0] in given and node.input[0] not in inputs:
+                node = _same_length(node, given, inputs)
+            kept.append(node)
+            needed |= {name for inner in _nodes(onnx.GraphProto(node=[node])) for name in inner.input}
+    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    part.graph.name = graph.name
+    part.graph.node.extend(reversed(kept))
+    part.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in needed)
+    part.graph.input.extend(given[name] for name in inputs)
+    part.graph.output.extend(value for value in graph.output if value.name in outputs)
+    part.graph.value_info.extend(value for value in graph.value_info if value.name in needed)
+    name_outputs(part, outputs)
+    return part
+
+
+def _same_length(node, given: Mapping, inputs: Iterable[str]):
+    """A ``Shape`` node that reads a dynamic length, as one that reads it from one of these inputs."""
+    import onnx
+
+    def length(value, axis):
+        return value.type.tensor_type.shape.dim[axis].dim_param
+
+    wanted = length(given[node.input[0]], next(a.i for a in node.attribute if a.name == "start"))
+    for name in inputs:
+        for axis in range(len(given[name].type.tensor_type.shape.dim)):
+            if length(given[name], axis) == wanted:
+                return onnx.helper.make_node("Shape", [name], node.output, node.name, start=axis, end=axis + 1)
+    raise ExportError(f"the length {wanted!r} of {node.input[0]!r} is that of no input of the model")
+
+
+def half(model):
+    """The same graph with weights and arithmetic in float16; inputs and outputs keep their types.
+
+    Operators that would lose too much stay in float32, by the list of ONNX Runtime's converter.
+
+    Args:
+        model: the ``ModelProto``; it is changed.
+    """
+    import onnx
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    # the converter casts an output for every node that reads it, and takes a constant output for a computed one
+    constants = {tensor.name for tensor in model.graph.initializer}
+    read = {name for node in _nodes(model.graph) for name in node.input}
+    kept = []
+    for value in model.graph.output:
+        name, inner = value.name, f"{value.name}__half"
+        if name in read | constants:
+            name_outputs(model, {name: inner})
+            value.name = name
+            model.graph.node.append(onnx.helper.make_node("Identity", [inner], [name], inner))
+            kept += [inner] if name in constants else []
+    del model.graph.value_info[:]  # of the types before; they are inferred again
+    converted = OnnxModel(model)
+    converted.convert_float_to_float16(keep_io_types=True, node_block_list=kept)
+    converted.topological_sort()
+    return converted.model
+
+
+def _check_operators(model):
+    foreign = sorted(
+        {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")}
+    )
+    if foreign:
+        raise ExportError(f"the graph has operators outside the ONNX standard: {', '.join(foreign)}")
+
+
+def write_verified(
+    model,
+    path: str | Path,
+    inputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    tolerance: float = TOLERANCE,
+) -> Path:
+    """Check an exported model in every way that is possible, then move it into place.
+
+    Args:
+        model: the ``ModelProto``.
+        path: where the file goes; nothing is left there or beside it on failure.
+        inputs: example arrays by input name.
+        expected: what the framework itself computes from them, by output name.
+        metadata: strings that go into the file.
+        tolerance: relative L2 that an output may differ from what is expected.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: if the checker, the operator list, ONNX Runtime or the numbers object; it says which output.
+        OSError: if the file cannot be written.
+    """
+    import onnx
+
+    path = Path(path)
+    _check_operators(model)
+    for node in _nodes(model.graph):  # source lines of the machine that exported it
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    del model.metadata_props[:]
+    for key, value in sorted({**metadata, "diptych": _version()}.items()):
+        model.metadata_props.add(key=key, value=value)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        found = run(session(model.SerializeToString()), inputs)
+    except Exception as error:  # the checker and the runtime raise many types of their own
+        raise ExportError(f"the exported graph is not valid: {str(error).strip().splitlines()[0][:300]}") from error
+    if sorted(found) != sorted(expected):
+        raise ExportError(f"the exported graph returns {sorted(found)}, the model {sorted(expected)}")
+    for name, value in expected.items():
+        difference = relative(found[name], value)
+        if not difference <= tolerance:
+            raise ExportError(
+                f"output {name!r} of the exported graph differs from the model: relative L2 {difference:.2e}"
+            )
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:  # unlike tempfile's, with the permissions that the user's umask grants
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a path below a file has no file to remove
+            temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def relative(a: np.ndarray, b: np.ndarray, floor: float = 0.0) -> float:
+    """|a - b| / max(|b|, floor) in the L2 norm; infinite if shapes differ or a value is not finite."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    difference = np.linalg.norm(a.astype(np.float64).ravel() - b.astype(np.float64).ravel())
+    size = max(np.linalg.norm(b.astype(np.float64).ravel()), floor)
+    return float(difference / size) if size > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def _version() -> str:
+    try:
+        return version("diptych")
+    except PackageNotFoundError:
+        return "unknown"
