@@ -2,25 +2,18 @@
 
 "Reformer: The Efficient Transformer", 2020, arXiv:2001.04451. The numbers are those of lucidrains/reformer-pytorch
 (MIT). Query and key are one vector; the key is that vector at length 1, and a position hardly attends to itself.
-
-Mirror notes:
-- PyTorch picks rows by advanced indexing, TensorFlow with ``tf.gather(batch_dims=1)``.
 """
 
 import tensorflow as tf
 
 from .attention import MASKED
+from .pick import pick
 from .positions import rotate
 from .top_k import argmax
 
 __all__ = ["hash_buckets", "lsh_attention", "shared_qk_attention"]
 
 SELF = -5e4  # score of a position with itself: it counts where there is no other
-
-
-def pick(rows, index):
-    """Rows by index per sample.  (N, A, ...), (N, B) -> (N, B, ...)."""
-    return tf.gather(rows, index, batch_dims=1)  # mirror: advanced indexing
 
 
 def unit(x):

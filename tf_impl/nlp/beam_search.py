@@ -10,6 +10,7 @@ tensors whose first axis is the rows, for instance a cache; the search repeats a
 
 import tensorflow as tf
 
+from tf_impl.layers.pick import pick
 from tf_impl.layers.top_k import top_k
 
 __all__ = ["beam_search", "greedy_search", "length_penalty"]
@@ -45,11 +46,6 @@ def greedy_search(step, state, start, max_length: int, eos: int, pad: int) -> di
             break
     found += [tf.fill(start.shape, tf.cast(pad, start.dtype))] * (max_length - len(found))
     return {"words": tf.stack(found, 1)[:, None], "scores": score[:, None]}
-
-
-def pick(rows, index):
-    """Rows by index per sample.  (N, A, ...), (N, B) -> (N, B, ...)."""
-    return tf.gather(rows, index, batch_dims=1)
 
 
 def beam_search(step, state, start, max_length: int, eos: int, pad: int, beams: int = 4, alpha: float = 0.6) -> dict:

@@ -10,6 +10,7 @@ tensors whose first axis is the rows, for instance a cache; the search repeats a
 
 import torch
 
+from torch_impl.layers.pick import pick
 from torch_impl.layers.top_k import top_k
 
 __all__ = ["beam_search", "greedy_search", "length_penalty"]
@@ -45,11 +46,6 @@ def greedy_search(step, state, start, max_length: int, eos: int, pad: int) -> di
             break
     found += [torch.full_like(start, pad)] * (max_length - len(found))
     return {"words": torch.stack(found, 1)[:, None], "scores": score[:, None]}
-
-
-def pick(rows, index):
-    """Rows by index per sample.  (N, A, ...), (N, B) -> (N, B, ...)."""
-    return rows[torch.arange(len(index), device=index.device)[:, None], index]
 
 
 def beam_search(step, state, start, max_length: int, eos: int, pad: int, beams: int = 4, alpha: float = 0.6) -> dict:
