@@ -366,7 +366,7 @@ class Proof:
         for training, keys in ((False, reference.outputs), (True, reference.training)):
             if keys:
                 outputs = panel.outputs(inputs, training)
-                found |= {theirs: outputs[ours or panel.output] for theirs, ours in keys.items()}
+                found |= {theirs: outputs[ours or panel.returned[0]] for theirs, ours in keys.items()}
         if reference.modules:
             calls = panel.record(inputs)
             for theirs, path in reference.modules.items():

@@ -23,7 +23,7 @@ import tf_impl.export
 import tf_impl.state
 import torch_impl.export
 import torch_impl.state
-from weights import catalog
+from weights import catalog, onnx_file
 
 __all__ = ["PyTorch", "TensorFlow"]
 
@@ -78,9 +78,9 @@ class Panel:
         return None if name is None else self._place(getattr(module, name)(**(options or {})))
 
     @property
-    def output(self) -> str:
-        """Name of the output of a model that returns a single tensor."""
-        return next(iter(self.entry.outputs), "output")
+    def returned(self) -> list[str]:
+        """Names of what the model returns if it is a tensor or a list of them."""
+        return list(self.entry.outputs) or ["output"]
 
     def export(
         self,
@@ -104,7 +104,7 @@ class Panel:
             paths,
             {name: _cast(array, "float32") for name, array in inputs.items()},
             maps=self.maps,
-            output=self.output,
+            outputs=self.returned,
             dynamic=dynamic,
             criterion=self.criterion,
             targets={name: _cast(array, "float32") for name, array in targets.items()},
@@ -113,8 +113,9 @@ class Panel:
             half=half,
         )
 
-    def _named(self, outputs) -> dict:
-        return dict(outputs) if isinstance(outputs, Mapping) else {self.output: outputs}
+    def named(self, outputs) -> dict:
+        """What the model returned, by name."""
+        return onnx_file.named(outputs, self.returned)
 
 
 class PyTorch(Panel):
@@ -133,7 +134,7 @@ class PyTorch(Panel):
     def _build(self, builder, options, inputs):
         if inspect.isclass(builder) or self.entry.kind == "model":
             return self._place(builder(**options))
-        return TorchFunction(builder, options, list(self.entry.outputs))
+        return TorchFunction(builder, options)
 
     def tensors(self, arrays: Arrays) -> dict:
         return {name: torch.from_numpy(np.array(_cast(array, self.precision))) for name, array in arrays.items()}
@@ -165,7 +166,7 @@ class PyTorch(Panel):
         before = self.state() if training else None
         self.model.train(training)
         with torch.no_grad():
-            found = self.arrays(self._named(self.model(*self.tensors(inputs).values())))
+            found = self.arrays(self.named(self.model(*self.tensors(inputs).values())))
         self.model.eval()
         if training:  # the running statistics moved
             self.load(before)
@@ -180,7 +181,7 @@ class PyTorch(Panel):
         if self.criterion is not None:
             return self.criterion(outputs, targets)
         # without a criterion: a fixed, smooth function of every output
-        outputs = self._named(outputs)
+        outputs = self.named(outputs)
         return {
             "total": sum((_probe(y.shape, self.precision) * y).sum() for y in outputs.values() if y.is_floating_point())
         }
@@ -269,7 +270,7 @@ class TensorFlow(Panel):
 
     def _build(self, builder, options, inputs):
         if not (inspect.isclass(builder) or self.entry.kind == "model"):
-            return KerasFunction(builder, options, list(self.entry.outputs))
+            return KerasFunction(builder, options)
         tensors = self.tensors(inputs)
         shapes = {name: ((None, *x.shape[1:]), x.dtype.name) for name, x in tensors.items()}
         return tf_impl.state.build(builder(**options), shapes)
@@ -311,7 +312,7 @@ class TensorFlow(Panel):
 
     def outputs(self, inputs: Arrays, training: bool = False) -> Arrays:
         before = self.state() if training else None
-        found = self.arrays(self._named(self.model(*self.tensors(inputs).values(), training=training)))
+        found = self.arrays(self.named(self.model(*self.tensors(inputs).values(), training=training)))
         if training:
             self.load(before)
         return found
@@ -324,7 +325,7 @@ class TensorFlow(Panel):
         if self.criterion is not None:
             return self.criterion(outputs, targets)
         total = 0
-        for name, y in self._named(outputs).items():
+        for name, y in self.named(outputs).items():
             if y.dtype.is_floating:
                 shape = [y.shape[i] for i in (0, 3, 1, 2)] if self._is_map(name, y) else y.shape
                 probe = _probe(shape, self.precision).numpy()
@@ -406,27 +407,25 @@ class TensorFlow(Panel):
 
 
 class TorchFunction(torch.nn.Module):
-    """A function of tensors, such as an operator, as a module; several results get the names of the catalogue."""
+    """A function of tensors, such as an operator, as a module."""
 
-    def __init__(self, function, options, names):
+    def __init__(self, function, options):
         super().__init__()
-        self.function, self.options, self.names = function, options, names
+        self.function, self.options = function, options
 
     def forward(self, *inputs):
-        results = self.function(*inputs, **self.options)
-        return dict(zip(self.names, results, strict=True)) if isinstance(results, tuple) else results
+        return self.function(*inputs, **self.options)
 
 
 class KerasFunction(keras.layers.Layer):
     """The same as a layer."""
 
-    def __init__(self, function, options, names):
+    def __init__(self, function, options):
         super().__init__(autocast=False)
-        self.function, self.options, self.names = function, dict(options), list(names)
+        self.function, self.options = function, dict(options)
 
     def call(self, *inputs, training=False):
-        results = self.function(*inputs, **self.options)
-        return dict(zip(self.names, results, strict=True)) if isinstance(results, tuple) else results
+        return self.function(*inputs, **self.options)
 
 
 def _probe(shape, precision: str):

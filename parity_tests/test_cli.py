@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from parity_tests.measure import LEVELS, Proof
 from scripts import answer, bench, cli, files, parity, show
+from torch_impl.classification.mobilenet_v2 import mobilenet_v2_035
 from torch_impl.classification.resnet import resnet18
 from torch_impl.ocr.crnn import crnn_english_g2
 from weights import catalog, checkpoints, onnx_file, store
@@ -443,9 +444,9 @@ def test_bench_takes_turns_and_says_what_it_left_out():
 def test_bench_builds_the_reference_that_the_catalogue_names(monkeypatch, tmp_path):
     given = []
 
-    def mobilenet_v2(**options):
-        given.append(options)
-        return torch.nn.Conv2d(3, 4, 1)
+    def mobilenet_v2(width_mult):
+        given.append(width_mult)
+        return mobilenet_v2_035() if width_mult == 0.35 else torch.nn.Conv2d(3, 4, 1)
 
     models = types.ModuleType("torchvision.models")
     models.mobilenet_v2 = mobilenet_v2
@@ -461,12 +462,21 @@ def test_bench_builds_the_reference_that_the_catalogue_names(monkeypatch, tmp_pa
     eager, onnx = bench._torch_pairs(
         model, panels["torch"], example, feed, onnx_file.session(ours), threads=1, folder=tmp_path
     )
-    assert given == [{"width_mult": 0.35}]
+    assert given == [0.35]
     assert list(eager) == ["ours", model.reference]
     assert eager["ours"]().shape == (1, 1000)
     assert list(onnx) == ["our ONNX file", f"the ONNX file of {model.reference}"]
-    assert [next(iter(file().values())).shape for file in onnx.values()] == [(1, 1000), (1, 4, 32, 32)]
+    assert [next(iter(file().values())).shape for file in onnx.values()] == [(1, 1000), (1, 1000)]
+    assert "16 parameters where ours has" in bench._reference(MODELS["mobilenet_v2_140"])
     assert bench._reference(MODELS["resnet50d"]) == "timm is not installed"
+    assert "no model of torchvision" in bench._reference(MODELS["mobilenet_v1"])
+    assert "not built by one call" in bench._reference(MODELS["mobilenet_v2_embedding"])
+
+
+def test_bench_takes_texts_of_a_length():
+    found = data("bench", "textcnn_rand", "--runs", 2, "--length", 33)
+    assert found["length"] == 33
+    assert found["models"][0]["model"] == "textcnn_rand"
 
 
 @pytest.mark.skipif(not installed("mobilenet_v2"), reason="the package with the checkpoint is not installed")

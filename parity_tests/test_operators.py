@@ -281,12 +281,12 @@ def test_feature_pyramid_with_carafe_agrees_with_mmdet(panel):
     if panel == "pytorch":
         torch_impl.state.load_state_dict(neck.double(), part("neck."))
         with torch.no_grad():
-            levels = [level.numpy() for level in neck(maps)]
+            levels = [level.numpy() for level in neck(*maps)]
     else:
         maps = [tf.constant(found.numpy().transpose(0, 2, 3, 1)) for found in maps]
-        neck(maps)
+        neck(*maps)
         tf_impl.state.load_state_dict(neck, part("neck."))
-        levels = [level.numpy().transpose(0, 3, 1, 2) for level in neck(maps)]
+        levels = [level.numpy().transpose(0, 3, 1, 2) for level in neck(*maps)]
     shapes = [[name, list(value.shape)] for name, value in tensors(neck).items()]
     assert shapes == [[name[5:], shape] for name, shape in expected["tensors"] if name.startswith("neck.")]
     for i, level in enumerate(levels):

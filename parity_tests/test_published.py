@@ -24,12 +24,12 @@ LARGE = 12_000_000  # parameters; what has as many is left to --full
 BATCH, LENGTH = 2, 16  # sizes for the dynamic axes of the catalogue: the batch, and any other
 
 
-def published(name):
+def published(name, **options):
     """PyTorch's model at the published size; nothing is allocated."""
     model = MODELS[name]
     module = importlib.import_module(f"torch_impl.{model.module}")
     with torch.device("meta"):
-        return getattr(module, model.builder)(**model.options)
+        return getattr(module, model.builder)(**model.options, **options)
 
 
 # size
@@ -38,6 +38,18 @@ def published(name):
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.parameters])
 def test_parameter_count_is_the_published_one(name):
     assert sum(parameter.numel() for parameter in published(name).parameters()) == MODELS[name].parameters
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.family == "classification"])
+def test_maps_have_the_channels_and_strides_of_the_catalogue(name):
+    trunk, model = published(name, features_only=True).eval(), MODELS[name]
+    size = model.inputs["images"].shape[2]
+    with torch.device("meta"), torch.no_grad():
+        maps = trunk(torch.empty(1, 3, size, size))
+    assert {key: x.shape[1] for key, x in maps.items()} == model.maps
+    for key, x in maps.items():
+        stride = 2 ** int(key[1:]) if key[0] == "c" else int(key[1:])
+        assert 0.85 < size / stride / x.shape[2] < 1.2, key  # networks without padding lose a border
 
 
 def smallest(models):

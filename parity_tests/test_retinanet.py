@@ -316,11 +316,11 @@ def test_pyramids_are_twins(name, options, levels):
     theirs = getattr(TORCH.pyramid, name)(channels, 6, **options).eval()
     ours = getattr(TF.pyramid, name)(channels, 6, **options)
     given = [tf.constant(x.transpose(0, 2, 3, 1)) for x in maps]
-    ours(given)
+    ours(*given)
     values = seeded({key: tuple(value.shape) for key, value in theirs.state_dict().items()})
     theirs.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in values.items()})
     tf_impl.state.load_state_dict(ours, values)
-    found, expected = ours(given), theirs([torch.from_numpy(x) for x in maps])
+    found, expected = ours(*given), theirs(*(torch.from_numpy(x) for x in maps))
     assert len(found) == len(expected) == levels
     for x, y in zip(found, expected):
         assert onnx_file.relative(np.transpose(x, (0, 3, 1, 2)), y.detach().numpy()) < 1e-5
@@ -332,7 +332,7 @@ def test_levels_beyond_the_maps_come_from_where_they_should(extra, relu):
     torch.manual_seed(0)
     maps = [torch.randn(1, 6, 8, 8), torch.randn(1, 6, 4, 4)]
     pyramid = TORCH.pyramid.FPN((6, 6), 6, 4, extra, relu)
-    levels = pyramid(maps)
+    levels = pyramid(*maps)
     source = {"on_input": maps[1], "on_lateral": pyramid.lateral_convs[1](maps[1]), "on_output": levels[1]}[extra]
     torch.testing.assert_close(levels[2], pyramid.fpn_convs[2].conv(source))
     before = levels[2].clamp(min=0) if relu else levels[2]  # mmdet has no ReLU, unless it is told to

@@ -151,8 +151,7 @@ def engines(model: catalog.Model, panels: Mapping, files: Mapping, threads: int 
     sessions = [onnx_file.session(files[name], threads=threads) for name in ("tensorflow", "torch")]
 
     def tensorflow(feed):
-        outputs = graph(*ours.tensors(feed).values())
-        return ours.arrays(outputs if isinstance(outputs, Mapping) else {ours.output: outputs})
+        return ours.arrays(ours.named(graph(*ours.tensors(feed).values())))
 
     functions = (tensorflow, torch.outputs, *((lambda feed, s=s: onnx_file.run(s, feed)) for s in sessions))
     return dict(zip(ENGINES, functions, strict=True))

@@ -18,6 +18,7 @@ import numpy as np
 from scripts.answer import ENGINES
 from scripts.files import example, export_files, model_of, twins
 from scripts.output import frameworks, print_json, table
+from scripts.parity import measured_in_turn
 from weights import catalog, onnx_file
 
 __all__ = ["bench", "ratio", "spread", "timed"]
@@ -50,12 +51,12 @@ def _compiled(model, values) -> Callable[[], object]:
     return lambda: function(*values)
 
 
-def _eager(module, values) -> Callable[[], object]:
+def _eager(module, args=(), kwargs=None) -> Callable[[], object]:
     import torch
 
     def run():
         with torch.inference_mode():
-            return module(*values)
+            return module(*args, **(kwargs or {}))
 
     return run
 
@@ -80,18 +81,28 @@ def _keras_pair(model: catalog.Model, inputs: Mapping[str, np.ndarray]) -> dict[
 def _reference(model: catalog.Model):
     """The module that the catalogue names as reference, in evaluation mode, or why there is none."""
     package = model.reference.partition(".")[0]
-    if package not in ("torchvision", "timm"):
-        return f"the reference, {model.reference}, is no model of torchvision or timm"
+    if package not in ("torchvision", "timm", "transformers"):
+        return f"the reference, {model.reference}, is no model of torchvision, timm or transformers"
     try:
         importlib.import_module(package)
     except ImportError:
         return f"{package} is not installed"
-    call = ast.parse(model.reference, mode="eval").body  # a dotted name, or its call with plain arguments
+    try:
+        call = ast.parse(model.reference, mode="eval").body  # a dotted name, or its call with plain arguments
+    except SyntaxError:
+        return f"the reference, {model.reference}, is not built by one call"
     called = isinstance(call, ast.Call)
     path, _, builder = ast.unparse(call.func if called else call).rpartition(".")
     arguments = [ast.literal_eval(value) for value in call.args] if called else []
     options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords} if called else {}
-    return getattr(importlib.import_module(path), builder)(*arguments, **options).eval()
+    build = getattr(importlib.import_module(path), builder)
+    if package == "transformers":  # the published base size is what a configuration is without arguments
+        arguments = [build.config_class(use_cache=False)]
+    theirs = build(*arguments, **options).eval()
+    parameters = sum(parameter.numel() for parameter in theirs.parameters())
+    if parameters != model.parameters:
+        return f"{model.reference} has {parameters:,} parameters where ours has {model.parameters:,}"
+    return theirs
 
 
 def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: int, folder: Path) -> list[dict | str]:
@@ -101,17 +112,33 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
     theirs = _reference(model)
     if isinstance(theirs, str):
         return [theirs]
-    values = list(panel.tensors(feed).values())
-    pairs: list[dict | str] = [{"ours": _eager(panel.model, values), model.reference: _eager(theirs, values)}]
+    named = model.reference.startswith("transformers.")  # its arguments have our names, in another order
+
+    def arguments(tensors):
+        return ((), tensors) if named else (tuple(tensors.values()), {})
+
+    tensors = panel.tensors(feed)
+    eager = {"ours": _eager(panel.model, tensors.values()), model.reference: _eager(theirs, *arguments(tensors))}
+    pairs: list[dict | str] = [eager]
     path = folder / "reference.onnx"
-    batch = tuple({0: torch.export.Dim("N")} for _ in example)
+    batch = {name: {0: torch.export.Dim("N")} for name in example}
     try:
-        given = tuple(panel.tensors(example).values())
-        torch.onnx.export(theirs, given, path, dynamo=True, verbose=False, opset_version=18, dynamic_shapes=batch)
+        args, kwargs = arguments(panel.tensors(example))
+        torch.onnx.export(
+            theirs,
+            args,
+            path,
+            kwargs=kwargs,
+            dynamo=True,
+            verbose=False,
+            opset_version=18,
+            dynamic_shapes=batch if named else tuple(batch.values()),
+        )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         return [*pairs, f"{model.reference} does not export: {str(error).splitlines()[0]}"]
     file = onnx_file.session(path, threads=threads)
-    given = dict(zip((value.name for value in file.get_inputs()), feed.values(), strict=True))
+    names = list(feed) if named else [value.name for value in file.get_inputs()]
+    given = dict(zip(names, feed.values(), strict=True))
     return [
         *pairs,
         {
@@ -147,11 +174,13 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
     return spread([x / y for x, y in zip(a, b, strict=True)])
 
 
-def _measured(model: catalog.Model, batch: int, threads: int, runs: int, reference: bool, folder: Path) -> dict:
-    inputs, _, dynamic = example(model)
+def _measured(
+    model: catalog.Model, batch: int, length: int, threads: int, runs: int, reference: bool, folder: Path
+) -> dict:
+    inputs, _, dynamic = example(model, length=length)
     panels, _ = twins(model, inputs)
     files = export_files(panels, folder, inputs, None, dynamic)
-    feed = example(model, batch)[0]
+    feed = example(model, batch, length=length)[0]
     tensorflow, torch, tensorflow_file, torch_file = ENGINES
     sessions = {name: onnx_file.session(path, threads=threads) for name, path in files.items()}
     functions = {
@@ -185,9 +214,11 @@ def _measured(model: catalog.Model, batch: int, threads: int, runs: int, referen
     return found
 
 
-def bench(names: Sequence[str], threads: int, batch: int, runs: int, reference: bool, as_json: bool) -> None:
+def bench(
+    names: Sequence[str], threads: int, batch: int, length: int, runs: int, reference: bool, as_json: bool
+) -> None:
     """Time models at their published sizes, seeded weights, float32, on the CPU."""
-    models = [model_of(name) for name in names]
+    models = {name: model_of(name) for name in names}
     frameworks(threads)
     import tensorflow as tf
     import torch
@@ -197,12 +228,15 @@ def bench(names: Sequence[str], threads: int, batch: int, runs: int, reference: 
         "torch": torch.get_num_threads(),
         "onnxruntime": threads,
     }
-    found = []
-    for model in models:
+
+    def measure(name, tell):
+        tell("export and timing")
         with tempfile.TemporaryDirectory() as folder:
-            found.append(_measured(model, batch, threads, runs, reference, Path(folder)))
+            return _measured(models[name], batch, length, threads, runs, reference, Path(folder))
+
+    found = [measured for _, measured in measured_in_turn(list(models), steps=1, jobs=1, measure=measure)]
     if as_json:
-        print_json({"threads": counts, "batch": batch, "runs": runs, "models": found})
+        print_json({"threads": counts, "batch": batch, "length": length, "runs": runs, "models": found})
         return
     for measured in found:
         rows = [

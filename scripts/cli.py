@@ -257,14 +257,17 @@ def predict(name, inputs, checkpoint, top, as_json):
 @click.argument("names", nargs=-1, required=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of every engine.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Size of the batch.")
+@click.option("--length", type=click.IntRange(1), default=128, show_default=True, help="Of texts, in tokens.")
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Rounds.")
-@click.option("--against", type=click.Choice(["reference"]), help="Also keras.applications, torchvision and timm.")
+@click.option(
+    "--against", type=click.Choice(["reference"]), help="Also keras.applications, torchvision, timm and transformers."
+)
 @as_json
-def bench(names, threads, batch, runs, against, as_json):
+def bench(names, threads, batch, length, runs, against, as_json):
     """Time panels and ONNX files in turn: medians, quartiles and ratios."""
     from scripts.bench import bench
 
-    bench(names, threads, batch, runs, against == "reference", as_json)
+    bench(names, threads, batch, length, runs, against == "reference", as_json)
 
 
 @main.command()

@@ -19,7 +19,7 @@ __all__ = ["asked", "convert", "example", "export", "export_files", "fetch", "mo
 
 PANELS = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
 TORCH_FILES = (".pth", ".pt", ".bin")
-STATED = {"N": 2, "H": 224, "W": 256}  # lengths of dynamic axes; further ones are 16, 17, ...: no two are equal
+STATED = {"N": 2, "H": 224, "W": 256}  # lengths of dynamic axes; no two are equal
 
 Arrays = dict[str, np.ndarray]
 
@@ -53,7 +53,7 @@ def asked(what: str) -> Iterator[None]:
 
 
 def example(
-    model: catalog.Model, batch: int = 2, size: tuple[int, int] | None = None, seed: int = 0
+    model: catalog.Model, batch: int = 2, size: tuple[int, int] | None = None, seed: int = 0, length: int = 16
 ) -> tuple[Arrays, Arrays, dict[str, tuple]]:
     """Seeded inputs and targets of a model at its published size or another one.
 
@@ -62,6 +62,7 @@ def example(
         batch: its size.
         size: height and width of the pictures.
         seed: of the generator.
+        length: of a text; were there several, the next is one longer.
 
     Returns:
         Inputs, targets, and the names of their dynamic axes (None where an axis is fixed).
@@ -72,7 +73,7 @@ def example(
     rng = np.random.default_rng(seed)
     letters = dict.fromkeys(axis for t in (*model.inputs.values(), *model.targets.values()) for axis in t.shape)
     free = (axis for axis in letters if isinstance(axis, str) and axis not in STATED)
-    lengths = STATED | {axis: 16 + i for i, axis in enumerate(free)} | {"N": batch}
+    lengths = STATED | {axis: length + i for i, axis in enumerate(free)} | {"N": batch}
     published = next((tensor.shape[2:] for tensor in model.inputs.values() if tensor.layout == "NCHW"), None)
     if size and published is None:
         raise Problem(f"--size: {model.name} has no picture as input; leave the option out")

@@ -1,5 +1,6 @@
-"""The README's tables, written from the catalogue and the last saved proof: ``python -m scripts.readme``."""
+"""The README's tables, from the catalogue, the saved proof and the saved timings: ``python -m scripts.readme``."""
 
+import json
 from pathlib import Path
 
 from scripts.parity import LEVELS, saved
@@ -8,8 +9,9 @@ from weights import catalog
 __all__ = ["README", "updated"]
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN = "<!-- systems: written by `python -m scripts.readme` -->"
-END = "<!-- end of systems -->"
+SPEED = Path(__file__).parent / "speed.json"  # what `diptych bench ... --against reference --json` prints
+BEGIN = "<!-- {}: written by `python -m scripts.readme` -->"
+END = "<!-- end of {} -->"
 SHOWN = [level for level in LEVELS if level != "interface"]
 
 
@@ -43,16 +45,37 @@ def systems() -> str:
     return "\n".join(lines)
 
 
+def speed() -> str:
+    """One row per timed model, with the ratios to what else computes the same."""
+    columns = {  # heading -> how the names of its ratios begin
+        "PyTorch over its reference": ("ours / torchvision.", "ours / timm.", "ours / transformers."),
+        "`tf.function` over keras.applications": ("ours / keras.applications.",),
+        "our ONNX over the reference's": ("our ONNX file / ",),
+        "TensorFlow's ONNX over PyTorch's": ("TensorFlow's ONNX / ",),
+    }
+    lines = ["| model | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for measured in json.loads(SPEED.read_text(encoding="utf-8"))["models"]:
+        cells = []
+        for begins in columns.values():
+            found = [ratio["median"] for name, ratio in measured["ratios"].items() if name.startswith(begins)]
+            cells.append(f"{found[0]:.2f}" if found else "")
+        lines.append(f"| `{measured['model']}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def updated(text: str) -> str:
-    """The README with the table as it should be now.
+    """The README with the tables as they should be now.
 
     Raises:
-        ValueError: if a line that encloses the table is missing.
+        ValueError: if a line that encloses a table is missing.
     """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"README.md must hold the lines {BEGIN!r} and {END!r}, which enclose the table")
-    head, rest = text.split(BEGIN, 1)
-    return f"{head}{BEGIN}\n\n{systems()}\n\n{END}{rest.split(END, 1)[1]}"
+    for name, table in (("systems", systems), ("speed", speed)):
+        begin, end = BEGIN.format(name), END.format(name)
+        if begin not in text or end not in text:
+            raise ValueError(f"README.md must hold the lines {begin!r} and {end!r}, which enclose a table")
+        head, rest = text.split(begin, 1)
+        text = f"{head}{begin}\n\n{table()}\n\n{end}{rest.split(end, 1)[1]}"
+    return text
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def export_forms(
     inputs: Mapping[str, np.ndarray],
     *,
     maps: Collection[str] = (),
-    output: str = "output",
+    outputs: Sequence[str] = ("output",),
     dynamic: Mapping[str, Sequence[str | None]] | None = None,
     criterion=None,
     targets: Mapping[str, np.ndarray] | None = None,
@@ -69,7 +69,7 @@ def export_forms(
         paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
         inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
         maps: names of inputs, targets and outputs that are feature maps: NHWC here, NCHW in the file.
-        output: name of the output if the model returns a single tensor.
+        outputs: names of what the model returns if it is a tensor or a list of them.
         dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
         criterion: maps (outputs, targets) to losses.
         targets: example targets by name, for the criterion.
@@ -104,15 +104,14 @@ def export_forms(
 
     def forms(*values):
         given = dict(zip(names, values, strict=True))
-        outputs = model(*(given[name] for name in inputs), training=False)
+        returned = model(*(given[name] for name in inputs), training=False)
         found = {}
         for form in paths:
             if form == "losses":
-                results = criterion(outputs, {name: given[name] for name in targets})
+                results = criterion(returned, {name: given[name] for name in targets})
             else:
-                results = postprocess(outputs) if form == "results" else outputs
-            results = results if isinstance(results, dict) else {output: results}
-            found |= {f"{form}.{name}": value for name, value in results.items()}
+                results = postprocess(returned) if form == "results" else returned
+            found |= {f"{form}.{name}": value for name, value in onnx_file.named(results, outputs).items()}
         return found
 
     def channels_last(name):

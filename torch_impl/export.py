@@ -29,22 +29,22 @@ class _Graph(nn.Module):
     The keys are "model.logits", "losses.total", "results.scores", ...: form, and name in the form.
     """
 
-    def __init__(self, model, forms, inputs, targets, output, criterion, postprocess):
+    def __init__(self, model, forms, inputs, targets, outputs, criterion, postprocess):
         super().__init__()
         self.model, self.criterion, self.postprocess = model, criterion, postprocess
-        self.forms, self.inputs, self.targets, self.output = forms, inputs, targets, output
+        self.forms, self.inputs, self.targets, self.outputs = forms, inputs, targets, outputs
         self.names = list(dict.fromkeys([*inputs, *targets]))  # a target may be an input, too
 
     def forward(self, *values):
         given = dict(zip(self.names, values, strict=True))
-        outputs = self.model(*(given[name] for name in self.inputs))
+        returned = self.model(*(given[name] for name in self.inputs))
         found = {}
         for form in self.forms:
             if form == "losses":
-                results = self.criterion(outputs, {name: given[name] for name in self.targets})
+                results = self.criterion(returned, {name: given[name] for name in self.targets})
             else:
-                results = self.postprocess(outputs) if form == "results" else outputs
-            results = results if isinstance(results, dict) else {self.output: results}
+                results = self.postprocess(returned) if form == "results" else returned
+            results = onnx_file.named(results, self.outputs)
             found |= {f"{form}.{name}": value for name, value in sorted(results.items())}
         return found
 
@@ -76,7 +76,7 @@ def export_forms(
     inputs: Mapping[str, np.ndarray],
     *,
     maps: Collection[str] = (),
-    output: str = "output",
+    outputs: Sequence[str] = ("output",),
     dynamic: Mapping[str, Sequence[str | None]] | None = None,
     criterion=None,
     targets: Mapping[str, np.ndarray] | None = None,
@@ -93,7 +93,7 @@ def export_forms(
         paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
         inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
         maps: names of inputs, targets and outputs that are feature maps; not needed here, they are NCHW already.
-        output: name of the output if the model returns a single tensor.
+        outputs: names of what the model returns if it is a tensor or a list of them.
         dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
         criterion: maps (outputs, targets) to losses.
         targets: example targets by name, for the criterion.
@@ -112,7 +112,7 @@ def export_forms(
     dynamic = dynamic or {}
     training = model.training
     model.eval()
-    graph = _Graph(model, list(paths), list(inputs), list(targets), output, criterion, postprocess)
+    graph = _Graph(model, list(paths), list(inputs), list(targets), outputs, criterion, postprocess)
     values = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in examples.values())
     symbols = {symbol: torch.export.Dim(symbol) for symbol in sorted(_symbols(dynamic, examples))}
     shapes = tuple(

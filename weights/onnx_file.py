@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +20,7 @@ __all__ = [
     "half",
     "histogram",
     "name_outputs",
+    "named",
     "relative",
     "run",
     "session",
@@ -52,6 +53,15 @@ def session(model, optimise: bool = True, threads: int = 0):
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def named(returned, names: Sequence[str]) -> dict:
+    """What a model returned, by name: a dictionary as it is, a list in their order, a tensor as the first of them."""
+    if isinstance(returned, Mapping):
+        return dict(returned)
+    if isinstance(returned, (list, tuple)):
+        return dict(zip(names, returned, strict=True))
+    return {names[0]: returned}
 
 
 def run(session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

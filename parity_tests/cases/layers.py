@@ -11,6 +11,12 @@ def maps(channels: int, height: int, width: int, name: str = "x"):
     return images(height, width, channels, name)
 
 
+def pyramid(rng, batch):
+    """Maps of odd sizes, each half as large as the one before, rounded up."""
+    shapes = {"c3": (6, 11, 13), "c4": (8, 6, 7), "c5": (10, 3, 4)}
+    return {name: rng.standard_normal((batch, *shape)) for name, shape in shapes.items()}
+
+
 def ties(length: int, values: int):
     """Scores of which many are equal."""
 
@@ -212,6 +218,7 @@ CASES = [
         encoder_dilation=2,
         compressed_channels=8,
     ),
+    operator("fpn_carafe", pyramid, in_channels=(6, 8, 10), out_channels=12, num_outs=5),
     *(
         operator("generalized_attention", maps(16, 6, 7), variant, **{"in_channels": 16, "num_heads": 4, **options})
         for variant, options in (

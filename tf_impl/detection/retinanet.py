@@ -178,7 +178,7 @@ class BackboneWithFPN(keras.layers.Layer):
         self.body, self.fpn = body, fpn
 
     def call(self, images, training=False):
-        return self.fpn(list(self.body(images, training=training).values()))
+        return self.fpn(*self.body(images, training=training).values())
 
 
 class RetinaNet(keras.Model):
@@ -297,7 +297,7 @@ class MMDetRetinaNet(keras.Model):
         self.bbox_head = RetinaHead(out_channels, len(self.cells[0]), num_classes, num_convs)
 
     def call(self, images, training=False):
-        maps = self.neck(list(self.backbone(images, training=training).values()), training=training)
+        maps = self.neck(*self.backbone(images, training=training).values(), training=training)
         logits, deltas = self.bbox_head(maps)
         outputs = {"cls_logits": logits, "bbox_regression": deltas}
         for level, cell, stride, x in zip(LEVELS, self.cells, STRIDES, maps):

@@ -166,7 +166,7 @@ class FPNCARAFE(keras.layers.Layer):
         out_channels: channels of the levels.
         num_outs: number of levels.
 
-    Inputs: list of (N, H_i, W_i, C_i), fine to coarse, each half as large as the one before, rounded up.
+    Inputs: maps (N, H_i, W_i, C_i), fine to coarse, each half as large as the one before, rounded up.
     Returns: list of ``num_outs`` maps (N, H_i, W_i, out_channels), fine to coarse.
     """
 
@@ -184,7 +184,7 @@ class FPNCARAFE(keras.layers.Layer):
         for module in (*self.lateral_convs, *self.fpn_convs):
             module.conv.kernel_initializer, module.conv.bias_initializer = "glorot_uniform", "zeros"
 
-    def call(self, maps, training=False):
+    def call(self, *maps, training=False):
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps)]
         for i in range(len(maps), len(self.lateral_convs)):
             laterals.append(self.lateral_convs[i](maps[-1] if i == len(maps) else laterals[-1]))

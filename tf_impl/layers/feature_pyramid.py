@@ -89,7 +89,7 @@ class FeaturePyramidNetwork(keras.layers.Layer):
         extra: what makes further levels: None; "pool", every second cell of the last level; "on_input", P6 and P7 from
             the last map; "on_output", P6 and P7 from the last level.
 
-    Inputs: list of (N, H_i, W_i, C_i), fine to coarse.
+    Inputs: maps (N, H_i, W_i, C_i), fine to coarse.
     Returns: list of (N, H_i, W_i, out_channels), fine to coarse; one more for "pool", two for "on_input" and
         "on_output".
     Raises: ValueError if there is no such ``extra``.
@@ -110,7 +110,7 @@ class FeaturePyramidNetwork(keras.layers.Layer):
                 layer.kernel_initializer = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
                 layer.bias_initializer = "zeros"
 
-    def call(self, maps):
+    def call(self, *maps):
         inner = [block(x) for block, x in zip(self.inner_blocks, maps)]
         for i in range(len(inner) - 1, 0, -1):
             inner[i - 1] = inner[i - 1] + resize_nearest(inner[i], tuple(inner[i - 1].shape[1:3]))  # mirror: NHWC
@@ -136,7 +136,7 @@ class FPN(keras.layers.Layer):
         norm: normalisation behind every convolution, see :class:`ConvModule`.
         groups: groups of the group normalisation.
 
-    Inputs: list of (N, H_i, W_i, C_i), fine to coarse.
+    Inputs: maps (N, H_i, W_i, C_i), fine to coarse.
     Returns: list of (N, H_i, W_i, out_channels), fine to coarse.
     Raises: ValueError if there is no such ``extra``.
     """
@@ -168,7 +168,7 @@ class FPN(keras.layers.Layer):
             if isinstance(layer, Conv2d):
                 layer.kernel_initializer, layer.bias_initializer = "glorot_uniform", "zeros"
 
-    def call(self, maps, training=False):
+    def call(self, *maps, training=False):
         laterals = [conv(x, training=training) for conv, x in zip(self.lateral_convs, maps)]
         for i in range(len(laterals) - 1, 0, -1):
             laterals[i - 1] = laterals[i - 1] + resize_nearest(laterals[i], tuple(laterals[i - 1].shape[1:3]))

@@ -168,7 +168,7 @@ class BackboneWithFPN(nn.Module):
         self.body, self.fpn = body, fpn
 
     def forward(self, images):
-        return self.fpn(list(self.body(images).values()))
+        return self.fpn(*self.body(images).values())
 
 
 class RetinaNet(nn.Module):
@@ -235,7 +235,7 @@ class RetinaNet(nn.Module):
             # NOTE: not the nominal stride where the image is no multiple of it
             anchors = grid_anchors(cell, size, (height // size[0], width // size[1]))
             outputs[f"anchors_{level}"] = torch.from_numpy(anchors).to(x)
-        return {**outputs, "image_size": torch.tensor([height, width])}
+        return {**outputs, "image_size": torch.tensor([height, width], device=x.device)}
 
 
 class MMDetRetinaNet(nn.Module):
@@ -285,13 +285,13 @@ class MMDetRetinaNet(nn.Module):
         self.bbox_head = RetinaHead(out_channels, len(self.cells[0]), num_classes, num_convs)
 
     def forward(self, images):
-        maps = self.neck(list(self.backbone(images).values()))
+        maps = self.neck(*self.backbone(images).values())
         logits, deltas = self.bbox_head(maps)
         outputs = {"cls_logits": logits, "bbox_regression": deltas}
         for level, cell, stride, x in zip(LEVELS, self.cells, STRIDES, maps):
             anchors = grid_anchors(cell, x.shape[2:], (stride, stride))
             outputs[f"anchors_{level}"] = torch.from_numpy(anchors).to(x)
-        return {**outputs, "image_size": torch.tensor(images.shape[2:])}
+        return {**outputs, "image_size": torch.tensor(images.shape[2:], device=images.device)}
 
 
 class RetinaNetCriterion(nn.Module):

@@ -161,7 +161,7 @@ class FPNCARAFE(nn.Module):
         out_channels: channels of the levels.
         num_outs: number of levels.
 
-    Inputs: list of (N, C_i, H_i, W_i), fine to coarse, each half as large as the one before, rounded up.
+    Inputs: maps (N, C_i, H_i, W_i), fine to coarse, each half as large as the one before, rounded up.
     Returns: list of ``num_outs`` maps (N, out_channels, H_i, W_i), fine to coarse.
     """
 
@@ -180,7 +180,7 @@ class FPNCARAFE(nn.Module):
             nn.init.xavier_uniform_(module.conv.weight)
             nn.init.zeros_(module.conv.bias)
 
-    def forward(self, maps):
+    def forward(self, *maps):
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps)]
         for i in range(len(maps), len(self.lateral_convs)):
             laterals.append(self.lateral_convs[i](maps[-1] if i == len(maps) else laterals[-1]))

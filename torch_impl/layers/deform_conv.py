@@ -67,9 +67,10 @@ def deform_conv2d(
         return onnx_node("DeformConv", inputs, attributes, x.dtype, [batch, out_channels, h, w])
 
     offset = offset.reshape(batch, deform_groups, taps, 2, h, w)
-    tap = torch.arange(taps)[:, None, None]
-    y = (torch.arange(h) * sh - ph)[:, None] + tap // kw * dh + offset[:, :, :, 0]  # (N, G, K, h, w)
-    x_ = torch.arange(w) * sw - pw + tap % kw * dw + offset[:, :, :, 1]
+    row, column = torch.arange(h, device=x.device)[:, None], torch.arange(w, device=x.device)
+    tap = torch.arange(taps, device=x.device)[:, None, None]
+    y = row * sh - ph + tap // kw * dh + offset[:, :, :, 0]  # (N, G, K, h, w)
+    x_ = column * sw - pw + tap % kw * dw + offset[:, :, :, 1]
     y_index, y_weight = _corners(y, height)  # (N, G, K, h, w, 2)
     x_index, x_weight = _corners(x_, width)
     corner_weight = y_weight[..., :, None] * x_weight[..., None, :]
@@ -78,10 +79,8 @@ def deform_conv2d(
     if mask is not None:
         corner_weight = corner_weight * mask.reshape(batch, deform_groups, taps, h, w, 1, 1)
 
-    image, group = (
-        torch.arange(batch).reshape(-1, 1, 1, 1, 1, 1, 1),
-        torch.arange(deform_groups).reshape(-1, 1, 1, 1, 1, 1),
-    )
+    image, group = torch.arange(batch, device=x.device), torch.arange(deform_groups, device=x.device)
+    image, group = image.reshape(-1, 1, 1, 1, 1, 1, 1), group.reshape(-1, 1, 1, 1, 1, 1)
     index = ((image * height + y_index[..., :, None]) * width + x_index[..., None, :]) * deform_groups + group
     table = x.permute(0, 2, 3, 1).reshape(-1, channels // deform_groups)  # (N H W G, C / G)
     sampled = _weighted_rows(table, index.flatten(-2), corner_weight.flatten(-2))  # (N, G, K, h, w, C / G)

@@ -86,7 +86,7 @@ class FeaturePyramidNetwork(nn.Module):
         extra: what makes further levels: None; "pool", every second cell of the last level; "on_input", P6 and P7 from
             the last map; "on_output", P6 and P7 from the last level.
 
-    Inputs: list of (N, C_i, H_i, W_i), fine to coarse.
+    Inputs: maps (N, C_i, H_i, W_i), fine to coarse.
     Returns: list of (N, out_channels, H_i, W_i), fine to coarse; one more for "pool", two for "on_input" and
         "on_output".
     Raises: ValueError if there is no such ``extra``.
@@ -108,7 +108,7 @@ class FeaturePyramidNetwork(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)  # mirror: PyTorch fills tensors
                 nn.init.zeros_(module.bias)
 
-    def forward(self, maps):
+    def forward(self, *maps):
         inner = [block(x) for block, x in zip(self.inner_blocks, maps)]
         for i in range(len(inner) - 1, 0, -1):
             inner[i - 1] = inner[i - 1] + resize_nearest(inner[i], inner[i - 1].shape[2:])  # mirror: NCHW
@@ -134,7 +134,7 @@ class FPN(nn.Module):
         norm: normalisation behind every convolution, see :class:`ConvModule`.
         groups: groups of the group normalisation.
 
-    Inputs: list of (N, C_i, H_i, W_i), fine to coarse.
+    Inputs: maps (N, C_i, H_i, W_i), fine to coarse.
     Returns: list of (N, out_channels, H_i, W_i), fine to coarse.
     Raises: ValueError if there is no such ``extra``.
     """
@@ -167,7 +167,7 @@ class FPN(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, maps):
+    def forward(self, *maps):
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps)]
         for i in range(len(laterals) - 1, 0, -1):
             laterals[i - 1] = laterals[i - 1] + resize_nearest(laterals[i], laterals[i - 1].shape[2:])

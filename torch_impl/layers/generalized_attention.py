@@ -110,7 +110,7 @@ class GeneralizedAttention(nn.Module):
             energy_y = torch.matmul(asked.permute(0, 1, 3, 4, 2), along_y)  # (N, M, h, w, hk)
             energy = energy + (energy_x[:, :, :, :, None] + energy_y[..., None]).reshape(-1, heads, h * w, hk * wk)
         if self.spatial_range >= 0:
-            energy = energy + torch.from_numpy(self.constraint(h, w, hk, wk)).to(x.dtype)
+            energy = energy + torch.from_numpy(self.constraint(h, w, hk, wk)).to(x)
         elif self.attention_type == "0010":  # all queries ask the same
             h = w = 1
         value = self.split(self.value_conv(of_key))
@@ -137,7 +137,7 @@ class GeneralizedAttention(nn.Module):
         distance = np.subtract.outer(np.arange(queries) * self.q_stride, np.arange(keys) * self.kv_stride)
         frequency = WAVE_LENGTH ** (4 / self.embedding_dim * np.arange(self.embedding_dim / 4))
         angle = self.position_magnitude * distance[..., None] / frequency
-        waves = torch.from_numpy(np.concatenate([np.sin(angle), np.cos(angle)], -1)).to(layer.weight.dtype)
+        waves = torch.from_numpy(np.concatenate([np.sin(angle), np.cos(angle)], -1)).to(layer.weight)
         found = layer(waves) / math.sqrt(2)  # (queries, keys, M e)
         return found.reshape(queries, keys, self.num_heads, self.head_dim).permute(2, 0, 3, 1)
 

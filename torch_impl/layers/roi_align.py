@@ -78,8 +78,8 @@ def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
     samples = torch.ceil(step.detach()) if sampling_ratio == 0 else torch.full_like(step, sampling_ratio)
     samples = torch.clamp(samples, min=1.0)  # of a box without extent: one sample, which counts for nothing
     most = sampling_ratio or int(samples.max().item() if len(samples) else 1)
-    i = torch.arange(most, dtype=start.dtype)
-    bin_index = torch.arange(bins, dtype=start.dtype)[:, None]
+    i = torch.arange(most).to(start)
+    bin_index = torch.arange(bins).to(start)[:, None]
     position = start[:, None, None] + bin_index * step + (i + 0.5) * step / samples  # (R, bins, S)
 
     counted = (i < samples) & (position >= -1.0) & (position <= size)

@@ -120,7 +120,7 @@ class CRF(nn.Module):
     def forward(self, emissions, mask):
         start, between, end = self.start_transitions, self.transitions, self.end_transitions
         if self.constraints is not None:
-            ruled_out = (torch.tensor(part, dtype=emissions.dtype) * ILLEGAL for part in self.constraints)
+            ruled_out = (torch.tensor(part).to(emissions) * ILLEGAL for part in self.constraints)
             start, between, end = (a + b for a, b in zip((start, between, end), ruled_out, strict=True))
         return {
             "emissions": emissions,

@@ -85,7 +85,7 @@ def empty_cache(model, batch: int):
     blocks, words = model.transformer.h, model.transformer.words.weight
     heads = blocks[0].attn.heads
     shape = batch, len(blocks), heads, model.transformer.positions, words.shape[1] // heads
-    return torch.zeros(shape, dtype=words.dtype), torch.zeros(shape, dtype=words.dtype)
+    return words.new_zeros(shape), words.new_zeros(shape)
 
 
 def generate(model, input_ids, steps: int, uniform=None, **options):
@@ -109,7 +109,7 @@ def generate(model, input_ids, steps: int, uniform=None, **options):
         raise ValueError("input_ids is empty; a token to start from is needed, such as the end of a text")
     if length + steps > positions + 1:  # the last token is not read
         raise ValueError(f"{length} tokens and {steps} new ones exceed the model's {positions} positions; cut the text")
-    tokens, new, start = input_ids, input_ids, torch.zeros(1, dtype=torch.int64)
+    tokens, new, start = input_ids, input_ids, torch.zeros(1, dtype=torch.int64, device=input_ids.device)
     keys, values = empty_cache(model, input_ids.shape[0])
     with torch.no_grad():
         for step in range(steps):

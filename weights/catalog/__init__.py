@@ -101,6 +101,9 @@ class Model:
     builder: str
     parameters: int | None = None
     parameters_source: str | None = None
+    maps: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of a backbone: name -> channels; "c3" has stride 2^3, "s8" 8
     options: Mapping = field(default_factory=dict)
     criterion: str | None = None
     postprocess: str | None = None
@@ -141,6 +144,7 @@ MODEL_KEYS = {
     "builder": (str, False),
     "parameters": (int, False),
     "parameters_source": (str, False),
+    "maps": (dict, False),
     "options": (dict, False),
     "criterion": (str, False),
     "postprocess": (str, False),
@@ -297,6 +301,10 @@ def _model(path: Path, name: str, table: Mapping) -> Model:
     for key in ("builder", "criterion", "postprocess", "trainer"):
         _pattern(where, table, key, IDENTIFIER)
     _positive(where, table, "parameters", "year")
+    for key, channels in table.get("maps", {}).items():
+        if not re.fullmatch(r"c\d|s\d+", key, re.ASCII) or type(channels) is not int or channels < 1:
+            expected = "levels ('c3') or strides ('s8') with their channels"
+            raise CatalogError(f"{where}: key 'maps' must hold {expected}, not {key!r} = {channels!r}")
     checkpoints = []
     for i, checkpoint in enumerate(table.get("checkpoints", [])):
         checkpoints.append(_checkpoint(f"{where}.checkpoints[{i}]", checkpoint))

@@ -1,0 +1,34 @@
+"""PyTorch's panel computes on the device that its inputs are on: run on the device ``meta``, which has shapes alone."""
+
+import copy
+
+import pytest
+import torch
+
+READS = {  # cases that read values on the way, which ``meta`` does not have
+    "roi_align-adaptive": "the number of samples is that of the largest box",
+    "bilstm_crf": "packed sequences want the lengths on the CPU",
+    "bilstm_crf-constrained": "packed sequences want the lengths on the CPU",
+}
+
+
+def test_model_criterion_and_post_process_stay_on_the_device(case, proof, monkeypatch):
+    monkeypatch.setattr(torch, "equal", lambda a, b: True)  # suppression: one round of its fixed point
+    panel = proof.twins("float64")[1]
+    inputs, targets = ({k: x.to("meta") for k, x in panel.tensors(arrays).items()} for arrays in proof.arrays())
+    model, criterion, postprocess = (
+        part if part is None else copy.deepcopy(part).to("meta")
+        for part in (panel.model, panel.criterion, panel.postprocess)
+    )
+    if case in READS:
+        with pytest.raises((NotImplementedError, RuntimeError), match=r"copy out of meta|item\(\) cannot be called"):
+            model(*inputs.values())
+        return
+    with torch.no_grad():
+        outputs = model(*inputs.values())
+        found = list(panel.named(outputs).values())
+        if criterion is not None:
+            found += criterion(outputs, targets).values()
+        if postprocess is not None:
+            found += postprocess(outputs).values()
+    assert all(x.device.type == "meta" for x in found)
