@@ -9,10 +9,13 @@ import tensorflow as tf
 import torch
 
 import tf_impl.nlp.bert as tf_bert
+import tf_impl.nlp.bert_adam as tf_adam
 import torch_impl.nlp.bert as torch_bert
+import torch_impl.nlp.bert_adam as torch_adam
 import torch_impl.state
 from parity_tests.cases.nlp import SMALL_BERT, tokens
 from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
+from parity_tests.packages import skip_without_package
 from parity_tests.panels import PyTorch, TensorFlow
 from weights import catalog, checkpoints, onnx_file, store, text
 from weights.seeded import seeded
@@ -114,7 +117,7 @@ def test_answer_outside_the_text_does_not_count(which):
 
 
 def test_learning_rate_warms_up_and_decays():
-    for module in (tf_bert, torch_bert):
+    for module in (tf_adam, torch_adam):
         rates = [module.linear_warmup(step, 1.0, 4, 20) for step in (0, 1, 3, 4, 10, 20, 25)]
         np.testing.assert_allclose(rates, [0, 0.25, 0.75, 0.8, 0.5, 0, 0], rtol=1e-15)
 
@@ -127,10 +130,10 @@ def test_optimiser_is_googles(which):
     gradients = [{name: scale * rng.standard_normal(3) for name in values} for scale in (5.0, 0.1)]
     if which:
         parameters = {name: torch.tensor(value) for name, value in values.items()}
-        optimiser = torch_bert.BertAdam(parameters)
+        optimiser = torch_adam.BertAdam(parameters)
     else:
         parameters = {name: tf.Variable(value) for name, value in values.items()}
-        optimiser = tf_bert.BertAdam(parameters)
+        optimiser = tf_adam.BertAdam(parameters)
     moments = {name: (np.zeros(3), np.zeros(3)) for name in values}
     for given in gradients:
         optimiser.step({n: (tf.constant, torch.tensor)[which](g) for n, g in given.items()}, 0.25)
@@ -166,10 +169,8 @@ def test_decoder_stays_tied_to_the_embedding_in_training(which):
 
 def package(file):
     entry = catalog.get("all_minilm_l6_v2").checkpoint()
-    try:
+    with skip_without_package():
         return checkpoints.package_file(entry.package, entry.tokenizer).parent / file
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
 
 
 SPLIT = {
@@ -547,11 +548,8 @@ def test_other_checkpoints_are_not_googles():
 
 @cache
 def official():
-    model = catalog.get("all_minilm_l6_v2")
-    try:
-        entry, path = checkpoints.fetch(model)
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
+    with skip_without_package():
+        entry, path = checkpoints.fetch(catalog.get("all_minilm_l6_v2"))
     return store.rename(store.load(path), entry.rename)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from parity_tests.cases.nlp_gpt import SMALL_GPT
+from parity_tests.packages import skip_without_package
 from parity_tests.panels import PyTorch
 from weights import bpe, catalog, checkpoints, text
 from weights.seeded import seeded
@@ -15,10 +16,8 @@ from weights.text import TextError
 
 @pytest.fixture(scope="module")
 def gpt2_tokenizer():
-    try:
+    with skip_without_package():
         return bpe.open_gpt2(vocab_size=50257)
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
 
 
 SPLIT = {

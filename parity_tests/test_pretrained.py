@@ -9,6 +9,7 @@ import torch
 from skimage import data
 
 import torch_impl.state
+from parity_tests.packages import skip_without_package
 from parity_tests.panels import PyTorch, TensorFlow
 from torch_impl.losses.cross_entropy import ClassificationPostProcess
 from weights import catalog, checkpoints, onnx_file, store
@@ -21,10 +22,8 @@ CLASSES = Path(catalog.__file__).parents[1] / "classes"
 def panels(model):
     """Both panels with the published weights, and the checkpoint; skipped where its package is not installed."""
     entry = catalog.get(model)
-    try:
+    with skip_without_package():
         checkpoint, path = checkpoints.fetch(entry, "imagenet")
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
     tensors = store.rename(torch_impl.state.open_checkpoint(path), checkpoint.rename)
     found = []
     for panel in (TensorFlow, PyTorch):

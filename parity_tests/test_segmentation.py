@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from parity_tests.packages import skip_without_package
 from weights import checkpoints, lac
 from weights import segmentation as seg
 from weights import text as text_files
@@ -15,18 +16,14 @@ from weights.text import TextError
 
 @cache
 def dictionary():
-    try:
+    with skip_without_package():
         return seg.open_dictionary()
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
 
 
 @cache
 def hmm():
-    try:
+    with skip_without_package():
         return seg.open_hmm()
-    except checkpoints.CheckpointError as error:
-        pytest.skip(str(error))
 
 
 def test_tables_are_jiebas():

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from parity_tests.packages import skip_without_package
 from weights import catalog, checkpoints, preprocess, seeded, store
 from weights.catalog import Checkpoint, Model
 from weights.checkpoints import CheckpointError
@@ -758,12 +759,8 @@ SHIPPED = [
 
 @pytest.mark.parametrize(("entry", "name"), SHIPPED)
 def test_checkpoints_of_installed_packages_are_the_ones_of_the_catalogue(entry, name):
-    try:
+    with skip_without_package():
         checkpoint, path = checkpoints.fetch(entry, name)
-    except CheckpointError as error:
-        if "not installed" in str(error):
-            pytest.skip(str(error))
-        raise
     assert checkpoint.size in (None, path.stat().st_size)
     if path.suffix == ".safetensors":
         tensors = store.load(path)

@@ -1,6 +1,6 @@
 """``diptych bench``: how fast the panels and their ONNX files are, beside each other and beside the usual packages.
 
-All engines of a model run in turn in one process, so that whatever slows the machine slows all of them; a ratio is the
+The two that are compared run in turn in one process, so that whatever slows the machine slows both; a ratio is the
 median of the ratios of each round.
 """
 
@@ -136,7 +136,7 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
         )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         return [*pairs, f"{model.reference} does not export: {str(error).splitlines()[0]}"]
-    file = onnx_file.session(path, threads=threads)
+    file = onnx_file.session(path, threads=threads, spinning=False)
     names = list(feed) if named else [value.name for value in file.get_inputs()]
     given = dict(zip(names, feed.values(), strict=True))
     return [
@@ -149,7 +149,10 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
 
 
 def timed(functions: Mapping[str, Callable], runs: int) -> dict[str, list[float]]:
-    """Milliseconds of every run; the functions take turns, and every round begins with another one."""
+    """Milliseconds of every run; the functions take turns, and every round begins with another one.
+
+    A function runs once more before it is timed: what ran before it, threads that still wait included, does not count.
+    """
     names = list(functions)
     for _ in range(WARM_UP):
         for function in functions.values():
@@ -157,6 +160,7 @@ def timed(functions: Mapping[str, Callable], runs: int) -> dict[str, list[float]
     found: dict[str, list[float]] = {name: [] for name in names}
     for i in range(runs):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            functions[name]()
             start = time.perf_counter()
             functions[name]()
             found[name].append(1000 * (time.perf_counter() - start))
@@ -182,35 +186,30 @@ def _measured(
     files = export_files(panels, folder, inputs, None, dynamic)
     feed = example(model, batch, length=length)[0]
     tensorflow, torch, tensorflow_file, torch_file = ENGINES
-    sessions = {name: onnx_file.session(path, threads=threads) for name, path in files.items()}
-    functions = {
-        tensorflow: _compiled(panels["tensorflow"].model, list(panels["tensorflow"].tensors(feed).values())),
-        torch: _eager(panels["torch"].model, list(panels["torch"].tensors(feed).values())),
-        tensorflow_file: lambda: onnx_file.run(sessions["tensorflow"], feed),
-        torch_file: lambda: onnx_file.run(sessions["torch"], feed),
-    }
-    times = timed(functions, runs)
-    found = {
-        "model": model.name,
-        "milliseconds": {name: spread(values) for name, values in times.items()},
-        "ratios": {
-            f"{tensorflow} / {torch}": ratio(times[tensorflow], times[torch]),
-            f"{tensorflow_file} / {torch_file}": ratio(times[tensorflow_file], times[torch_file]),
+    sessions = {name: onnx_file.session(path, threads=threads, spinning=False) for name, path in files.items()}
+    pairs: list[dict | str] = [
+        {
+            tensorflow: _compiled(panels["tensorflow"].model, list(panels["tensorflow"].tensors(feed).values())),
+            torch: _eager(panels["torch"].model, panels["torch"].tensors(feed).values()),
         },
-        "left out": [],
-    }
-    pairs: list[dict | str] = []
+        {
+            tensorflow_file: lambda: onnx_file.run(sessions["tensorflow"], feed),
+            torch_file: lambda: onnx_file.run(sessions["torch"], feed),
+        },
+    ]
     if reference:
         pairs.append(_keras_pair(model, feed))
         pairs += _torch_pairs(model, panels["torch"], inputs, feed, sessions["torch"], threads, folder)
+    found = {"model": model.name, "milliseconds": {}, "ratios": {}, "left out": []}
     for pair in pairs:
         if isinstance(pair, str):
             found["left out"].append(pair)
             continue
         times = timed(pair, runs)
-        own, theirs = times
-        found["milliseconds"] |= {f"{own} beside {theirs}": spread(times[own]), theirs: spread(times[theirs])}
-        found["ratios"] |= {f"{own} / {theirs}": ratio(times[own], times[theirs])}
+        ours, theirs = times
+        named = f"{ours} beside {theirs}" if ours.startswith("our") else ours
+        found["milliseconds"] |= {named: spread(times[ours]), theirs: spread(times[theirs])}
+        found["ratios"] |= {f"{ours} / {theirs}": ratio(times[ours], times[theirs])}
     return found
 
 

@@ -137,6 +137,7 @@ def list_(family, kind, as_json):
             "family": m.family,
             "kind": m.kind,
             "parameters": m.parameters,
+            "maps": m.maps,
             "checkpoints": [checkpoint.name for checkpoint in m.checkpoints],
             "proof": "written once" if m.neutral else states.get(m.name, "not measured"),
         }

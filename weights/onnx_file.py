@@ -36,19 +36,21 @@ class ExportError(ValueError):
     """The model cannot be exported as asked; no file was written."""
 
 
-def session(model, optimise: bool = True, threads: int = 0):
+def session(model, optimise: bool = True, threads: int = 0, spinning: bool = True):
     """An ONNX Runtime session on the CPU.
 
     Args:
         model: path of a file, or its bytes.
         optimise: all graph optimisations, or none.
         threads: intra-op threads; 0 leaves the number to ONNX Runtime.
+        spinning: threads wait busily for more work, which is faster unless something else wants the cores.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)

@@ -127,12 +127,17 @@ class GroupNorm(keras.layers.Layer):
             )
             y = onnx_node("InstanceNormalization", [y, ones, zeros], {"epsilon": self.eps}, y.dtype, y.shape)
             y = tf.transpose(tf.reshape(y, (-1, channels, height, width)), (0, 2, 3, 1))
-        else:
-            y = tf.reshape(x, (-1, height * width, self.num_groups, channels // self.num_groups))
-            mean, variance = tf.nn.moments(y, [1, 3], keepdims=True)
-            y = (y - mean) * tf.math.rsqrt(variance + self.eps)
-            y = tf.reshape(y, (-1, height, width, channels))
-        return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
+            return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
+
+        size = channels // self.num_groups
+
+        def means(values):  # (N, H, W, C) -> (N, groups, 1); axis by axis, because sums of few numbers round less
+            by_channel = tf.reduce_mean(tf.reduce_mean(values, 2), 1)
+            return tf.reduce_mean(tf.reshape(by_channel, (-1, self.num_groups, size)), 2, keepdims=True)
+
+        y = x - tf.reshape(tf.repeat(means(x), size, 2), (-1, 1, 1, channels))
+        scale = tf.math.rsqrt(means(tf.square(y)) + self.eps) * tf.reshape(self.gamma, (self.num_groups, size))
+        return y * tf.reshape(scale, (-1, 1, 1, channels)) + tf.convert_to_tensor(self.beta)
 
 
 class InstanceNorm2d(keras.layers.Layer):

@@ -19,7 +19,8 @@ from tf_impl.layers.attention import attend, merge_heads, split_heads
 from tf_impl.layers.normalization import StdLayerNorm
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.cross_entropy import cross_entropy
-from tf_impl.nlp.bert import BertAdam, dense, normal_embedding
+from tf_impl.nlp.bert import dense, normal_embedding
+from tf_impl.nlp.bert_adam import BertAdam
 
 __all__ = [
     "FastBert",

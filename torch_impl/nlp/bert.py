@@ -15,9 +15,9 @@ from torch import nn
 from torch_impl.layers.activation import gelu
 from torch_impl.layers.attention import attend, mask_bias, merge_heads, split_heads
 from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess, cross_entropy
+from torch_impl.nlp.bert_adam import BertAdam
 
 __all__ = [
-    "BertAdam",
     "BertForMultipleChoice",
     "BertForPreTraining",
     "BertForQuestionAnswering",
@@ -40,7 +40,6 @@ __all__ = [
     "bert_mini",
     "bert_small",
     "bert_tiny",
-    "linear_warmup",
 ]
 
 EPS = 1e-12  # of every layer normalisation
@@ -419,49 +418,12 @@ class BertQuestionAnsweringCriterion(nn.Module):
         return {"start": start, "end": end, "total": (start + end) / 2}
 
 
-def linear_warmup(step: int, peak: float = 1e-4, warmup: int = 10_000, total: int = 1_000_000) -> float:
-    """Learning rate of a step counted from 0: linear to ``peak`` over ``warmup`` steps, linear to 0 at ``total``."""
-    if step < warmup:
-        return peak * step / warmup
-    return peak * max(total - step, 0) / total
-
-
-class BertAdam:
-    """Adam with decoupled weight decay and without bias correction (google-research/bert ``optimization.py``).
-
-    Args:
-        parameters: tensors by name; LayerNorm parameters and biases are not decayed.
-        beta1, beta2, eps: of the moments; ``eps`` is added outside the root.
-        weight_decay: share of a weight that a step of learning rate 1 removes.
-        max_norm: the gradients of all parameters together are clipped to this L2 norm.
-    """
-
-    def __init__(self, parameters, beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.01, max_norm=1.0):
-        self.parameters, self.betas, self.eps, self.max_norm = dict(parameters), (beta1, beta2), eps, max_norm
-        self.decay = {
-            name: 0.0 if "LayerNorm" in name or name.endswith("bias") else weight_decay for name in parameters
-        }
-        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
-
-    @torch.no_grad()
-    def step(self, gradients, learning_rate: float) -> None:
-        """Update the parameters in place from gradients by name."""
-        norm = torch.sqrt(sum(g.square().sum() for g in gradients.values()))
-        scale = self.max_norm / norm.clamp(min=self.max_norm)
-        beta1, beta2 = self.betas
-        for name, p in self.parameters.items():
-            g, (m, v) = gradients[name] * scale, self.moments[name]
-            m.mul_(beta1).add_(g * (1 - beta1))
-            v.mul_(beta2).add_(g.square() * (1 - beta2))
-            p.sub_((m / (v.sqrt() + self.eps) + p * self.decay[name]) * learning_rate)
-
-
 class BertTrainer:
     """Pre-training steps.
 
     Args:
         model: a :class:`BertForPreTraining`.
-        learning_rate: of every step; see :func:`linear_warmup`.
+        learning_rate: of every step; see :func:`.bert_adam.linear_warmup`.
     """
 
     def __init__(self, model, learning_rate: float = 1e-4):

@@ -20,7 +20,7 @@ from torch_impl.layers.native import exporting
 from torch_impl.layers.normalization import StdLayerNorm
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.cross_entropy import cross_entropy
-from torch_impl.nlp.bert import BertAdam
+from torch_impl.nlp.bert_adam import BertAdam
 
 __all__ = [
     "FastBert",
