@@ -191,6 +191,9 @@ def test_every_entry_is_complete(name):
         if checkpoint.classes:
             file = ROOT / "weights" / "classes" / f"{checkpoint.classes.removesuffix('.txt')}.txt"
             assert file.is_file(), f"{name}: {file.name} is missing"
+            if model.family == "classification":
+                scores = checkpoint.options.get("num_classes", model.outputs["logits"].shape[-1])
+                assert len(file.read_text(encoding="utf-8").splitlines()) == scores
         assert checkpoint.licence
 
 
