@@ -165,13 +165,11 @@ class Proof:
     def _twins32(self):
         return self._build("float32")
 
-    def _build(self, precision, options=None, inputs=None, criterion=None):
-        inputs = self.arrays()[0] if inputs is None else inputs
+    def _build(self, precision, options=None, criterion=None):
         options = self.case.options if options is None else options
         criterion = self.case.criterion if criterion is None else criterion
         twins = tuple(
-            panel(self.entry, options, inputs, criterion, self.case.postprocess, precision)
-            for panel in (TensorFlow, PyTorch)
+            panel(self.entry, options, criterion, self.case.postprocess, precision) for panel in (TensorFlow, PyTorch)
         )
         self.reset(twins)
         return twins
@@ -339,7 +337,7 @@ class Proof:
         inputs = {ours: inputs[theirs] for ours, theirs in self._input_names(reference, inputs).items()}
         targets = reference.targets(expected) if reference.targets else None
         figures = []
-        for panel in self._build("float32", reference.options, inputs, reference.criterion):
+        for panel in self._build("float32", reference.options, reference.criterion):
             name = panel.package
             shapes = panel.shapes()
             theirs = {tensor: tuple(shape) for tensor, shape in expected["tensors"]}

@@ -42,7 +42,6 @@ class Panel:
     Args:
         entry: the model's table in the catalogue.
         options: builder options.
-        inputs: example inputs, maps as NCHW; the Keras model is built with their shapes.
         criterion: options of the criterion.
         postprocess: options of the post-process.
         precision: "float64" or "float32".
@@ -54,7 +53,6 @@ class Panel:
         self,
         entry: catalog.Model,
         options: Mapping,
-        inputs: Arrays,
         criterion: Mapping | None = None,
         postprocess: Mapping | None = None,
         precision: str = "float64",
@@ -69,7 +67,7 @@ class Panel:
         module = importlib.import_module(f"{self.package}.{entry.module}")
         with self._policy():
             builder = getattr(module, entry.builder)
-            self.model = self._build(builder, {**entry.options, **options}, inputs)
+            self.model = self._build(builder, {**entry.options, **options})
             self.criterion = self._part(module, entry.criterion, criterion)
             self.postprocess = self._part(module, entry.postprocess, postprocess)
             self.trainer = getattr(module, entry.trainer) if entry.trainer else None
@@ -131,7 +129,7 @@ class PyTorch(Panel):
     def _place(self, module):
         return module.to(getattr(torch, self.precision)).eval()
 
-    def _build(self, builder, options, inputs):
+    def _build(self, builder, options):
         if inspect.isclass(builder) or self.entry.kind == "model":
             return self._place(builder(**options))
         return TorchFunction(builder, options)
@@ -268,12 +266,10 @@ class TensorFlow(Panel):
     def _place(self, layer):
         return layer
 
-    def _build(self, builder, options, inputs):
+    def _build(self, builder, options):
         if not (inspect.isclass(builder) or self.entry.kind == "model"):
             return KerasFunction(builder, options)
-        tensors = self.tensors(inputs)
-        shapes = {name: ((None, *x.shape[1:]), x.dtype.name) for name, x in tensors.items()}
-        return tf_impl.state.build(builder(**options), shapes)
+        return tf_impl.state.build(builder(**options))
 
     def _is_map(self, name, value) -> bool:
         return name in self.maps and len(value.shape) == 4

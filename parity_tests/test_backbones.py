@@ -34,7 +34,7 @@ def twins(name, **options):
     without = WITHOUT.get(name, {})
     criterion = {"auxiliary": {}} if without else case.criterion
     panels = [
-        panel(case.entry, {**case.options, **without, **options}, inputs, criterion, precision="float64")
+        panel(case.entry, {**case.options, **without, **options}, criterion, precision="float64")
         for panel in (TensorFlow, PyTorch)
     ]
     values = seeded(panels[1].shapes(), aliases=panels[1].aliases())

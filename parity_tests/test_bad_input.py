@@ -59,8 +59,7 @@ def content(folder: Path) -> dict[str, bytes | None]:
 @pytest.fixture(scope="module")
 def tensors():
     """Sound weights of ``MODEL``."""
-    inputs, _, _ = files.example(MODELS[MODEL], size=(8, 8))
-    return files.twins(MODELS[MODEL], inputs, names=["torch"])[0]["torch"].state()
+    return files.twins(MODELS[MODEL], names=["torch"])[0]["torch"].state()
 
 
 @pytest.fixture

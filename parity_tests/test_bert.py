@@ -13,7 +13,7 @@ import tf_impl.nlp.bert_adam as tf_adam
 import torch_impl.nlp.bert as torch_bert
 import torch_impl.nlp.bert_adam as torch_adam
 import torch_impl.state
-from parity_tests.cases.nlp import SMALL_BERT, tokens
+from parity_tests.cases.nlp import SMALL_BERT
 from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
 from parity_tests.packages import skip_without_package
 from parity_tests.panels import PyTorch, TensorFlow
@@ -53,7 +53,7 @@ def waves(shapes):
 
 @BOTH
 def test_check_values_of_the_reference(which):
-    panel = PANELS[which](catalog.get("bert_base_uncased"), CHECK, CHECK_INPUTS, precision="float64")
+    panel = PANELS[which](catalog.get("bert_base_uncased"), CHECK, precision="float64")
     panel.load(waves(panel.shapes()))
     outputs = panel.outputs(CHECK_INPUTS)
     np.testing.assert_allclose(panel.losses(CHECK_INPUTS, CHECK_TARGETS)["total"], 4.5679312499, rtol=0, atol=1e-9)
@@ -87,7 +87,7 @@ def test_published_sizes(name):
 @pytest.mark.parametrize("head", ["sequence", "token", "question"])
 def test_only_heads_that_read_the_pooled_token_have_a_pooler(head, which):
     options = {**CHECK, "layers": 1, "head": head}
-    panel = PANELS[which](catalog.get("bert_base_uncased"), options, CHECK_INPUTS)
+    panel = PANELS[which](catalog.get("bert_base_uncased"), options)
     assert ("bert.pooler.dense.weight" in panel.shapes()) == (head == "sequence")
 
 
@@ -150,7 +150,7 @@ def test_optimiser_is_googles(which):
 
 @BOTH
 def test_decoder_stays_tied_to_the_embedding_in_training(which):
-    panel = PANELS[which](catalog.get("bert_base_uncased"), CHECK, CHECK_INPUTS, precision="float64")
+    panel = PANELS[which](catalog.get("bert_base_uncased"), CHECK, precision="float64")
     before = panel.state()
     panel.train(CHECK_INPUTS, CHECK_TARGETS, 0.0, steps=1)
     after = panel.state()
@@ -491,7 +491,7 @@ def test_pretraining_from_text_fills_the_gaps_in_the_end():
     y = {name: torch.from_numpy(ids) for name, ids in targets.items()}
     losses = [float(trainer.step(x, y)["total"].detach()) for _ in range(150)]
     assert losses[-1] < 0.05 * losses[0], losses[::10]
-    twin = TensorFlow(catalog.get("bert_tiny"), options, inputs, precision="float32")
+    twin = TensorFlow(catalog.get("bert_tiny"), options, precision="float32")
     twin.load(torch_impl.state.state_dict(model.eval()))
     with torch.no_grad():
         by_torch = torch_bert.BertPreTrainingPostProcess()(model(*x.values()))["words"].numpy()
@@ -514,7 +514,7 @@ def google_names(name):
 
 @BOTH
 def test_googles_checkpoint_is_read_from_its_own_file(tmp_path, which):
-    panel = PANELS[which](catalog.get("bert_base_uncased"), CHECK, CHECK_INPUTS, precision="float32")
+    panel = PANELS[which](catalog.get("bert_base_uncased"), CHECK, precision="float32")
     values = seeded(panel.shapes(), panel.aliases())
     theirs = {"global_step": np.array(7)}
     for name, value in values.items():
@@ -558,7 +558,7 @@ def encoders():
     """Both panels with the official weights."""
     found = []
     for panel in PANELS:
-        found.append(panel(catalog.get("all_minilm_l6_v2"), {}, encoded("a"), precision="float32"))
+        found.append(panel(catalog.get("all_minilm_l6_v2"), {}, precision="float32"))
         found[-1].load(official())
     return found
 
@@ -653,7 +653,7 @@ def test_padding_changes_nothing(engines):
 
 
 def test_weights_of_another_size_are_refused():
-    panel = TensorFlow(catalog.get("all_minilm_l6_v2"), {"layers": 1}, encoded("a"), precision="float32")
+    panel = TensorFlow(catalog.get("all_minilm_l6_v2"), {"layers": 1}, precision="float32")
     with pytest.raises(store.StoreError, match=r"80 unexpected: encoder\.layer\.1\."):
         panel.load(official())
 
@@ -661,6 +661,6 @@ def test_weights_of_another_size_are_refused():
 def test_matrices_and_embeddings_start_with_a_small_deviation():
     options = {**SMALL_BERT, "vocab_size": 3000}
     for panel in (TensorFlow, PyTorch):
-        state = panel(catalog.get("bert_base_uncased"), options, tokens()(np.random.default_rng(0), 2)).state()
+        state = panel(catalog.get("bert_base_uncased"), options).state()
         for name in ("bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.intermediate.dense.weight"):
             assert 0.017 < state[name].std() < 0.023, name

@@ -322,7 +322,7 @@ def test_example_has_the_published_shapes_and_sound_values():
 
 
 def test_convert_through_every_format_is_exact(tmp_path):
-    panels, _ = files.twins(MODELS["pixelgan"], files.example(MODELS["pixelgan"], size=(8, 8))[0], names=["torch"])
+    panels, _ = files.twins(MODELS["pixelgan"], names=["torch"])
     state = panels["torch"].state()
     torch.save({"state_dict": {name: torch.from_numpy(array) for name, array in state.items()}}, tmp_path / "a.pth")
     for source, target in (
@@ -457,7 +457,7 @@ def test_bench_builds_the_reference_that_the_catalogue_names(monkeypatch, tmp_pa
     monkeypatch.setitem(sys.modules, "timm", None)
     model = MODELS["mobilenet_v2_035"]
     example, feed = ({"images": np.zeros((batch, 3, 32, 32), np.float32)} for batch in (2, 1))
-    panels, _ = files.twins(model, example, names=["torch"])
+    panels, _ = files.twins(model, names=["torch"])
     ours = files.export_files(panels, tmp_path, example, None, {})["torch"]
     eager, onnx = bench._torch_pairs(
         model, panels["torch"], example, feed, onnx_file.session(ours), threads=1, folder=tmp_path

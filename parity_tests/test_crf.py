@@ -175,7 +175,7 @@ def test_random_field_over_features_learns_words(which):
     tags = np.full((4, 10), -1)
     for row, sentence in zip(tags, words, strict=True):
         row[: len("".join(sentence))] = ["BMES".index(tag) for tag in seg.bmes(sentence)]
-    panel = PANELS[which](catalog.get("linear_crf"), {"num_features": len(table) + 1}, inputs)
+    panel = PANELS[which](catalog.get("linear_crf"), {"num_features": len(table) + 1})
     history = panel.train(inputs, {"tags": tags}, 0.0, steps=12)
     assert history[-1]["total"] < 0.5 * history[0]["total"]
     state = panel.state()
@@ -223,7 +223,7 @@ def test_size_of_the_lstm():
 def test_padding_of_a_text_changes_nothing(which):
     inputs = characters(8)(np.random.default_rng(0), 3)
     for name, options in (("bilstm_crf", SMALL_BILSTM), ("bigru_crf_lac", {"vocab_size": 50, **SIZES})):
-        panel = PANELS[which](catalog.get(name), options, inputs)
+        panel = PANELS[which](catalog.get(name), options)
         panel.load(seeded(panel.shapes()))
         expected = panel.outputs(inputs)["emissions"]
         other = {**inputs, "input_ids": np.where(inputs["mask"], inputs["input_ids"], 7)}
@@ -237,7 +237,7 @@ def test_dropout_is_in_the_same_place_of_both_panels(monkeypatch):
     inputs = characters(8)(np.random.default_rng(0), 3)
     masks, emissions = with_masks(monkeypatch, False), []
     for panel in PANELS:
-        built = panel(catalog.get("bilstm_crf"), {**SMALL_BILSTM, "dropout": 0.5}, inputs)
+        built = panel(catalog.get("bilstm_crf"), {**SMALL_BILSTM, "dropout": 0.5})
         built.load(seeded(built.shapes()))
         emissions.append(built.outputs(inputs, training=True)["emissions"])
     assert masks[0].rates == masks[1].rates == [0.5]
@@ -251,6 +251,6 @@ SIZES = {"embed_dim": 8, "hidden": 6, "num_tags": 5}
 @BOTH
 def test_text_without_characters_has_no_tags(which):
     inputs = {name: np.zeros((2, 4), np.int64) for name in ("input_ids", "mask")}
-    panel = PANELS[which](catalog.get("bilstm_crf"), SMALL_BILSTM, inputs)
+    panel = PANELS[which](catalog.get("bilstm_crf"), SMALL_BILSTM)
     assert panel.losses(inputs, {"tags": np.zeros((2, 4), np.int64)})["total"] == 0
     assert (panel.results(inputs)["tags"] == -1).all()

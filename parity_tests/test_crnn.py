@@ -142,13 +142,12 @@ def official():
 
 
 @cache
-def readers(height, width):
+def readers():
     """Both panels with the official weights."""
     tensors = official()
     found = []
     for panel in (TensorFlow, PyTorch):
-        example = {"images": np.zeros((2, 1, height, width))}
-        found.append(panel(catalog.get("crnn_english_g2"), {}, example, precision="float32"))
+        found.append(panel(catalog.get("crnn_english_g2"), {}, precision="float32"))
         found[-1].load(tensors)
     return found
 
@@ -156,7 +155,7 @@ def readers(height, width):
 def engines(height, width, pictures, folder):
     """Logits of the four engines by name."""
     found = {}
-    for panel in readers(height, width):
+    for panel in readers():
         inputs = {"images": pictures}
         found[f"{panel.package} eager"] = panel.outputs(inputs)["logits"]
         example = {"images": np.random.default_rng(0).standard_normal((2, 1, height, width))}
@@ -188,7 +187,7 @@ def test_names_and_size_are_the_checkpoints():
 
 @pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 def test_every_stage_is_easyocrs(which):
-    panel = readers(32, 100)[which]
+    panel = readers()[which]
     calls = panel.record({"images": fingerprint_picture()})
 
     def output(name):
@@ -239,7 +238,7 @@ def draw(text: str, size: int = 24) -> np.ndarray:
 @pytest.mark.parametrize("text", DRAWN)
 def test_drawn_words_at_their_own_width(text):
     picture = line_input(draw(text))
-    panels = readers(32, 100)  # any size in eager mode
+    panels = readers()
     logits = [panel.outputs({"images": picture})["logits"] for panel in panels]
     assert read(logits[0]) == read(logits[1]) == [text]
     log_p = decoding.log_softmax(logits[1][:, 0])
@@ -263,7 +262,7 @@ def test_a_lexicon_repairs_what_is_read_wrong(word, box, stain):
     picture = line_input(data.page(), box=box)
     left = int(picture.shape[3] * stain)
     picture[..., 16:48, left : left + 20] = 0.2
-    logits = readers(32, 100)[1].outputs({"images": picture})["logits"]
+    logits = readers()[1].outputs({"images": picture})["logits"]
     assert read(logits) != [word]
     found = decoding.lexicon_decode(decoding.log_softmax(logits[:, 0]), tree)
     assert decode_text(found, CHARACTERS) == word
@@ -325,7 +324,7 @@ def test_training_on_drawn_digits_reads_them_in_the_end():
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.01 * losses[0], losses
     tensors = torch_impl.state.state_dict(model.eval())
-    twin = tf_impl.state.build(tf_crnn.crnn(base=8, nh=32, num_classes=11), {"images": ((None, 32, 48, 1), "float32")})
+    twin = tf_impl.state.build(tf_crnn.crnn(base=8, nh=32, num_classes=11))
     tf_impl.state.load_state_dict(twin, tensors)
     with torch.no_grad():
         by_torch = torch_crnn.CRNNPostProcess()(model(x))
@@ -350,9 +349,7 @@ def test_khmer_words_are_read_by_both_panels():
     tensors, letters = torch_impl.state.open_checkpoint(path), characters(entry.classes)
     assert len(letters) == 983 and path.name == "model.pth"
     font = ImageFont.truetype(path.parent / "fonts/khmer/Angkor.ttf", 32)
-    panels = [
-        panel(model, {}, {"images": np.zeros((1, 1, 48, 128))}, precision="float32") for panel in (TensorFlow, PyTorch)
-    ]
+    panels = [panel(model, {}, precision="float32") for panel in (TensorFlow, PyTorch)]
     for panel in panels:
         panel.load(tensors)
     for word in KHMER:

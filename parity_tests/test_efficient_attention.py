@@ -37,8 +37,8 @@ def apply(which, function, *arrays, **options):
     return np.asarray(function(*(None if x is None else TENSOR[which](x) for x in arrays), **options))
 
 
-def built(which, model, inputs, **options):
-    panel = PANELS[which](catalog.get(model), options, inputs)
+def built(which, model, **options):
+    panel = PANELS[which](catalog.get(model), options)
     panel.load(seeded(panel.shapes(), panel.aliases()), strict=False)
     return panel
 
@@ -267,7 +267,7 @@ def test_windows_are_a_mask_on_all_pairs(causal, which):
     """The angle of a pair depends on its distance; without causality the reference shifts it by one window."""
     inputs = {name: normal(2, 2, 11, 8, seed=i) for i, name in enumerate(("query", "key", "value"))}
     inputs["padding_mask"] = padding(2, 11)
-    panel = built(which, "window_attention", inputs, dim=8, window_size=4, causal=causal)
+    panel = built(which, "window_attention", dim=8, window_size=4, causal=causal)
     place = np.arange(11)
     angles = np.subtract.outer(place, place)[..., None] + 4 * (not causal)
     angles = angles * 10000.0 ** (-np.arange(0, 8, 2) / 8)

@@ -25,8 +25,8 @@ INPUTS = segments()(np.random.default_rng(0), 4)
 TARGETS = {"labels": np.array([0, 2, 1, -100])}
 
 
-def built(which, inputs=INPUTS, precision="float64", **options):
-    panel = PANELS[which](catalog.get("fastbert_base"), {**SMALL_FASTBERT, **options}, inputs, precision=precision)
+def built(which, precision="float64", **options):
+    panel = PANELS[which](catalog.get("fastbert_base"), {**SMALL_FASTBERT, **options}, precision=precision)
     panel.load(seeded(panel.shapes()))
     return panel
 
@@ -36,7 +36,7 @@ def test_uncertainty_is_the_references(which):
     expected = json.loads((FINGERPRINTS / "fastbert_small.json").read_text())
     given = fingerprint_inputs(expected)
     inputs = {ours: given[theirs] for theirs, ours in FASTBERT_REFERENCE.inputs.items()}
-    panel = PANELS[which](catalog.get("fastbert_base"), FASTBERT_REFERENCE.options, inputs, precision="float32")
+    panel = PANELS[which](catalog.get("fastbert_base"), FASTBERT_REFERENCE.options, precision="float32")
     panel.load(seeded(panel.shapes()))
     logits = panel.outputs(inputs)["logits"]
     found = np.asarray(MODULES[which].uncertainty(TENSOR[which](logits)))
@@ -238,7 +238,7 @@ def test_share_of_the_layers_that_is_skipped():
     ids[:, 3] = 1 + labels  # this word decides
     ids[::8, 3] = 3 + labels[::8]  # ... or one that is rare
     inputs, targets = {"input_ids": ids, "segment_ids": np.ones_like(ids)}, {"labels": labels}
-    panel = built(1, inputs, "float32", num_classes=2)
+    panel = built(1, "float32", num_classes=2)
     for phase, steps in (("finetune", 60), ("distill", 60)):
         trainer = torch_fastbert.FastBertTrainer(panel.model, phase, 2e-3)
         for _ in range(steps):
@@ -251,7 +251,7 @@ def test_share_of_the_layers_that_is_skipped():
         skipped[speed] = 1 - found["layers"].sum() / (64 * 3)
         assert (found["classes"] == labels).mean() >= 0.95, speed
     assert skipped[0.0] == 0 < skipped[0.2] <= skipped[0.5] and skipped[0.5] > 0.5, skipped
-    twin = built(0, inputs, "float32", num_classes=2)
+    twin = built(0, "float32", num_classes=2)
     twin.load(panel.state())
     found = twin.arrays(tf_fastbert.adaptive(twin.model, *twin.tensors(inputs).values(), speed=0.5))
     assert 1 - found["layers"].sum() / (64 * 3) == skipped[0.5]

@@ -28,11 +28,7 @@ TENSOR = (tf.constant, torch.tensor)
 
 def built(which, name, options, precision="float64", weights=seeded):
     """A panel's model, filled."""
-    inputs = {"input_ids": np.ones((2, 3), np.int64)}
-    if catalog.get(name).options.get("head") == "step":
-        shape = (2, options["layers"], options["heads"], options["positions"], options["hidden"] // options["heads"])
-        inputs |= {"length": np.array([2]), "past_keys": np.zeros(shape), "past_values": np.zeros(shape)}
-    panel = PANELS[which](catalog.get(name), options, inputs, precision=precision)
+    panel = PANELS[which](catalog.get(name), options, precision=precision)
     if weights:
         panel.load(weights(panel.shapes(), panel.aliases()))
     return panel

@@ -28,9 +28,7 @@ def assign(network, tensors):
 def test_mobilenet(alpha, size):
     entry = catalog.get("mobilenet_v1")
     images = np.random.default_rng(0).standard_normal((2, 3, *size))
-    panels = [
-        panel(entry, {"width": alpha}, {"images": images}, precision="float32") for panel in (TensorFlow, PyTorch)
-    ]
+    panels = [panel(entry, {"width": alpha}, precision="float32") for panel in (TensorFlow, PyTorch)]
     tensors = seeded(panels[1].shapes())
     network = keras.applications.MobileNet((*size, 3), alpha, weights=None, classifier_activation=None)
     assign(network, tensors)

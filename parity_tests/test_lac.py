@@ -36,8 +36,7 @@ def official():
 
 @cache
 def lac_panel(which):
-    inputs = lac.character_input(official()[1], SENTENCES, 12)
-    panel = PANELS[which](catalog.get("bigru_crf_lac"), {}, inputs, precision="float32")
+    panel = PANELS[which](catalog.get("bigru_crf_lac"), {}, precision="float32")
     panel.load(official()[0])
     return panel
 
@@ -233,7 +232,6 @@ def test_a_changed_file_of_the_checkpoint_is_noticed(tmp_path):
 
 
 def test_weights_of_another_size_are_refused():
-    inputs = lac.character_input({"OOV": 0}, "我", 4)
-    panel = PyTorch(catalog.get("bigru_crf_lac"), {"num_tags": 5}, inputs)
+    panel = PyTorch(catalog.get("bigru_crf_lac"), {"num_tags": 5})
     with pytest.raises(ValueError, match="crfw"):
         panel.load(official()[0])

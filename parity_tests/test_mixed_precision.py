@@ -140,7 +140,7 @@ def smooth_step(panel: str, dtype: str, scale: float) -> np.ndarray:
     else:
         model = keras.Sequential([Conv2d(3, 8, 3), keras.layers.Activation("sigmoid"), Conv2d(8, 4, 3)])
         state, x = tf_impl.state, tf.constant(x.transpose(0, 2, 3, 1))
-        state.build(model, {"x": ((None, 16, 16, 3), "float32")})
+        state.build(model)
         optimizer = keras.optimizers.SGD(0.125, momentum=0.5)
     state.load_state_dict(model, values)
 

@@ -37,12 +37,12 @@ MODULES = {
 }
 
 
-def built(panel: str, module: str, name: str, width: int, **options):
+def built(panel: str, module: str, name: str, **options):
     """A layer of one of the panels with its variables, in float64 in PyTorch."""
     builder = getattr(MODULES[module][panel == "pytorch"], name)
     if panel == "pytorch":
         return builder(**options).double().eval()
-    return tf_impl.state.build(builder(**options, dtype="float64"), {"x": ((None, 6, 7, width), "float64")})
+    return tf_impl.state.build(builder(**options, dtype="float64"))
 
 
 def tensors(layer) -> dict:
@@ -110,15 +110,13 @@ COUNTS = [
 @pytest.mark.parametrize("module, name, channels, count, options", COUNTS)
 def test_parameter_counts(panel, module, name, channels, count, options):
     key = "channels" if name == "CARAFEPack" else "in_channels"
-    layer = built(panel, module, name, channels, **{key: channels}, **options)
+    layer = built(panel, module, name, **{key: channels}, **options)
     assert sum(value.size for value in tensors(layer).values()) == count
 
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_offsets_of_a_deformable_convolution_have_the_published_count(panel):
-    layer = built(
-        panel, "deform_conv", "ModulatedDeformConv2dPack", 256, in_channels=256, out_channels=8, kernel_size=3
-    )
+    layer = built(panel, "deform_conv", "ModulatedDeformConv2dPack", in_channels=256, out_channels=8, kernel_size=3)
     found = {name: value.size for name, value in tensors(layer).items()}
     assert found["conv_offset.weight"] + found["conv_offset.bias"] == 62235
 
@@ -133,7 +131,6 @@ def test_context_block_is_its_formula(panel, pooling):
         panel,
         "context",
         "ContextBlock",
-        16,
         in_channels=16,
         ratio=0.25,
         pooling_type=pooling,
@@ -159,7 +156,7 @@ def test_context_block_is_its_formula(panel, pooling):
 def test_non_local_block_is_its_formula(panel, mode, sub_sample):
     options = {"in_channels": 16, "mode": mode, "sub_sample": sub_sample}
     x5 = X[:, :, :5]  # an odd height: the pooling drops the last row
-    layer = built(panel, "context", "NonLocal2d", 16, **options)
+    layer = built(panel, "context", "NonLocal2d", **options)
     values, x = fill(layer), x5.reshape(2, 16, 35)
     inner = ".0" if sub_sample else ""
 
@@ -198,7 +195,7 @@ TYPES = ["".join(bits) for bits in itertools.product("01", repeat=4)][1:]
 def test_generalized_attention_is_its_formula(panel, bits, spatial_range):
     """All types on a map that is not square, also those for which the reference exchanges height and width."""
     options = {"in_channels": 16, "num_heads": 4, "attention_type": bits, "spatial_range": spatial_range}
-    layer = built(panel, "generalized_attention", "GeneralizedAttention", 16, **options)
+    layer = built(panel, "generalized_attention", "GeneralizedAttention", **options)
     values = fill(layer)
     keys = X[:, :, ::2, ::2].reshape(2, 16, 12)
 
@@ -255,7 +252,7 @@ def test_carafe_is_its_sum(panel, kernel, groups, scale):
 def test_carafe_pack_is_encoder_pixel_shuffle_softmax_and_sum(panel):
     """The pack never shuffles pixels; the public function takes what a shuffle gives."""
     options = {"channels": 16, "scale_factor": 2, "up_kernel": 3, "up_group": 2, "compressed_channels": 8}
-    layer = built(panel, "carafe", "CARAFEPack", 16, **options)
+    layer = built(panel, "carafe", "CARAFEPack", **options)
     fill(layer)
     masks = apply(layer.content_encoder, apply(layer.channel_compressor, X))
     masks = torch.pixel_shuffle(torch.from_numpy(np.ascontiguousarray(masks)), 2)
@@ -345,7 +342,7 @@ def test_what_starts_as_zero_stays_zero_when_a_model_is_initialised(panel, modul
     else:
         model = keras.Sequential([Conv2d(16, 16, 1), part])
         getattr(tf_impl.layers.initialization, initialise)(model, *arguments)
-        tf_impl.state.build(model, {"x": ((None, 6, 7, 16), "float64")})
+        tf_impl.state.build(model)
     found = tensors(model)
     assert not found["0.bias"].any()  # the rest of the model is initialised
     assert found["0.weight"].any()

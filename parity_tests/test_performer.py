@@ -19,8 +19,8 @@ PERFORMER, REFORMER = (tf_performer, torch_performer), (tf_reformer, torch_refor
 BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 
 
-def built(which, model, inputs, **options):
-    panel = PANELS[which](catalog.get(model), options, inputs)
+def built(which, model, **options):
+    panel = PANELS[which](catalog.get(model), options)
     panel.load(seeded(panel.shapes(), panel.aliases()), strict=False)
     return panel
 
@@ -30,7 +30,7 @@ def built(which, model, inputs, **options):
 def test_feed_forward_in_chunks_is_the_same(model, which):
     inputs = words(16)(np.random.default_rng(0), 2) if "per" in model else hashed_words(np.random.default_rng(0), 2)
     small = {**(SMALL_PERFORMER if "per" in model else SMALL_REFORMER), "depth": 1}
-    whole, parts = (built(which, model, inputs, **small, ff_chunks=chunks) for chunks in (1, 5))
+    whole, parts = (built(which, model, **small, ff_chunks=chunks) for chunks in (1, 5))
     np.testing.assert_allclose(parts.outputs(inputs)["logits"], whole.outputs(inputs)["logits"], rtol=0, atol=1e-14)
 
 
@@ -38,14 +38,14 @@ def test_feed_forward_in_chunks_is_the_same(model, which):
 def test_performer_sees_neither_padding_nor_later_words(which):
     inputs = words(11)(np.random.default_rng(0), 2)
     options = {**SMALL_PERFORMER, "depth": 1, "kernel": "relu", "local_attn_heads": 1, "local_window_size": 4}
-    panel = built(which, "performer_lm", inputs, **options)
+    panel = built(which, "performer_lm", **options)
     expected = panel.outputs(inputs)["logits"]
     later = {**inputs, "input_ids": inputs["input_ids"].copy()}
     later["input_ids"][:, 6:] = 3
     found = panel.outputs(later)["logits"]
     np.testing.assert_allclose(found[:, :6], expected[:, :6], rtol=0, atol=1e-13)
     assert np.abs(found[:, 6:] - expected[:, 6:]).max() > 1e-3
-    panel = built(which, "performer_lm", inputs, **{**options, "kernel": "softmax"}, causal=False)
+    panel = built(which, "performer_lm", **{**options, "kernel": "softmax"}, causal=False)
     padded = {**inputs, "input_ids": np.where(inputs["attention_mask"], inputs["input_ids"], 7)}
     seen = inputs["attention_mask"] == 1
     found, expected = (panel.outputs(x)["logits"][seen] for x in (padded, inputs))
@@ -55,9 +55,7 @@ def test_performer_sees_neither_padding_nor_later_words(which):
 def test_features_are_drawn_anew_after_the_interval_and_alike():
     states = []
     for which in (0, 1):
-        panel = built(
-            which, "performer_lm", words()(np.random.default_rng(0), 2), **SMALL_PERFORMER, feature_redraw_interval=2
-        )
+        panel = built(which, "performer_lm", **SMALL_PERFORMER, feature_redraw_interval=2)
         rng, performer = np.random.default_rng(5), panel.model.performer
         before, seen = panel.state(), []
         for _ in range(5):
@@ -69,9 +67,7 @@ def test_features_are_drawn_anew_after_the_interval_and_alike():
         assert {n.rpartition(".")[2] for n in changed} == {"projection_matrix", "calls_since_last_redraw"}
         rows = states[-1]["performer.net.layers.1.0.fn.fast_attention.projection_matrix"]
         np.testing.assert_allclose(np.triu(rows[:8] @ rows[:8].T, 1), 0, atol=1e-12)
-        fixed = built(
-            which, "performer_lm", words()(np.random.default_rng(0), 2), **SMALL_PERFORMER, feature_redraw_interval=None
-        )
+        fixed = built(which, "performer_lm", **SMALL_PERFORMER, feature_redraw_interval=None)
         fixed.model.performer.redraw_projections(None)
     for name, value in states[0].items():
         np.testing.assert_allclose(value, states[1][name], rtol=0, atol=1e-12, err_msg=name)
@@ -80,9 +76,8 @@ def test_features_are_drawn_anew_after_the_interval_and_alike():
 @BOTH
 def test_as_built(which):
     """266 features for heads of 64, orthogonal; fixed positions in two halves."""
-    inputs = words()(np.random.default_rng(0), 2)
     small = {"num_tokens": 50, "max_seq_len": 12, "dim": 64, "depth": 1, "heads": 1, "dim_head": 64}
-    state = PANELS[which](catalog.get("performer_lm"), small, inputs).state()
+    state = PANELS[which](catalog.get("performer_lm"), small).state()
     rows = state["performer.net.layers.0.0.fn.fast_attention.projection_matrix"]
     assert rows.shape == (266, 64)
     np.testing.assert_allclose(np.triu(rows[:64] @ rows[:64].T, 1), 0, atol=1e-4)
@@ -99,7 +94,7 @@ def test_more_words_than_positions_are_refused(which):
         ("reformer_lm", hashed_words, SMALL_REFORMER),
     ):
         inputs = make(np.random.default_rng(0), 2)
-        panel = PANELS[which](catalog.get(model), {**small, "depth": 1}, inputs)
+        panel = PANELS[which](catalog.get(model), {**small, "depth": 1})
         longer = panel.tensors({**inputs, "input_ids": np.ones((1, 40), np.int64)})
         with pytest.raises(ValueError, match="40 words are more than max_seq_len=32"):
             panel.model(*longer.values())
@@ -124,8 +119,7 @@ def test_options_that_do_not_go_together_are_named():
 @pytest.mark.parametrize("positions", ["fixed", "absolute", "axial"])
 def test_positions_of_the_reformer(positions, which):
     """They are added to the words: at the same word, the layers' input differs by the position alone."""
-    inputs = hashed_words(np.random.default_rng(0), 2)
-    panel = built(which, "reformer_lm", inputs, **SMALL_REFORMER, positions=positions)
+    panel = built(which, "reformer_lm", **SMALL_REFORMER, positions=positions)
     state = panel.state()
     found = np.asarray(panel.model.pos_emb(length=16).detach() if which else panel.model.pos_emb(length=16))
     if positions == "axial":
@@ -143,12 +137,12 @@ def test_positions_of_the_reformer(positions, which):
 @BOTH
 def test_reformer_with_full_attention_needs_no_hash(which):
     inputs = hashed_words(np.random.default_rng(0), 2)
-    panel = built(which, "reformer_lm", inputs, **SMALL_REFORMER, positions="absolute", use_full_attn=True)
+    panel = built(which, "reformer_lm", **SMALL_REFORMER, positions="absolute", use_full_attn=True)
     other = {**inputs, "rotations": -3 * inputs["rotations"]}
     expected = panel.outputs(inputs)["logits"]
     np.testing.assert_array_equal(panel.outputs(other)["logits"], expected)
     # two buckets see everything, too
     few = {**inputs, "rotations": inputs["rotations"][:, :, :1, :1]}
-    hashed = built(which, "reformer_lm", few, **{**SMALL_REFORMER, "bucket_size": 8}, positions="absolute")
+    hashed = built(which, "reformer_lm", **{**SMALL_REFORMER, "bucket_size": 8}, positions="absolute")
     seen = inputs["attention_mask"] == 1
     np.testing.assert_allclose(hashed.outputs(few)["logits"][seen], expected[seen], rtol=0, atol=1e-12)

@@ -52,7 +52,7 @@ def step(request):
     """One step of a panel on the fingerprint's pictures: the panel, losses, tensors on the way, gradient norms."""
     cls, module = PANELS[request.param]
     pictures = {name: np.clip(values, -1, 1) for name, values in fingerprint_inputs(FINGERPRINT).items()}
-    panel = cls(catalog.get("pix2pix"), {"num_downs": 7, "dropout": 0.0}, pictures, precision="float64")
+    panel = cls(catalog.get("pix2pix"), {"num_downs": 7, "dropout": 0.0}, precision="float64")
     panel.load(seeded(panel.shapes()))
     if cls is PyTorch:
         panel.model.train()
@@ -120,7 +120,7 @@ def small_generator(module, dropout=0.5):
     images = np.clip(np.random.default_rng(0).standard_normal((2, 3, 64, 128)), -1, 1)
     cls = TensorFlow if module is tf_pix2pix else PyTorch
     options = {"num_downs": 6, "width": 4, "dropout": dropout}
-    panel = cls(catalog.get("unet_256"), options, {"A": images}, precision="float32")
+    panel = cls(catalog.get("unet_256"), options, precision="float32")
     panel.load(seeded(panel.shapes()))
     return panel, panel.tensors({"A": images})["A"]
 
@@ -179,7 +179,7 @@ def test_patches_see_seventy_pixels(module):
     """The middle logit's gradient reaches exactly 70 x 70 pixels of the pair."""
     cls = TensorFlow if module is tf_pix2pix else PyTorch
     pair = np.random.default_rng(0).standard_normal((1, 6, 128, 136))
-    panel = cls(catalog.get("patchgan_70"), {"width": 4}, {"pair": pair}, precision="float64")
+    panel = cls(catalog.get("patchgan_70"), {"width": 4}, precision="float64")
     panel.load(seeded(panel.shapes()))
     images = panel.tensors({"pair": pair})["pair"]
     if cls is PyTorch:

@@ -27,7 +27,7 @@ def panels(model):
     tensors = store.rename(torch_impl.state.open_checkpoint(path), checkpoint.rename)
     found = []
     for panel in (TensorFlow, PyTorch):
-        found.append(panel(entry, {}, {"images": np.zeros((1, 3, 224, 224))}, precision="float32"))
+        found.append(panel(entry, {}, precision="float32"))
         found[-1].load(tensors)
     return checkpoint, found
 

@@ -21,7 +21,6 @@ from weights.seeded import seeded
 
 MODELS = {name: model for name, model in catalog.load().items() if model.kind == "model"}
 LARGE = 12_000_000  # parameters; what has as many is left to --full
-BATCH, LENGTH = 2, 16  # sizes for the dynamic axes of the catalogue: the batch, and any other
 
 
 def published(name, **options):
@@ -70,11 +69,7 @@ def tiers(models):
 @pytest.mark.parametrize("name", tiers({n: (m.module, m.parameters) for n, m in MODELS.items() if m.parameters}))
 def test_tensorflow_has_the_published_tensors(name):
     """Names, shapes and order of every tensor at the published size."""
-    inputs = {
-        key: np.zeros([d if isinstance(d, int) else BATCH if d == "N" else LENGTH for d in tensor.shape], tensor.dtype)
-        for key, tensor in MODELS[name].inputs.items()
-    }
-    found = TensorFlow(MODELS[name], {}, inputs, precision="float32").shapes()
+    found = TensorFlow(MODELS[name], {}, precision="float32").shapes()
     assert list(found.items()) == [(n, tuple(t.shape)) for n, t in published(name).state_dict().items()]
 
 
@@ -95,10 +90,7 @@ OFFICIAL = {ref.file: (case, ref) for case in cases().values() for ref in case.r
 def test_official_tensors_load_without_a_difference(file, panel):
     """Names and shapes as the third-party implementation stores them, none missing and none left over."""
     (case, ref), expected = OFFICIAL[file], stored(file)
-    given = fingerprint_inputs(expected)
-    names = {ours: theirs for theirs, ours in ref.inputs.items()} or dict(zip(case.entry.inputs, given))
-    inputs = {ours: given[theirs] for ours, theirs in names.items()}
-    built = panel(case.entry, ref.options, inputs, ref.criterion, case.postprocess, "float32")
+    built = panel(case.entry, ref.options, ref.criterion, case.postprocess, "float32")
     before = built.state()
     tensors = seeded({name: tuple(shape) for name, shape in expected["tensors"]}, built.aliases())
     tensors |= {name: before[name] for name, _ in expected["tensors"] if name not in tensors}  # left as built
@@ -218,7 +210,7 @@ def test_trunk_gives_the_maps_of_the_detector_it_is_in(file):
     theirs = {name: tuple(shape) for name, shape in expected["tensors"] if name.startswith("backbone.")}
     inputs = {"images": fingerprint_inputs(expected)["input"]}
     for panel in (TensorFlow, PyTorch):
-        built = panel(MODELS[model], {**options, "features_only": True}, inputs, precision="float32")
+        built = panel(MODELS[model], {**options, "features_only": True}, precision="float32")
         assert {f"backbone.{name}": shape for name, shape in built.shapes().items()} == theirs
         built.load({name.removeprefix("backbone."): value for name, value in seeded(theirs).items()})
         for i, x in enumerate(built.outputs(inputs).values()):
@@ -279,7 +271,7 @@ def test_dropout_is_in_the_same_places_of_both_panels(name, monkeypatch):
     masks = with_masks(monkeypatch, maps)
     outputs, plain = [], []
     for panel in (TensorFlow, PyTorch):
-        built = panel(entry, options, inputs)
+        built = panel(entry, options)
         built.load(seeded(built.shapes(), built.aliases()), strict=False)
         outputs.append(built.outputs(inputs, training=True))
         plain.append(built.outputs(inputs))

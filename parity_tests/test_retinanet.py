@@ -642,11 +642,10 @@ def fingerprint(name):
 
 
 @lru_cache(maxsize=2)
-def published(name, package, precision, height=128, width=160):
+def published(name, package, precision):
     """A published model with the seeded weights."""
     panel = {"tf_impl": TensorFlow, "torch_impl": PyTorch}[package]
-    example = {"images": np.zeros((2, 3, height, width))}
-    built = panel(catalog.get(name), {}, example, precision=precision)
+    built = panel(catalog.get(name), {}, precision=precision)
     built.load(seeded(built.shapes()))
     return built
 
@@ -689,7 +688,7 @@ def test_losses_and_gradients_of_mmdet(precision, bound, package):
         terms[key.split(".")[0]] = terms.get(key.split(".")[0], 0.0) + value
     objects = [(np.array(b), np.array(k)) for b, k in zip(*(expected["targets"][key] for key in ("boxes", "labels")))]
     images = np.random.default_rng(0).standard_normal((2, 3, 128, 128)).astype(np.float32)
-    panel = published("retinanet_r50_fpn_mmdet", package, precision, 128, 128)
+    panel = published("retinanet_r50_fpn_mmdet", package, precision)
     check_losses(panel, {"images": images}, padded(objects), {**expected, "terms": terms}, bound)
 
 
@@ -800,7 +799,7 @@ def test_results_in_onnx_use_the_operator(package, tmp_path):
     panel = {"tf_impl": TensorFlow, "torch_impl": PyTorch}[package]
     rng = np.random.default_rng(0)
     inputs = case.inputs(rng, 2)
-    built = panel(case.entry, case.options, inputs, postprocess=case.postprocess, precision="float32")
+    built = panel(case.entry, case.options, postprocess=case.postprocess, precision="float32")
     built.load(seeded(built.shapes()))
     path = built.export(tmp_path / "results.onnx", inputs, None, {}, results=True)
     operators = onnx_file.histogram(onnx.load(path))

@@ -19,7 +19,7 @@ INPUTS = sentences()(np.random.default_rng(0), 2)
 
 
 def built(which, name="textcnn_rand", fill=True, **options):
-    panel = PANELS[which](catalog.get(name), {**SMALL_TEXTCNN, **options}, INPUTS)
+    panel = PANELS[which](catalog.get(name), {**SMALL_TEXTCNN, **options})
     if fill:
         panel.load(seeded(panel.shapes()))
     return panel
@@ -164,7 +164,7 @@ def test_it_learns_which_words_matter(which):
     labels = np.arange(50) % 2
     ids[np.arange(50), rng.integers(0, 9, 50)] = 1 + labels
     inputs, targets = {"input_ids": ids}, {"labels": labels}
-    panel = PANELS[which](catalog.get("textcnn_rand"), {**SMALL_TEXTCNN, "num_classes": 2}, inputs)
+    panel = PANELS[which](catalog.get("textcnn_rand"), {**SMALL_TEXTCNN, "num_classes": 2})
     panel.load(seeded(panel.shapes()))
     history = panel.train(inputs, targets, 0.0, steps=40)
     assert history[-1]["total"] < 0.4 * history[0]["total"]

@@ -40,8 +40,7 @@ def kept(which, **options):
 
 def built(which, **options):
     """A small model with seeded weights in float64."""
-    inputs = sentences()(np.random.default_rng(0), 2)
-    panel = PANELS[which](catalog.get("transformer_base"), {**SMALL_TRANSFORMER, **options}, inputs)
+    panel = PANELS[which](catalog.get("transformer_base"), {**SMALL_TRANSFORMER, **options})
     panel.load(seeded(panel.shapes(), panel.aliases()), strict=False)
     return panel
 
@@ -278,7 +277,6 @@ def test_initial_values(which):
     state = PANELS[which](
         catalog.get("transformer_base"),
         {**SMALL_TRANSFORMER, "dim": 64, "vocab_size": 500, "layers": 1},
-        sentences()(np.random.default_rng(0), 2),
     ).state()
     words = state["model.shared.weight"]
     assert not words[PAD].any() and abs(np.delete(words, PAD, 0).std() - 1 / 8) < 2e-3
@@ -365,7 +363,7 @@ def test_files_of_both_frameworks_translate_together(tmp_path):
     for model, panel in (("transformer_base_encode", TensorFlow), ("transformer_base_step", PyTorch)):
         inputs = cases[model].inputs(np.random.default_rng(0), 2)
         inputs = {n: x[:, :1] if n[:4] in ("memo", "past") else x for n, x in inputs.items()}
-        built = panel(catalog.get(model), options, inputs, precision=dtype)
+        built = panel(catalog.get(model), options, precision=dtype)
         weights = weights or seeded(built.shapes(), built.aliases())
         built.load(weights, strict=False)
         path = built.export(tmp_path / f"{model}.onnx", inputs, None, cases[model].dynamic)

@@ -39,7 +39,7 @@ def expected():
     network = keras.applications.Xception(
         weights=None, input_shape=(*IMAGE["images"].shape[2:], 3), classes=10, classifier_activation=None
     )
-    panel = PyTorch(catalog.get("xception"), {"num_classes": 10}, IMAGE, precision="float32")
+    panel = PyTorch(catalog.get("xception"), {"num_classes": 10}, precision="float32")
     tensors = seeded(panel.shapes())
     names = names_in_keras()
     shortcuts = iter([f"block{i}.{part}" for i in (1, 2, 3, 12) for part in ("skip", "skipbn")])
@@ -57,7 +57,7 @@ def expected():
 @pytest.mark.parametrize("kind", [TensorFlow, PyTorch], ids=["tensorflow", "pytorch"])
 def test_default_form_is_the_one_of_keras(kind, expected):
     tensors, logits = expected
-    panel = kind(catalog.get("xception"), {"num_classes": 10}, IMAGE, precision="float32")
+    panel = kind(catalog.get("xception"), {"num_classes": 10}, precision="float32")
     panel.load(tensors)
     assert onnx_file.relative(panel.outputs(IMAGE)["logits"], logits) < 1e-5
 
@@ -65,7 +65,7 @@ def test_default_form_is_the_one_of_keras(kind, expected):
 @pytest.mark.parametrize("options", [{"pad_mode": "torch"}, {"bn_eps": 1e-5}])
 def test_other_forms_are_other_functions(options, expected):
     tensors, logits = expected
-    panel = PyTorch(catalog.get("xception"), {"num_classes": 10, **options}, IMAGE, precision="float32")
+    panel = PyTorch(catalog.get("xception"), {"num_classes": 10, **options}, precision="float32")
     panel.load(tensors)
     assert onnx_file.relative(panel.outputs(IMAGE)["logits"], logits) > 1e-4
 
@@ -73,4 +73,4 @@ def test_other_forms_are_other_functions(options, expected):
 def test_padding_has_two_forms():
     for kind in (TensorFlow, PyTorch):
         with pytest.raises(ValueError, match="pad_mode='valid'"):
-            kind(catalog.get("xception"), {"pad_mode": "valid"}, IMAGE)
+            kind(catalog.get("xception"), {"pad_mode": "valid"})

@@ -187,7 +187,7 @@ def ask(model: catalog.Model, inputs: Sequence[str], weights: str | None, top: i
     # exported with a batch of two at least: a batch of one would be taken for a constant
     examples = {name: np.concatenate([array] * 2) if len(array) == 1 else array for name, array in feed.items()}
     with asked(", ".join(map(str, inputs))):
-        panels, _ = twins(model, examples, weights)
+        panels, _ = twins(model, weights)
         files = export_files(panels, folder, examples, None, example(model)[2])
     functions = engines(model, panels, files, torch.get_num_threads())
     outputs = {name: function(feed) for name, function in functions.items()}  # the first run traces and warms up

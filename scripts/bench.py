@@ -70,7 +70,7 @@ def _keras_pair(model: catalog.Model, inputs: Mapping[str, np.ndarray]) -> dict[
     import parity_tests.panels
 
     builder, arguments, options = KERAS[model.name]
-    panel = parity_tests.panels.TensorFlow(model, options, dict(inputs), precision="float32")
+    panel = parity_tests.panels.TensorFlow(model, options, precision="float32")
     values = list(panel.tensors(inputs).values())
     theirs = getattr(keras.applications, builder)(
         weights=None, input_shape=values[0].shape[1:], classifier_activation=None, **arguments
@@ -182,7 +182,7 @@ def _measured(
     model: catalog.Model, batch: int, length: int, threads: int, runs: int, reference: bool, folder: Path
 ) -> dict:
     inputs, _, dynamic = example(model, length=length)
-    panels, _ = twins(model, inputs)
+    panels, _ = twins(model)
     files = export_files(panels, folder, inputs, None, dynamic)
     feed = example(model, batch, length=length)[0]
     tensorflow, torch, tensorflow_file, torch_file = ENGINES

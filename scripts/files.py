@@ -169,13 +169,12 @@ def _shortened(text: str, most: int = 8) -> str:
 
 
 def twins(
-    model: catalog.Model, inputs: Arrays, weights: str | None = "seeded", names: Sequence[str] = tuple(PANELS)
+    model: catalog.Model, weights: str | None = "seeded", names: Sequence[str] = tuple(PANELS)
 ) -> tuple[dict, catalog.Checkpoint | None]:
     """Panels of a model with the same weights, in float32.
 
     Args:
         model: an entry of the catalogue.
-        inputs: example inputs.
         weights: "seeded", "random", the name of a checkpoint, a file, or None for the first checkpoint.
         names: which panels: "tensorflow", "torch".
 
@@ -199,7 +198,7 @@ def twins(
     options = entry.options if entry else {}
     panels = {}
     for name in names:
-        panel = getattr(parity_tests.panels, PANELS[name])(model, options, inputs, precision="float32")
+        panel = getattr(parity_tests.panels, PANELS[name])(model, options, precision="float32")
         panels[name] = panel
         if weights == "random":
             tensors = tensors or panel.state()  # the first panel's own initialisation
@@ -275,7 +274,7 @@ def export(
     import onnx
 
     with asked(f"--size {size[0]}x{size[1]}" if size else ""):
-        panels, _ = twins(model, inputs, weights, tuple(PANELS) if framework == "both" else (framework,))
+        panels, _ = twins(model, weights, tuple(PANELS) if framework == "both" else (framework,))
         wanted = targets if form == "loss" else None
         paths = export_files(panels, out, inputs, wanted, dynamic, form == "results", half)
     protos = {panel: onnx.load(path) for panel, path in paths.items()}
@@ -341,9 +340,8 @@ def convert(source: Path, target: Path, name: str, checkpoint: str | None, as_js
 
     tensors = None if from_keras else store.rename(read(source), entry.rename if entry else ())
     options = entry.options if entry else {}
-    inputs = example(model)[0]
     kind = parity_tests.panels.TensorFlow if to_keras or from_keras else parity_tests.panels.PyTorch
-    panel = kind(model, options, inputs, precision="float32")
+    panel = kind(model, options, precision="float32")
     if from_keras:
         try:
             panel.model.load_weights(source)

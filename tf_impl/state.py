@@ -41,25 +41,23 @@ LEAF_RULES = (
 )
 
 
-def build(model, inputs: Mapping[str, tuple[tuple, str]]):
-    """Create all variables of a model by calling it once on symbolic inputs; nothing is computed.
+def build(model):
+    """Create all variables of a model. Its layers know their widths, so that no input is needed and nothing is traced.
 
     Args:
-        model: a Keras model.
-        inputs: (shape, dtype) of every input in the order of ``call``, in the model's layout; the batch may be None.
+        model: a Keras model or layer of this package.
 
     Returns:
         The model.
     """
-    if not isinstance(model, keras.Sequential):  # which builds itself
-        for _, layer in named_layers(model):
-            # a layer whose variables are all in its children: Keras would trace it once to build them, then again
-            if isinstance(layer, keras.Sequential) or type(layer).build in (
-                keras.layers.Layer.build,
-                keras.Model.build,
-            ):
-                layer.built = True
-    model(*(keras.Input(batch_shape=shape, dtype=dtype) for shape, dtype in inputs.values()))
+    inherited = keras.layers.Layer.build, keras.Model.build, keras.Sequential.build
+    for _, layer in list(named_layers(model)):
+        if layer.built:
+            continue
+        if type(layer).build in inherited:  # all variables are in its children
+            layer.built = True
+        else:
+            layer.build(None)
     return model
 
 

@@ -163,7 +163,7 @@ class ConcatAttention(DotAttention):
         self.query_dim = query_dim
         self.pair_proj = Linear(query_dim + key_dim, attention_dim, bias=False)
         self.score_proj = Linear(attention_dim, 1, bias=False)
-        self.pair_proj.build((None, query_dim + key_dim))
+        self.pair_proj.build(None)  # its kernel is used without a call
 
     def scores(self, query, key):
         # W [q; k] is the sum of two products: no pair is ever put together

@@ -173,7 +173,7 @@ class NonLocal2d(keras.layers.Layer):
 
     def build(self, input_shape):
         if self.mode == "concatenation":  # its kernel is used without a call
-            self.concat_project["conv"].build((None, None, None, 2 * self.inter_channels))
+            self.concat_project["conv"].build(None)
 
     def call(self, x, training=False):
         _, height, width, _ = x.shape

@@ -65,7 +65,7 @@ class Conv2d(keras.layers.Layer):  # mirror: ships Conv2d
         self.kernel_initializer = self.bias_initializer = _uniform(fan_in)
 
     def build(self, input_shape):
-        if input_shape[-1] != self.in_channels:
+        if input_shape is not None and input_shape[-1] != self.in_channels:
             raise ValueError(f"{self.name}: {self.in_channels} input channels expected, {input_shape[-1]} given")
         shape = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
         # mirror: Kernels are stored

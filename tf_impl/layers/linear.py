@@ -29,7 +29,7 @@ class Linear(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        if input_shape[-1] != self.in_features:
+        if input_shape is not None and input_shape[-1] != self.in_features:
             raise ValueError(f"{self.name}: {self.in_features} input features expected, {input_shape[-1]} given")
         shape = (self.in_features, self.out_features)
         # mirror: stores its kernel

@@ -72,9 +72,6 @@ class BertEmbeddings(keras.layers.Layer):
         self.LayerNorm = LayerNorm(hidden, eps=EPS)
         self.dropout = keras.layers.Dropout(dropout)
 
-    def build(self, input_ids_shape, token_type_ids_shape):
-        self.LayerNorm.build((*input_ids_shape, self.word_embeddings.embedding_dim))
-
     def call(self, input_ids, token_type_ids, training=False):
         x = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
         x = x + tf.convert_to_tensor(self.position_embeddings.embeddings)[: tf.shape(input_ids)[1]]

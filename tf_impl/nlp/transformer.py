@@ -18,8 +18,7 @@ import tensorflow as tf
 
 from tf_impl import state
 from tf_impl.layers.attention import causal_mask, mask_bias
-from tf_impl.layers.linear import Embedding, Linear
-from tf_impl.layers.normalization import LayerNorm
+from tf_impl.layers.linear import Embedding
 from tf_impl.nlp._transformer_layers import (
     PAD,
     DecoderLayer,
@@ -121,11 +120,7 @@ class Transformer(keras.Model):
         # mirror: ties the output
         self.lm_head = TransformerHead(vocab_size, dim, target if tying != "none" else None)
         # mirror: builds lazily
-        for layer in self._flatten_layers():
-            if isinstance(layer, Linear):
-                layer.build((None, layer.in_features))
-            elif isinstance(layer, LayerNorm):
-                layer.build((None, dim))
+        state.build(self)
 
     def source(self, input_ids, attention_mask, training=False):
         """The encoder's output, and its keys and values (N, heads, S, E) for every layer of the decoder."""
