@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import tf_impl.export
@@ -30,6 +31,19 @@ def test_half_precision_is_smaller_and_near(name, tmp_path):
         assert kernels and {tensor.data_type for tensor in kernels} == {onnx.TensorProto.FLOAT16}
         found, expected = onnx_file.run(onnx_file.session(path), feed), panel.outputs(inputs)
         assert 1e-6 < max(onnx_file.relative(found[key], expected[key]) for key in expected) < 1e-2
+
+
+def test_sums_are_fused_with_the_convolution_before_them(tmp_path):
+    """As they are in the other file: ONNX Runtime has to know that the batch stays what it was in every Reshape."""
+    proof = Proof(cases()["shufflenet_v1_g3_x0_5"])
+    inputs, _ = proof.arrays()
+    for panel in proof.twins("float32"):
+        path = panel.export(tmp_path / f"{panel.package}.onnx", inputs, None, {})
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        assert onnx_file.histogram(onnx.load(path))["Add"] > 0
+        assert onnx_file.histogram(onnx.load(tmp_path / "optimised.onnx"))["Add"] == 0
 
 
 def test_large_matrices_are_handed_to_the_graph(monkeypatch, tmp_path):

@@ -155,7 +155,7 @@ def export_forms(
         part = onnx_file.cut(proto, examples if form == "losses" else inputs, shorter)
         wanted = {short: expected[name] for name, short in shorter.items()}
         _reduce_before_transpose(part)
-        _drop_empty_reshapes(part)
+        _simplify_reshapes(part)
         _name_dimensions(part, {name: axes(name) for name in names}, examples, wanted)
         tolerance = onnx_file.HALF_TOLERANCE if half else onnx_file.TOLERANCE
         part = onnx_file.half(part) if half else part
@@ -215,8 +215,12 @@ def _reduce_before_transpose(proto):
         graph.node.remove(node)
 
 
-def _drop_empty_reshapes(proto):
-    """Remove every Reshape to the shape that is there; tf2onnx leaves them where it turned maps of 1 x 1."""
+def _simplify_reshapes(proto):
+    """Remove every Reshape to the shape that is there, and let the others keep the batch instead of working it out.
+
+    tf2onnx leaves the former where it turned maps of 1 x 1. After a batch of -1, ONNX Runtime knows no longer that two
+    maps have one shape, and does not fuse their sum with the convolution before it.
+    """
     graph = onnx.shape_inference.infer_shapes(proto).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.input]}
     graph = proto.graph
@@ -229,10 +233,16 @@ def _drop_empty_reshapes(proto):
     for node in [node for node in graph.node if node.op_type == "Reshape"]:
         source, target = node.input
         there, wanted = shapes.get(source), targets.get(target)
-        # 0 is a dynamic length on one side, -1 what is left on the other; one of them can only mean the same
-        if not there or wanted is None or [max(n, 0) for n in wanted] != there or there.count(0) > 1:
+        if not there or wanted is None:
             continue
-        if node.output[0] not in kept:
+        # 0 is a dynamic length on one side, -1 what is left on the other; one of them can only mean the same
+        if [max(n, 0) for n in wanted] == there and there.count(0) <= 1 and node.output[0] not in kept:
             for other in graph.node:
                 other.input[:] = [source if name == node.output[0] else name for name in other.input]
             graph.node.remove(node)
+        elif there[0] == 0 and wanted[0] == -1 and np.prod(there[1:]) == np.prod(wanted[1:]) > 0:
+            batch_kept = onnx.numpy_helper.from_array(np.array([0, *wanted[1:]]), f"{target}_keeping_batch")
+            if batch_kept.name not in targets:
+                targets[batch_kept.name] = [0, *wanted[1:]]
+                graph.initializer.append(batch_kept)
+            node.input[1] = batch_kept.name
