@@ -5,6 +5,7 @@ floor is 0 for outputs and losses, and for gradients 1e-6 of the model's largest
 another shape, or a name on one side only is an infinite figure.
 """
 
+import gc
 import json
 import tempfile
 import time
@@ -195,7 +196,11 @@ class Proof:
             return Level(self.case.name, name, bound, [], reason=self.case.without[name])
         start = time.perf_counter()
         details: dict = {}
-        figures = getattr(self, f"_{name}")(details)
+        gc.disable()  # the exporters make millions of objects; to look for garbage among them takes a third of the time
+        try:
+            figures = getattr(self, f"_{name}")(details)
+        finally:
+            gc.enable()
         return Level(self.case.name, name, bound, figures, time.perf_counter() - start, reason, details)
 
     def levels(self, names: Iterable[str] = LEVELS) -> Iterable[Level]:
@@ -360,17 +365,15 @@ class Proof:
         return dict(zip(self.entry.inputs, inputs, strict=False))
 
     def _sampled(self, panel, reference, inputs) -> Arrays:
+        # "head.conv#2" is the third call of a module
+        modules = {theirs: path.partition("#") for theirs, path in reference.modules.items()}
+        with panel.recording({module for module, _, _ in modules.values()}) as calls:
+            evaluated = panel.outputs(inputs) if reference.outputs or modules else {}
+        trained = panel.outputs(inputs, True) if reference.training else {}
         found = {}
-        for training, keys in ((False, reference.outputs), (True, reference.training)):
-            if keys:
-                outputs = panel.outputs(inputs, training)
-                found |= {theirs: outputs[ours or panel.returned[0]] for theirs, ours in keys.items()}
-        if reference.modules:
-            calls = panel.record(inputs)
-            for theirs, path in reference.modules.items():
-                module, _, which = path.partition("#")  # "head.conv#2": the third call of a module
-                found[theirs] = calls[module][int(which or 0)][1][0]
-        return found
+        for keys, outputs in ((reference.outputs, evaluated), (reference.training, trained)):
+            found |= {theirs: outputs[ours or panel.returned[0]] for theirs, ours in keys.items()}
+        return found | {theirs: calls[module][int(which or 0)][1][0] for theirs, (module, _, which) in modules.items()}
 
     def _reference_losses(self, panel, reference, expected, inputs, targets):
         figures = []

@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,12 @@ class Panel:
     def named(self, outputs) -> dict:
         """What the model returned, by name."""
         return onnx_file.named(outputs, self.returned)
+
+    def record(self, inputs: Arrays, training: bool = False) -> dict[str, list[tuple[list, list]]]:
+        """For every module in the order in which it finishes: its float inputs and outputs at each call."""
+        with self.recording() as calls:
+            self.outputs(inputs, training)
+        return calls
 
 
 class PyTorch(Panel):
@@ -227,8 +233,9 @@ class PyTorch(Panel):
         self.model.eval()
         return history
 
-    def record(self, inputs: Arrays, training: bool = False) -> dict[str, list[tuple[list, list]]]:
-        """For every module in the order in which it finishes: its float inputs and outputs at each call."""
+    @contextlib.contextmanager
+    def recording(self, names: Collection[str] | None = None):
+        """Keep what modules (these, or all) are given and return: name -> float inputs and outputs of every call."""
         calls: dict[str, list] = {}
 
         def hook(name):
@@ -237,13 +244,13 @@ class PyTorch(Panel):
 
             return record
 
-        handles = [m.register_forward_hook(hook(name)) for name, m in self.model.named_modules() if name]
+        modules = [(name, m) for name, m in self.model.named_modules() if name and (names is None or name in names)]
+        handles = [module.register_forward_hook(hook(name)) for name, module in modules]
         try:
-            self.outputs(inputs, training)
+            yield calls
         finally:
             for handle in handles:
                 handle.remove()
-        return calls
 
 
 class TensorFlow(Panel):
@@ -375,8 +382,9 @@ class TensorFlow(Panel):
             history.append(self.arrays(losses))
         return history
 
-    def record(self, inputs: Arrays, training: bool = False) -> dict[str, list[tuple[list, list]]]:
-        """For every layer in the order in which it finishes: its float inputs and outputs at each call."""
+    @contextlib.contextmanager
+    def recording(self, names: Collection[str] | None = None):
+        """Keep what modules (these, or all) are given and return: name -> float inputs and outputs of every call."""
         calls: dict[str, list] = {}
         wrapped = []
 
@@ -392,14 +400,13 @@ class TensorFlow(Panel):
             wrapped.append(layer)
 
         for name, layer in tf_impl.state.named_layers(self.model):
-            if name and not any(layer is other for other in wrapped):
+            if name and (names is None or name in names) and not any(layer is other for other in wrapped):
                 wrap(name, layer)
         try:
-            self.outputs(inputs, training)
+            yield calls
         finally:
             for layer in wrapped:
                 object.__delattr__(layer, "call")
-        return calls
 
 
 class TorchFunction(torch.nn.Module):
