@@ -1,5 +1,6 @@
 """Shared by the tests: which cases run, one proof per case and worker, the ``--full`` switch."""
 
+import gc
 from functools import lru_cache
 
 import pytest
@@ -18,6 +19,11 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_runtest_teardown(item):
+    if "slow" in item.keywords:
+        gc.collect()  # a Keras model is a cycle, and several of published size do not fit into memory
 
 
 def pytest_generate_tests(metafunc):

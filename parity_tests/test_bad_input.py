@@ -556,6 +556,18 @@ def test_process_interrupted_while_it_exports(tmp_path):
     assert content(tmp_path) == {}
 
 
+def test_processes_end_with_the_one_that_started_them():
+    args = [sys.executable, "-m", "scripts.cli", "parity", "max_unpool2d", "inception_v3", "--jobs", "2"]
+    process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        while not (row := process.stdout.readline()).startswith("max_unpool2d"):
+            assert row
+        process.kill()
+        process.communicate(timeout=20)  # they hold the pipe as long as they live
+    finally:
+        process.kill()
+
+
 def test_written_takes_the_place_of_the_old_file_only_when_it_is_whole(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -200,6 +202,17 @@ def _progress(total: int) -> Iterator:
         yield tell
 
 
+def _end_with_parent() -> None:
+    """In a process of a pool: end when the one that started it does, even if it was killed."""
+    import multiprocessing
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def measured_in_turn(
     names: Sequence[str], steps: int, jobs: int, measure: Callable[..., dict]
 ) -> Iterator[tuple[str, dict]]:
@@ -227,7 +240,7 @@ def measured_in_turn(
         import concurrent.futures
         import multiprocessing
 
-        pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+        pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent)
         try:
             waiting = {name: pool.submit(measure, name) for name in names}
             for name, future in waiting.items():
