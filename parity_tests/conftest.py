@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_runtest_teardown(item):
     if "slow" in item.keywords:
-        gc.collect()  # a Keras model is a cycle, and several of published size do not fit into memory
+        gc.collect()  # a Keras model is a cycle: Python would keep seven of BERT base before it looks for them
 
 
 def pytest_generate_tests(metafunc):

@@ -241,8 +241,7 @@ def _simplify_reshapes(proto):
                 other.input[:] = [source if name == node.output[0] else name for name in other.input]
             graph.node.remove(node)
         elif there[0] == 0 and wanted[0] == -1 and np.prod(there[1:]) == np.prod(wanted[1:]) > 0:
-            batch_kept = onnx.numpy_helper.from_array(np.array([0, *wanted[1:]]), f"{target}_keeping_batch")
-            if batch_kept.name not in targets:
-                targets[batch_kept.name] = [0, *wanted[1:]]
-                graph.initializer.append(batch_kept)
-            node.input[1] = batch_kept.name
+            node.input[1] = f"{target}_keeping_batch"
+            if node.input[1] not in targets:
+                targets[node.input[1]] = [0, *wanted[1:]]
+                graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, *wanted[1:]]), node.input[1]))
