@@ -52,6 +52,8 @@ def browser(capabilities: Mapping | None = None) -> Iterator:
         raise Problem("no browser is installed; install Debian's packages chromium and chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
+    start = {"restore_on_startup": 4, "startup_urls": ["about:blank"]}  # not the page of new tabs, which loads late
+    options.add_experimental_option("prefs", {"session": start})
     for key, value in (capabilities or {}).items():
         options.set_capability(key, value)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
