@@ -248,7 +248,7 @@ def test_parity_goes_on_behind_a_level_that_raises(monkeypatch):
         raise RuntimeError("nothing fits\nmore")
 
     monkeypatch.setattr(Proof, "_outputs", raises)
-    text = run("parity", "top_k", "--level", "outputs", "--level", "gradients", code=1)
+    text = run("parity", "top_k", "--level", "outputs", "--level", "gradients", "--jobs", "1", code=1)
     assert "RuntimeError: nothing fits" in text
     assert [line.split()[1] for line in text.splitlines()[1:3]] == ["outputs", "gradients"]
 
@@ -257,6 +257,16 @@ def test_parity_in_several_processes():
     found = data("parity", "pixelgan", "max_unpool2d", "--level", "interface", "--jobs", "2")
     assert found["holds"]
     assert list(found["cases"]) == ["pixelgan", "max_unpool2d"]
+
+
+def test_parity_of_one_case_in_two_processes(proof_file):
+    levels = [argument for level in ("results", "onnx", "outputs", "interface") for argument in ("--level", level)]
+    found = data("parity", "pixelgan", *levels, "--trace", "--save", "--jobs", "2")
+    assert found["holds"]
+    case = found["cases"]["pixelgan"]
+    assert list(case["levels"]) == ["interface", "outputs", "onnx", "results"]
+    assert case["parameters"] > 0 and case["onnx"]["model"] and case["trace"]["modules"] == 7
+    assert json.loads(proof_file.read_text())["cases"]["pixelgan"]["onnx"] == case["onnx"]
 
 
 # --------------------------------------------------------------------------------- export, convert and fetch

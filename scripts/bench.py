@@ -233,7 +233,7 @@ def bench(
         with tempfile.TemporaryDirectory() as folder:
             return _measured(models[name], batch, length, threads, runs, reference, Path(folder))
 
-    found = [measured for _, measured in measured_in_turn(list(models), steps=1, jobs=1, measure=measure)]
+    found = [measured for _, (measured,) in measured_in_turn(list(models), 1, 1, measure)]
     if as_json:
         print_json({"threads": counts, "batch": batch, "length": length, "runs": runs, "models": found})
         return

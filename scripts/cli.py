@@ -177,7 +177,7 @@ def show(name, only, stacked, as_json):
 @click.option("--level", "levels", multiple=True, type=click.Choice(LEVELS), help="Only this level; may be repeated.")
 @click.option("--trace", is_flag=True, help="Find the first module whose output differs, in execution order.")
 @click.option("--save", "to_file", is_flag=True, help="Keep the figures in parity_tests/proof.json.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes; two share one case.")
 @as_json
 def parity(names, everything, levels, trace, to_file, jobs, as_json):
     """Measure the proof of models or cases: worst figure of each level, bound, and whether it holds."""

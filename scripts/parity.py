@@ -19,6 +19,7 @@ __all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity"
 
 PROOF = Path(__file__).parent.parent / "parity_tests" / "proof.json"
 LEVELS = ("interface", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
+FILES = ("onnx", "results")  # they share float32 twins and their files, which take half the time of a case
 PACKAGES = ("tensorflow", "keras", "torch", "onnx", "onnxruntime")
 COLUMNS = ["case", "level", "worst", "bound", "", "what"]
 
@@ -141,6 +142,17 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
     return found
 
 
+def _merged(parts: Sequence[dict]) -> dict:
+    """The levels of one case that were measured apart."""
+    levels = {level: row for part in parts for level, row in part["levels"].items()}
+    return {
+        **{key: value for part in parts for key, value in part.items()},
+        "levels": {level: levels[level] for level in LEVELS if level in levels},
+        "onnx": {form: files for part in parts for form, files in part["onnx"].items()},
+        "seconds": sum(part["seconds"] for part in parts),
+    }
+
+
 def rows_of(name: str, found: dict, levels: Iterable[str] | None = None) -> list[list[str]]:
     """The measured levels of a case as rows of a table."""
     rows = []
@@ -214,18 +226,18 @@ def _end_with_parent() -> None:
 
 
 def measured_in_turn(
-    names: Sequence[str], steps: int, jobs: int, measure: Callable[..., dict]
-) -> Iterator[tuple[str, dict]]:
-    """Every case with what ``measure(name, tell=...)`` finds, in the order of the names, under a bar.
+    names: Sequence[str], steps: int, jobs: int, *parts: Callable[..., dict]
+) -> Iterator[tuple[str, list[dict]]]:
+    """Every case with what each ``part(name, tell=...)`` finds, in the order of the names, under a bar.
 
     Args:
         names: of cases.
-        steps: how often ``measure`` tells what comes next.
-        jobs: processes.
-        measure: picklable if there are several.
+        steps: how often all parts together tell what comes next.
+        jobs: processes, between which the parts are shared.
+        parts: picklable if there are several processes.
     """
     with _progress(len(names) * steps) as tell:
-        if jobs == 1:
+        if jobs == 1 or len(names) * len(parts) == 1:
             for name in names:
                 done = 0
 
@@ -234,7 +246,7 @@ def measured_in_turn(
                     tell(f"{name}: {step}", advance=min(done, 1))
                     done += 1
 
-                yield name, measure(name, tell=next_step)
+                yield name, [part(name, tell=next_step) for part in parts]
                 tell(advance=1)
             return
         import concurrent.futures
@@ -242,13 +254,15 @@ def measured_in_turn(
 
         pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent)
         try:
-            waiting = {name: pool.submit(measure, name) for name in names}
-            for name, future in waiting.items():
+            waiting = {name: [pool.submit(part, name) for part in parts] for name in names}
+            for name, futures in waiting.items():
                 tell(name)
-                yield name, future.result()
+                yield name, [future.result() for future in futures]
                 tell(advance=steps)
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
 
 
 def save(measured: dict[str, dict]) -> None:
@@ -278,9 +292,11 @@ def parity(
     widths = (max(map(len, chosen)), 9, 14, 5, 6)
     if piped:  # a line as soon as there is one
         click.echo("  ".join([column.ljust(width) for column, width in zip(COLUMNS, widths)] + COLUMNS[5:]))
-    measuring = functools.partial(measure, levels=wanted, trace=trace)
-    for name, measured in measured_in_turn(chosen, len(wanted) + trace, jobs, measuring):
-        found[name] = measured
+    files, others = [level for level in wanted if level in FILES], [level for level in wanted if level not in FILES]
+    parts = [functools.partial(measure, levels=files)] if files else []
+    parts += [functools.partial(measure, levels=others, trace=trace)] if others or trace else []
+    for name, measured in measured_in_turn(chosen, len(wanted) + trace, jobs, *parts):
+        found[name] = measured = _merged(measured)
         if piped:
             for row in rows_of(name, measured):
                 click.echo("  ".join([cell.ljust(width) for cell, width in zip(row, widths)] + row[5:]).rstrip())

@@ -44,7 +44,7 @@ def report(names: Sequence[str], out: Path, measure: bool, jobs: int, as_json: b
     missing = [case for case in wanted if case.name not in found]
     if measure and missing:
         names = [case.name for case in missing]
-        found |= dict(measured_in_turn(names, len(details.PARTS), jobs, details.measure))
+        found |= {name: one for name, (one,) in measured_in_turn(names, len(details.PARTS), jobs, details.measure)}
         missing = []
     site = pages.render(
         models,
