@@ -9,11 +9,13 @@ import torch
 
 import tf_impl.gan.pix2pix as tf_pix2pix
 import torch_impl.gan.pix2pix as torch_pix2pix
+from parity_tests.cases import cases
 from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint, fingerprint_inputs
 from parity_tests.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file
 from weights.seeded import seeded
 
+pytestmark = pytest.mark.xdist_group("pix2pix")  # one worker takes the step
 FINGERPRINT = json.loads((FINGERPRINTS / "pix2pix_step.json").read_text())
 PANELS = {"tensorflow": (TensorFlow, tf_pix2pix), "pytorch": (PyTorch, torch_pix2pix)}
 MODULES = pytest.mark.parametrize("module", [tf_pix2pix, torch_pix2pix], ids=PANELS)
@@ -110,6 +112,27 @@ def test_discriminator_is_updated_before_the_generator_meets_it(step):
     assert moved > 0.1
     assert int(found["netD.model.3.num_batches_tracked.after"]) == 3, "fake, real, and fake once more"
     assert int(found["netG.model.model.1.model.2.num_batches_tracked.after"]) == 1, "translate leaves no trace"
+
+
+# relative L2 of the worst gradient norm; that of unet_256 has float32's rounding in the file itself
+@pytest.mark.parametrize("name, bound", [("unet_128", 1e-5), ("unet_256-instance", 1e-5), ("unet_256", 2e-4)])
+def test_gradients_of_generators_in_float64(name, bound):
+    """Where no ReLU changes sides by rounding, the figures are those of the stored digits."""
+    case = cases()[name]
+    (reference,) = case.references
+    expected = json.loads((FINGERPRINTS / f"{reference.file}.json").read_text())
+    (pictures,) = fingerprint_inputs(expected).values()
+    found = {}
+    for package, (cls, _) in PANELS.items():
+        panel = cls(case.entry, reference.options)
+        panel.load(seeded(panel.shapes()))
+        gradients = panel.gradients({"A": pictures}, reference.targets(expected))
+        found[package] = {tensor: np.linalg.norm(gradient) for tensor, gradient in gradients.items()}
+    largest = max(norm for norm, _ in expected["loss"]["gradients"].values())
+    for tensor, (norm, _) in expected["loss"]["gradients"].items():
+        ours, theirs = found["tensorflow"][tensor], found["pytorch"][tensor]
+        assert abs(ours - theirs) <= 1e-9 * max(theirs, 1e-6 * largest), tensor
+        assert abs(theirs - norm) <= bound * max(norm, 1e-3 * largest), tensor
 
 
 # using a generator

@@ -39,8 +39,9 @@ def unet(model: str, file: str, **options) -> Case:
         training=training,
         losses={"l1": "l1"},
         targets=ramp,
-        bound=1e-3 if options.get("norm") == "instance" else 1e-4,
-        reason="instance normalisation of 2 x 4 maps: the float32 gradients of both panels are 1.7e-4 from the file",
+        bound=1e-3,
+        reason="rounding decides on which side of zero the input of some ReLU falls: float32 gradient norms of a panel "
+        "or of the file are up to 1.7e-4 from those in float64, on which both panels agree",
     )
     return Case(model, pictures("A"), pictures("B"), small, variant=options.get("norm", ""), references=[reference])
 
