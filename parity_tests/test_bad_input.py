@@ -537,6 +537,21 @@ def test_export_interrupted_by_ctrl_c_leaves_no_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_interruption_that_a_library_makes_an_error_of(tmp_path, monkeypatch):
+    def interrupted(self, path, *args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SystemError("bad argument to internal function") from None
+
+    monkeypatch.setattr(panels.PyTorch, "export", interrupted)
+    result = run(*EXPORT, tmp_path / "onnx")
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "diptych: interrupted; no unfinished file was left"
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_process_interrupted_while_it_exports(tmp_path):
     folder = tmp_path / "onnx"
     args = [sys.executable, "-m", "scripts.cli", "export", "mobilenet_v2_035", "--out", str(folder)]

@@ -42,12 +42,20 @@ def message(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def interruptible():
-    """Let Ctrl-C through: an interruption that a library swallows comes again two seconds later, until it is seen."""
+    """Let Ctrl-C through: an interruption that a library swallows comes again two seconds later, until it is seen.
+
+    Raises:
+        Abort: in place of an error that comes behind an interruption: a library may turn the one into the other.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 
+    interrupted = False
+
     def interrupt(number, frame):
+        nonlocal interrupted
+        interrupted = True
         signal.setitimer(signal.ITIMER_REAL, 2)
         sys.unraisablehook = lambda _: None  # what swallows it, or was interrupted while it was built, says so
         raise KeyboardInterrupt
@@ -55,6 +63,10 @@ def interruptible():
     before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGALRM)]
     try:
         yield
+    except Exception as error:
+        if interrupted:
+            raise click.Abort from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before:
