@@ -331,9 +331,7 @@ class Proof:
         figures = []
         for reference in self.case.references:
             measured = self._against(reference)
-            # every fingerprint has its own bound; figures are scaled to that of the level
-            scale = BOUNDS["reference"] / reference.bound
-            figures += [Figure(f"{reference.file}: {f.name}", f.relative * scale, f.absolute) for f in measured]
+            figures += [Figure(f"{reference.file}: {f.name}", f.relative, f.absolute) for f in measured]
         return figures
 
     def _against(self, reference: Reference) -> list[Figure]:
@@ -386,14 +384,15 @@ class Proof:
             )
         gradients = panel.gradients(inputs, targets)
         largest = max(norm for norm, _ in expected["loss"]["gradients"].values())
-        for name, (norm, _) in expected["loss"]["gradients"].items():
-            figures += compare(
-                {name: np.linalg.norm(gradients[name].astype(np.float64))},
-                {name: np.asarray(norm)},
-                f"{panel.package}: gradient norm ",
-                floor=1e-3 * largest,
-            )
-        return figures
+        norms = compare(
+            {name: np.linalg.norm(gradients[name].astype(np.float64)) for name in expected["loss"]["gradients"]},
+            {name: np.asarray(norm) for name, (norm, _) in expected["loss"]["gradients"].items()},
+            f"{panel.package}: gradient norm ",
+            floor=1e-3 * largest,
+        )
+        # a fingerprint may have its own bound for them; figures are scaled to that of the level
+        scale = BOUNDS["reference"] / reference.gradient_bound
+        return figures + [Figure(f.name, f.relative * scale, f.absolute) for f in norms]
 
     def trace(self, twins=None, training: bool = False, bound: float = 1e-9) -> list[dict]:
         """The divergence of every module in execution order, in float64 (see :func:`first_divergence`)."""

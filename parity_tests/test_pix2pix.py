@@ -10,7 +10,7 @@ import torch
 import tf_impl.gan.pix2pix as tf_pix2pix
 import torch_impl.gan.pix2pix as torch_pix2pix
 from parity_tests.cases import cases
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint, fingerprint_inputs
+from parity_tests.measure import FINGERPRINTS, compare, compare_with_fingerprint, fingerprint_inputs
 from parity_tests.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file
 from weights.seeded import seeded
@@ -128,11 +128,12 @@ def test_gradients_of_generators_in_float64(name, bound):
         panel.load(seeded(panel.shapes()))
         gradients = panel.gradients({"A": pictures}, reference.targets(expected))
         found[package] = {tensor: np.linalg.norm(gradient) for tensor, gradient in gradients.items()}
-    largest = max(norm for norm, _ in expected["loss"]["gradients"].values())
-    for tensor, (norm, _) in expected["loss"]["gradients"].items():
-        ours, theirs = found["tensorflow"][tensor], found["pytorch"][tensor]
-        assert abs(ours - theirs) <= 1e-9 * max(theirs, 1e-6 * largest), tensor
-        assert abs(theirs - norm) <= bound * max(norm, 1e-3 * largest), tensor
+    stored = {tensor: norm for tensor, (norm, _) in expected["loss"]["gradients"].items()}
+    largest = max(stored.values())
+    for figure in compare(found["tensorflow"], found["pytorch"], floor=1e-6 * largest):
+        assert figure.relative <= 1e-9, figure
+    for figure in compare({tensor: found["pytorch"][tensor] for tensor in stored}, stored, floor=1e-3 * largest):
+        assert figure.relative <= bound, figure
 
 
 # using a generator

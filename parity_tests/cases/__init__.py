@@ -29,7 +29,7 @@ class Reference:
         losses: fingerprint loss term -> key of the criterion.
         targets: makes the targets from the fingerprint's JSON.
         criterion: options of the criterion.
-        bound: relative L2, with a reason if it is not the usual one.
+        gradient_bound: relative L2 of gradient norms, with a reason if it is not that of everything else.
     """
 
     file: str
@@ -41,7 +41,7 @@ class Reference:
     losses: Mapping[str, str] = field(default_factory=dict)
     targets: Callable[[dict], Arrays] | None = None
     criterion: Mapping = field(default_factory=dict)
-    bound: float = 1e-4
+    gradient_bound: float = 1e-4
     reason: str = ""
 
 

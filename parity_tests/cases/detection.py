@@ -67,7 +67,7 @@ def torchvision_retinanet(file: str) -> Reference:
         inputs={"image": "images"},
         losses={"classification": "classification", "bbox_regression": "bbox_regression"},
         targets=stored_objects,
-        bound=1e-3,
+        gradient_bound=1e-3,
         reason="rounding decides on which side of zero the input of some ReLU falls: gradient norms move by 2e-4 in "
         "float32, by 4e-7 in float64, which test_retinanet.py measures",
     )
