@@ -111,3 +111,17 @@ def test_bad_values_are_named(panel, wrong):
     (key,) = wrong
     with pytest.raises(ValueError, match=f"{key}="):
         importlib.import_module(f"{panel}.classification.mobilenet_v2").mobilenet_v2(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "problem"),
+    [
+        ("inception_v3", (4, 5, 3), r"layers are 1 to \[3, 5, 3\] blocks; layers=\[4, 5, 3\]"),
+        ("googlenet", (2, 5, 0), r"layers are 1 to \[2, 5, 2\] blocks; layers=\[2, 5, 0\]"),
+        ("googlenet", (1, 3, 1), r"aux_logits=True needs block 4d: layers\[1\] of 4 or 5; layers=\[1, 3, 1\]"),
+    ],
+)
+@pytest.mark.parametrize("panel", ["tf_impl", "torch_impl"])
+def test_blocks_that_are_not_there_are_named(panel, name, layers, problem):
+    with pytest.raises(ValueError, match=problem):
+        getattr(importlib.import_module(f"{panel}.classification.{name}"), name)(layers=layers)

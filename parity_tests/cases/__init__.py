@@ -10,7 +10,9 @@ import numpy as np
 
 from weights import catalog
 
-__all__ = ["Case", "Reference", "cases", "get", "images", "labels"]
+__all__ = ["SAME_GRAPH", "Case", "Reference", "cases", "get", "images", "labels"]
+
+SAME_GRAPH = dict.fromkeys(("onnx", "results"), "the graph has the operators of the other cases, which are exported")
 
 Arrays = dict[str, np.ndarray]
 

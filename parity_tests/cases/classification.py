@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity_tests.cases import Case, Reference, images, labels
+from parity_tests.cases import SAME_GRAPH, Case, Reference, images, labels
 
 SMALL_RESNET = {"layers": (1, 1, 1, 1), "planes": (16, 32, 64, 128), "num_classes": 10}
 
@@ -214,7 +214,7 @@ CASES = [
         "googlenet",
         images(65, 49),
         labels(10),
-        {"width": 0.125, "num_classes": 10, "dropout": 0.0, "dropout_aux": 0.0},
+        {"layers": (1, 4, 1), "width": 0.125, "num_classes": 10, "dropout": 0.0, "dropout_aux": 0.0},
         learning_rate=2.0**-10,
         references=[
             Reference(
@@ -231,7 +231,14 @@ CASES = [
         "googlenet",
         images(49, 66),
         labels(10),
-        {"width": 0.125, "num_classes": 10, "aux_logits": False, "five_by_five": True, "dropout": 0.0},
+        {
+            "layers": (1, 2, 1),
+            "width": 0.125,
+            "num_classes": 10,
+            "aux_logits": False,
+            "five_by_five": True,
+            "dropout": 0.0,
+        },
         criterion={"auxiliary": {}},
         variant="five_by_five",
         learning_rate=2.0**-10,
@@ -273,7 +280,7 @@ CASES = [
         "inception_v3",
         images(299, 301),
         labels(10),
-        {"width": 0.0625, "num_classes": 10, "dropout": 0.0},
+        {"layers": (1, 2, 2), "width": 0.0625, "num_classes": 10, "dropout": 0.0},
         learning_rate=2.0**-10,
         references=[
             Reference(
@@ -290,7 +297,14 @@ CASES = [
         "inception_v3",
         images(139, 122),
         labels(10),
-        {"width": 0.0625, "num_classes": 10, "aux_logits": False, "transform_input": True, "dropout": 0.0},
+        {
+            "layers": (1, 2, 2),
+            "width": 0.0625,
+            "num_classes": 10,
+            "aux_logits": False,
+            "transform_input": True,
+            "dropout": 0.0,
+        },
         criterion={"auxiliary": {}},
         variant="transform_input",
         learning_rate=2.0**-10,
@@ -338,10 +352,16 @@ CASES = [
         images(139, 122),
         labels(10),
         {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10},
-        references=[
-            reference("timm_inception_v4", INCEPTION_V4),
-            reference("timm_inception_v4_10", INCEPTION_V4, loss=True, num_classes=10),
-        ],
+        references=[reference("timm_inception_v4", INCEPTION_V4)],
+    ),
+    Case(
+        "inception_v4",
+        images(122, 139),
+        labels(10),
+        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10, "norm_eval": True, "frozen_stages": 2},
+        variant="frozen",
+        references=[reference("timm_inception_v4_10", INCEPTION_V4, loss=True, num_classes=10)],
+        without=SAME_GRAPH,
     ),
     resnet("res2net50_26w_4s", "timm_res2net50_26w_4s", loss=True, layers=(1, 2, 1, 1)),
     resnet(
@@ -362,10 +382,16 @@ CASES = [
         images(139, 122),
         labels(10),
         {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10},
-        references=[
-            reference("timm_inception_resnet_v2", INCEPTION_RESNET_V2, training=True),
-            reference("timm_inception_resnet_v2_10", INCEPTION_RESNET_V2, loss=True, num_classes=10),
-        ],
+        references=[reference("timm_inception_resnet_v2", INCEPTION_RESNET_V2, training=True)],
+    ),
+    Case(
+        "inception_resnet_v2",
+        images(122, 139),
+        labels(10),
+        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10, "norm_eval": True, "frozen_stages": 2},
+        variant="frozen",
+        references=[reference("timm_inception_resnet_v2_10", INCEPTION_RESNET_V2, loss=True, num_classes=10)],
+        without=SAME_GRAPH,
     ),
     replace(
         resnet(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parity_tests.cases import Case, Reference, images
+from parity_tests.cases import SAME_GRAPH, Case, Reference, images
 
 
 def objects(height: int, width: int, classes: int, most: int = 5, first: int = 0):
@@ -81,7 +81,6 @@ SMALL_RETINANET = {
     "num_classes": 4,
 }
 RETINANET = {"candidates": 50, "detections": 20}
-SAME_GRAPH = dict.fromkeys(("onnx", "results"), "the graph has the operators of the other cases, which are exported")
 
 CASES = [
     Case(

@@ -36,8 +36,8 @@ SMALL = {"base": 4, "nh": 8, "num_classes": 11}
 CASES = [
     Case(
         "crnn",
-        images(32, 40, 1),
-        texts(11),
+        images(32, 20, 1),
+        texts(6),
         SMALL,
         criterion={"reduction": "mean_batch"},
         references=[
@@ -53,13 +53,13 @@ CASES = [
         ],
     ),
     Case(
-        "crnn", images(32, 37, 2), texts(10), {**SMALL, "in_chans": 2, "n_rnn": 3, "leaky_relu": True}, variant="leaky"
+        "crnn", images(32, 21, 2), texts(6), {**SMALL, "in_chans": 2, "n_rnn": 3, "leaky_relu": True}, variant="leaky"
     ),
     Case(
         "crnn_english_g2",
-        images(64, 45, 1),
-        texts(10),
+        images(64, 29, 1),
+        texts(6),
         {"output_channel": 32, "hidden_size": 8, "num_classes": 11},
     ),
-    Case("crnn_khmer", images(48, 41, 1), texts(9), {"base": 4, "nh": 8, "num_classes": 11, "dropout": 0.0}),
+    Case("crnn_khmer", images(48, 29, 1), texts(6), {"base": 4, "nh": 8, "num_classes": 11, "dropout": 0.0}),
 ]

@@ -416,13 +416,19 @@ class RetinaNetPostProcess(keras.layers.Layer):
         self.coder, self.drop_empty = DeltaCoder(clamp=clamp), drop_empty
 
     def call(self, outputs):
-        anchors = [outputs[f"anchors_{level}"] for level in LEVELS]
-        counts = [of_level.shape[0] for of_level in anchors]
-        logits = tf.split(outputs["cls_logits"], counts, 1)
-        deltas = tf.split(outputs["bbox_regression"], counts, 1)
-        found = [self._candidates(*level) for level in zip(logits, deltas, anchors)]
-        scores, labels, deltas, anchors = (tf.concat(parts, 1) for parts in zip(*found))
-        boxes = clip_boxes(self.coder.decode(deltas, anchors), outputs["image_size"])
+        anchors, classes = [outputs[f"anchors_{level}"] for level in LEVELS], outputs["cls_logits"].shape[-1]
+        counts = [of_level.shape[0] * classes for of_level in anchors]
+        probabilities = tf.reshape(tf.sigmoid(outputs["cls_logits"]), (-1, sum(counts)))
+        found, start = [], 0
+        for level in tf.split(probabilities, counts, 1):
+            scores, pairs = top_k(level, min(self.candidates, level.shape[1]))
+            found.append((scores, pairs + start))
+            start += level.shape[1]
+        scores, pairs = (tf.concat(parts, 1) for parts in zip(*found))
+        index = pairs // classes
+        labels = pairs - index * classes
+        deltas = take_rows(outputs["bbox_regression"], index)
+        boxes = clip_boxes(self.coder.decode(deltas, tf.gather(tf.concat(anchors, 0), index)), outputs["image_size"])
         valid = scores > self.score_threshold
         if self.drop_empty:
             valid = valid & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
@@ -433,13 +439,6 @@ class RetinaNetPostProcess(keras.layers.Layer):
             "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
             "valid": valid,
         }
-
-    def _candidates(self, logits, deltas, anchors):
-        count, classes = logits.shape[1:]
-        scores = tf.reshape(tf.sigmoid(logits), (-1, count * classes))
-        scores, pair = top_k(scores, min(self.candidates, count * classes))
-        index = pair // classes
-        return scores, pair - index * classes, take_rows(deltas, index), tf.gather(anchors, index)
 
 
 def retinanet_v2_criterion(**options) -> RetinaNetCriterion:

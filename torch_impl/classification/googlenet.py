@@ -30,18 +30,23 @@ __all__ = [
 ]
 
 # widths of the 1x1 branch, reduction and 3x3, reduction and "5x5", projection behind the pool (table 1)
-BLOCKS = {
-    "3a": (64, 96, 128, 16, 32, 32),
-    "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 208, 16, 48, 64),
-    "4b": (160, 112, 224, 24, 64, 64),
-    "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64),
-    "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 32, 128, 128),
-    "5b": (384, 192, 384, 48, 128, 128),
-}
-STAGES = ("conv1", "conv3", "3b", "4e", "5b")  # last map at strides 2, 4, 8, 16, 32
+STAGES = (
+    {
+        "3a": (64, 96, 128, 16, 32, 32),
+        "3b": (128, 128, 192, 32, 96, 64),
+    },
+    {
+        "4a": (192, 96, 208, 16, 48, 64),
+        "4b": (160, 112, 224, 24, 64, 64),
+        "4c": (128, 128, 256, 24, 64, 64),
+        "4d": (112, 144, 288, 32, 64, 64),
+        "4e": (256, 160, 320, 32, 128, 128),
+    },
+    {
+        "5a": (256, 160, 320, 32, 128, 128),
+        "5b": (384, 192, 384, 48, 128, 128),
+    },
+)
 AUXILIARY = {"aux1": 0.3, "aux2": 0.3}  # section 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -139,6 +144,7 @@ class GoogLeNet(Backbone):
     """The classifier.
 
     Args:
+        layers: blocks of the three stages, at most those of the default.
         width: multiplier of all channels.
         num_classes: classes K.
         in_chans: channels of the image.
@@ -160,6 +166,7 @@ class GoogLeNet(Backbone):
 
     def __init__(
         self,
+        layers: tuple[int, int, int] = (2, 5, 2),
         width: float = 1.0,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -177,16 +184,22 @@ class GoogLeNet(Backbone):
         super().__init__()
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
+        if not all(0 < count <= len(blocks) for blocks, count in zip(STAGES, layers, strict=True)):
+            raise ValueError(f"layers are 1 to {[len(blocks) for blocks in STAGES]} blocks; layers={list(layers)}")
+        if aux_logits and not features_only and layers[1] < 4:
+            raise ValueError(f"aux_logits=True needs block 4d: layers[1] of 4 or 5; layers={list(layers)}")
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c64, c128, c1024, channels = scaled(width, 64, 128, 1024, 192)
         self.conv1 = BasicConv2d(in_chans, c64, 7, 2, 3)
         self.conv2 = BasicConv2d(c64, c64, 1)
         self.conv3 = BasicConv2d(c64, channels, 3, padding=1)
+        self.stages = tuple(tuple(blocks)[:count] for blocks, count in zip(STAGES, layers, strict=True))
         ends = {}
-        for name, widths in BLOCKS.items():
-            widths = scaled(width, *widths)
-            setattr(self, f"inception{name}", InceptionBlock(channels, widths, five_by_five))
-            channels = ends[name] = widths[0] + widths[2] + widths[4] + widths[5]
+        for blocks, names in zip(STAGES, self.stages, strict=True):
+            for name in names:
+                widths = scaled(width, *blocks[name])
+                setattr(self, f"inception{name}", InceptionBlock(channels, widths, five_by_five))
+                channels = ends[name] = widths[0] + widths[2] + widths[4] + widths[5]
         self.aux1 = self.aux2 = None
         if aux_logits and not features_only:
             self.aux1 = AuxiliaryHead(ends["4a"], c128, c1024, num_classes, dropout_aux)
@@ -201,35 +214,32 @@ class GoogLeNet(Backbone):
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
-        levels = [[self.conv1], [self.conv2, self.conv3], [], [], []]
-        for name in BLOCKS:
-            levels[int(name[0]) - 1].append(getattr(self, f"inception{name}"))
-        return levels
+        blocks = ([getattr(self, f"inception{name}") for name in names] for names in self.stages)
+        return [[self.conv1], [self.conv2, self.conv3], *blocks]
 
     def _maps(self, images) -> dict:
         """The maps that heads and detectors read, by the name of the block."""
         maps = {"conv1": self.conv1(to_inception_range(images) if self.transform_input else images)}
         x = self.conv2(max_pool2d(maps["conv1"], 3, 2, ceil_mode=True))
-        maps["conv3"] = self.conv3(x)
-        x = max_pool2d(maps["conv3"], 3, 2, ceil_mode=True)
-        for name in BLOCKS:
-            x = maps[name] = getattr(self, f"inception{name}")(x)
-            if name == "3b":
-                x = max_pool2d(x, 3, 2, ceil_mode=True)
-            elif name == "4e":
-                x = max_pool2d(x, 2, 2, ceil_mode=True)
+        x = maps["conv3"] = self.conv3(x)
+        for names, size in zip(self.stages, (3, 3, 2), strict=True):
+            x = max_pool2d(x, size, 2, ceil_mode=True)
+            for name in names:
+                x = maps[name] = getattr(self, f"inception{name}")(x)
         return maps
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
         maps = self._maps(images)
-        return {f"s{2 << i}": maps[name] for i, name in enumerate(STAGES) if i in self.out_indices}
+        ends = "conv1", "conv3", *(names[-1] for names in self.stages)  # last map at each stride, 2 to 32
+        return {f"s{2 << i}": maps[name] for i, name in enumerate(ends) if i in self.out_indices}
 
     def forward(self, images):
         if self.features_only:
             return self.forward_features(images)
         maps = self._maps(images)
-        logits = self.fc(self.dropout(maps["5b"].mean((2, 3))))  # mirror: NCHW
+        x = maps[self.stages[-1][-1]].mean((2, 3))  # mirror: NCHW
+        logits = self.fc(self.dropout(x))
         if self.aux1 is None:
             return logits
         return {"logits": logits, "aux1": self.aux1(maps["4a"]), "aux2": self.aux2(maps["4d"])}

@@ -30,7 +30,6 @@ __all__ = [
     "inception_v3",
 ]
 
-STAGES = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")  # last map at strides 2, 4, 8, 16, 32
 AUXILIARY = {"aux": 0.4}  # of torchvision's training script
 LABEL_SMOOTHING = 0.1  # section 7
 
@@ -191,19 +190,17 @@ class InceptionE(nn.Module):
         return torch.cat((one, wide, high, wide2, high2, pooled), 1)
 
 
-BLOCKS = {
-    "Mixed_5b": (InceptionA, 32),
-    "Mixed_5c": (InceptionA, 64),
-    "Mixed_5d": (InceptionA, 64),
-    "Mixed_6a": (InceptionB,),
-    "Mixed_6b": (InceptionC, 128),
-    "Mixed_6c": (InceptionC, 160),
-    "Mixed_6d": (InceptionC, 160),
-    "Mixed_6e": (InceptionC, 192),
-    "Mixed_7a": (InceptionD,),
-    "Mixed_7b": (InceptionE,),
-    "Mixed_7c": (InceptionE,),
-}
+STAGES = (  # the first block of the second and of the third halves the map
+    {"Mixed_5b": (InceptionA, 32), "Mixed_5c": (InceptionA, 64), "Mixed_5d": (InceptionA, 64)},
+    {
+        "Mixed_6a": (InceptionB,),
+        "Mixed_6b": (InceptionC, 128),
+        "Mixed_6c": (InceptionC, 160),
+        "Mixed_6d": (InceptionC, 160),
+        "Mixed_6e": (InceptionC, 192),
+    },
+    {"Mixed_7a": (InceptionD,), "Mixed_7b": (InceptionE,), "Mixed_7c": (InceptionE,)},
+)
 
 
 class AuxiliaryHead(nn.Module):
@@ -233,12 +230,13 @@ class InceptionV3(Backbone):
     """The classifier.
 
     Args:
+        layers: blocks of the three stages, at most those of the default.
         width: multiplier of all channels.
         num_classes: classes K.
         in_chans: channels of the image.
-        aux_logits: whether there is an auxiliary head behind ``Mixed_6e``. It also runs in evaluation mode, so that the
-            loss is the same function in both, and needs images of 299 pixels or more a side; build the model without it
-            where only its logits are of use.
+        aux_logits: whether there is an auxiliary head behind the second stage. It also runs in evaluation mode, so that
+            the loss is the same function in both, and needs images of 299 pixels or more a side; build the model
+            without it where only its logits are of use.
         transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.
         dropout: rate before the last layer.
         norm: "batch", or "frozen" (a fixed scale and shift).
@@ -255,6 +253,7 @@ class InceptionV3(Backbone):
 
     def __init__(
         self,
+        layers: tuple[int, int, int] = (3, 5, 3),
         width: float = 1.0,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -270,6 +269,8 @@ class InceptionV3(Backbone):
         super().__init__()
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
+        if not all(0 < count <= len(blocks) for blocks, count in zip(STAGES, layers, strict=True)):
+            raise ValueError(f"layers are 1 to {[len(blocks) for blocks in STAGES]} blocks; layers={list(layers)}")
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c32, c64, c80, channels = scaled(width, 32, 64, 80, 192)
         self.Conv2d_1a_3x3 = BasicConv2d(in_chans, c32, 3, 2)
@@ -277,10 +278,13 @@ class InceptionV3(Backbone):
         self.Conv2d_2b_3x3 = BasicConv2d(c32, c64, 3, padding=1)
         self.Conv2d_3b_1x1 = BasicConv2d(c64, c80, 1)
         self.Conv2d_4a_3x3 = BasicConv2d(c80, channels, 3)
-        for name, (block, *widths) in BLOCKS.items():
-            setattr(self, name, block(channels, *widths, width=width))
-            channels = getattr(self, name).out_channels
-            if name == "Mixed_6e":
+        self.stages = tuple(tuple(blocks)[:count] for blocks, count in zip(STAGES, layers, strict=True))
+        for i, (blocks, names) in enumerate(zip(STAGES, self.stages, strict=True)):
+            for name in names:
+                block, *widths = blocks[name]
+                setattr(self, name, block(channels, *widths, width=width))
+                channels = getattr(self, name).out_channels
+            if i == 1:
                 has_head = aux_logits and not features_only
                 self.AuxLogits = AuxiliaryHead(channels, num_classes, width) if has_head else None
         if not features_only:
@@ -295,37 +299,35 @@ class InceptionV3(Backbone):
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
-        levels = [[self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3]]
-        levels += [[self.Conv2d_3b_1x1, self.Conv2d_4a_3x3], [], [], []]
-        for name in BLOCKS:
-            levels[int(name[6]) - 3].append(getattr(self, name))
-        return levels
+        stem = [self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3], [self.Conv2d_3b_1x1, self.Conv2d_4a_3x3]
+        return [*stem, *([getattr(self, name) for name in names] for names in self.stages)]
 
-    def _maps(self, images) -> dict:
-        """The maps that heads and detectors read, by the name of the block."""
+    def _maps(self, images) -> list:
+        """The last map at each stride, 2 to 32."""
         x = to_inception_range(images) if self.transform_input else images
         x = self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))
-        maps = {"Conv2d_2b_3x3": self.Conv2d_2b_3x3(x)}
-        x = self.Conv2d_3b_1x1(max_pool2d(maps["Conv2d_2b_3x3"], 3, 2))
-        maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)
-        x = max_pool2d(maps["Conv2d_4a_3x3"], 3, 2)
-        for name in BLOCKS:
-            x = maps[name] = getattr(self, name)(x)
+        maps = [self.Conv2d_2b_3x3(x)]
+        x = self.Conv2d_3b_1x1(max_pool2d(maps[0], 3, 2))
+        maps.append(self.Conv2d_4a_3x3(x))
+        x = max_pool2d(maps[1], 3, 2)
+        for names in self.stages:
+            for name in names:
+                x = getattr(self, name)(x)
+            maps.append(x)
         return maps
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        maps = self._maps(images)
-        return {f"s{2 << i}": maps[name] for i, name in enumerate(STAGES) if i in self.out_indices}
+        return {f"s{2 << i}": x for i, x in enumerate(self._maps(images)) if i in self.out_indices}
 
     def forward(self, images):
         if self.features_only:
             return self.forward_features(images)
         maps = self._maps(images)
-        logits = self.fc(self.dropout(maps["Mixed_7c"].mean((2, 3))))
+        logits = self.fc(self.dropout(maps[4].mean((2, 3))))  # mirror: NCHW
         if self.AuxLogits is None:
             return logits
-        return {"logits": logits, "aux": self.AuxLogits(maps["Mixed_6e"])}
+        return {"logits": logits, "aux": self.AuxLogits(maps[3])}
 
 
 class InceptionV3Criterion(ClassificationCriterion):

@@ -402,13 +402,18 @@ class RetinaNetPostProcess(nn.Module):
         self.coder, self.drop_empty = DeltaCoder(clamp=clamp), drop_empty
 
     def forward(self, outputs):
-        anchors = [outputs[f"anchors_{level}"] for level in LEVELS]
-        counts = [len(of_level) for of_level in anchors]
-        logits = outputs["cls_logits"].split(counts, 1)
-        deltas = outputs["bbox_regression"].split(counts, 1)
-        found = [self._candidates(*level) for level in zip(logits, deltas, anchors)]
-        scores, labels, deltas, anchors = (torch.cat(parts, 1) for parts in zip(*found))
-        boxes = clip_boxes(self.coder.decode(deltas, anchors), outputs["image_size"])
+        anchors, classes = [outputs[f"anchors_{level}"] for level in LEVELS], outputs["cls_logits"].shape[-1]
+        probabilities = torch.sigmoid(outputs["cls_logits"]).flatten(1)
+        found, start = [], 0
+        for level in probabilities.split([len(of_level) * classes for of_level in anchors], 1):
+            scores, pairs = top_k(level, min(self.candidates, level.shape[1]))
+            found.append((scores, pairs + start))
+            start += level.shape[1]
+        scores, pairs = (torch.cat(parts, 1) for parts in zip(*found))
+        index = pairs // classes
+        labels = pairs - index * classes
+        deltas = take_rows(outputs["bbox_regression"], index)
+        boxes = clip_boxes(self.coder.decode(deltas, torch.cat(anchors)[index]), outputs["image_size"])
         valid = scores > self.score_threshold
         if self.drop_empty:
             valid = valid & (boxes[..., 2:] > boxes[..., :2]).all(-1)
@@ -419,13 +424,6 @@ class RetinaNetPostProcess(nn.Module):
             "labels": torch.where(valid, take_rows(labels, index), 0),
             "valid": valid,
         }
-
-    def _candidates(self, logits, deltas, anchors):
-        count, classes = logits.shape[1:]
-        scores = torch.sigmoid(logits).flatten(1)
-        scores, pair = top_k(scores, min(self.candidates, count * classes))
-        index = pair // classes
-        return scores, pair - index * classes, take_rows(deltas, index), anchors[index]
 
 
 def retinanet_v2_criterion(**options) -> RetinaNetCriterion:
