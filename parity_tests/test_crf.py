@@ -199,10 +199,11 @@ def test_lstm_reads_every_text_from_its_own_end(form):
     ours = tf_recurrent.LSTM(5, 4, batch_first=True, **form)
     tf_impl.state.load_state_dict(ours, torch_impl.state.state_dict(theirs))
     x, lengths = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32), np.array([4, 6, 1])
-    found = tf_recurrent.run_lstm(ours, tf.constant(x), tf.constant(lengths)).numpy()
-    other = torch_recurrent.run_lstm(theirs, torch.tensor(x), torch.tensor(lengths)).detach().numpy()
-    np.testing.assert_allclose(found, other, rtol=0, atol=1e-6)
-    states = [state.numpy() for state in ours(tf.constant(x), lengths=tf.constant(lengths))[1]]
+    found, states = ours(tf.constant(x), lengths=tf.constant(lengths))
+    found, states = found.numpy(), [state.numpy() for state in states]
+    other, last = theirs(torch.tensor(x), lengths=torch.tensor(lengths))
+    for a, b in zip((found, *states), (other, *last), strict=True):
+        np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=1e-6)
     for row, length in enumerate(lengths):
         alone, last = theirs(torch.tensor(x[row : row + 1, :length]))
         for state, expected in zip(states, last, strict=True):

@@ -12,10 +12,13 @@ import pytest
 import tensorflow as tf
 import torch
 
+import tf_impl.export
 import tf_impl.layers.recurrent as tf_recurrent
 import tf_impl.losses.ctc as tf_ctc
 import tf_impl.ocr.crnn as tf_crnn
 import tf_impl.state
+import torch_impl.export
+import torch_impl.layers.recurrent as torch_recurrent
 import torch_impl.losses.ctc as torch_ctc
 import torch_impl.ocr.crnn as torch_crnn
 import torch_impl.state
@@ -93,6 +96,53 @@ def test_recurrent_layer_in_a_graph_of_any_length():
 def test_recurrent_layer_refuses_another_width():
     with pytest.raises(ValueError, match="5 input features expected, 6 given"):
         tf_recurrent.LSTM(5, 4)(tf.zeros((7, 3, 6)))
+
+
+class KerasReader(keras.layers.Layer):
+    """A recurrent layer as a model of tensors."""
+
+    def __init__(self, lstm):
+        super().__init__()
+        self.lstm = lstm
+
+    def call(self, x, h, c, lengths, training=False):
+        y, (h, c) = self.lstm(x, (h, c), lengths)
+        return {"y": y, "last_h": h, "last_c": c}
+
+
+class TorchReader(torch.nn.Module):
+    """The same."""
+
+    def __init__(self, lstm):
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x, h, c, lengths):
+        y, (h, c) = self.lstm(x, (h, c), lengths)
+        return {"y": y, "last_h": h, "last_c": c}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_recurrent_layer_is_one_operator_per_layer_in_onnx(name, tmp_path):
+    form, rng = FORMS[name], np.random.default_rng(0)
+    theirs, ours = torch_recurrent.LSTM(5, 4, **form), tf_recurrent.LSTM(5, 4, **form)
+    tf_impl.state.load_state_dict(ours, torch_impl.state.state_dict(theirs))
+    layers, batch_first = form.get("num_layers", 1), form.get("batch_first")
+    states = (layers * (1 + form.get("bidirectional", False)), 3, 4)
+    shapes = {"x": (3, 7, 5) if batch_first else (7, 3, 5), "h": states, "c": states}
+    inputs = {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+    inputs["lengths"] = np.array([4, 7, 1])
+    dynamic = {key: (None, "N") for key in ("x", "h", "c")} | ({"x": ("N",)} if batch_first else {})
+    found = []
+    for package, reader in ((tf_impl.export, KerasReader(ours)), (torch_impl.export, TorchReader(theirs))):
+        path = package.export(reader, tmp_path / "lstm.onnx", inputs, dynamic=dynamic)
+        assert onnx_file.histogram(onnx.load(path))["LSTM"] == layers
+        found.append(onnx_file.run(onnx_file.session(path, threads=1), inputs))
+    with torch.no_grad():
+        expected = TorchReader(theirs)(*(torch.from_numpy(value) for value in inputs.values()))
+    for key, value in expected.items():
+        for file in found:
+            np.testing.assert_allclose(file[key], value.numpy(), rtol=0, atol=1e-6)
 
 
 # the network

@@ -107,6 +107,8 @@ def export_forms(
     Raises:
         ExportError: if a graph is invalid, not standard, or gives other numbers; that file is not left.
     """
+    from onnxscript import optimizer
+
     targets = (targets or {}) if "losses" in paths else {}
     examples = {**inputs, **targets}
     dynamic = dynamic or {}
@@ -135,6 +137,9 @@ def export_forms(
                 output_names=list(expected),
                 dynamic_shapes=(shapes,),
             )
+            # the exporter leaves it to the runtime to turn and sort large weights
+            optimizer.fold_constants(program.model, input_size_limit=2**31)
+            optimizer.remove_unused_nodes(program.model)
         proto = program.model_proto
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise onnx_file.ExportError(

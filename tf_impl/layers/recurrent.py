@@ -3,8 +3,8 @@
 Mirror notes:
 - PyTorch ships it. Keras's own has one bias instead of two and another layout, so the TensorFlow panel has a layer of
   its own that holds PyTorch's tensors as they are.
-- While exporting, TensorFlow emits the ``LSTM`` operator itself, in ONNX's order of gates; PyTorch's exporter does so,
-  but not for sequences of several lengths, which PyTorch packs.
+- While exporting, both emit the ``LSTM`` operator themselves, in ONNX's order of gates; PyTorch's exporter would do so,
+  too, but it walks through the sequence step by step first, and knows no sequences of several lengths.
 """
 
 import keras
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from .native import exporting, onnx_node
 
-__all__ = ["LSTM", "run_lstm"]
+__all__ = ["LSTM"]
 
 
 def turned(x, lengths):
@@ -34,8 +34,8 @@ class LSTM(keras.layers.Layer):
         bidirectional: a second pass from the end (D = 2), concatenated behind the first.
 
     Inputs: (T, N, I), and optionally the pair of first states (L D, N, H), which are zero otherwise, and the lengths
-        (N,) int of the sequences, T otherwise, see :func:`run_lstm`.
-    Returns: the outputs (T, N, D H) and the pair of last states h and c (L D, N, H).
+        (N,) int of the sequences, 1 to T, T otherwise; the second direction reads every sequence from its own end.
+    Returns: the outputs (T, N, D H), 0 behind the end, and the pair of last states h and c (L D, N, H).
     """
 
     def __init__(
@@ -138,17 +138,3 @@ class LSTM(keras.layers.Layer):
         )
         # (T, D, N, H) -> (T, N, D H)
         return tf.reshape(tf.transpose(y, (0, 2, 1, 3)), (x.shape[0] or tf.shape(x)[0], -1, count * size)), h, c
-
-
-def run_lstm(lstm, x, lengths):
-    """An LSTM over sequences of several lengths, which the second direction reads from their own ends.
-
-    Args:
-        lstm: an :class:`LSTM` of batches that come first.
-        x: (N, T, I) float.
-        lengths: (N,) int, 1 to T.
-
-    Returns:
-        (N, T, D H), 0 behind the end.
-    """
-    return lstm(x, lengths=lengths)[0]

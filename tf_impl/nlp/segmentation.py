@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_impl import state
 from tf_impl.layers.linear import Embedding, Linear
 from tf_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
-from tf_impl.layers.recurrent import LSTM, run_lstm
+from tf_impl.layers.recurrent import LSTM
 from tf_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
 from tf_impl.optimizers import Adam
 
@@ -119,7 +119,7 @@ class BiLSTMCRF(keras.Model):
         self.crf = CRF(num_tags, constraints)
 
     def call(self, input_ids, mask, training=False):
-        x = run_lstm(self.lstm, self.embedding(input_ids), lengths_of(mask))
+        x = self.lstm(self.embedding(input_ids), lengths=lengths_of(mask))[0]
         return self.crf(self.hidden2tag(self.dropout(x, training=training)), mask)
 
 

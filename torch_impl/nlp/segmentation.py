@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
-from torch_impl.layers.recurrent import LSTM, run_lstm
+from torch_impl.layers.recurrent import LSTM
 from torch_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
 from torch_impl.optimizers import Adam
 
@@ -114,7 +114,7 @@ class BiLSTMCRF(nn.Module):
         self.crf = CRF(num_tags, constraints)
 
     def forward(self, input_ids, mask):
-        x = run_lstm(self.lstm, self.embedding(input_ids), lengths_of(mask))
+        x = self.lstm(self.embedding(input_ids), lengths=lengths_of(mask))[0]
         return self.crf(self.hidden2tag(self.dropout(x)), mask)
 
 

@@ -13,6 +13,7 @@ Mirror notes:
 import torch.nn.functional as F
 from torch import nn
 
+from torch_impl.layers.recurrent import LSTM
 from torch_impl.losses.ctc import CTCCriterion, greedy_decode
 
 __all__ = [
@@ -82,7 +83,7 @@ class BidirectionalLSTM(nn.Module):
 
     def __init__(self, in_features: int, hidden: int, out_features: int):
         super().__init__()
-        self.rnn = nn.LSTM(in_features, hidden, bidirectional=True)
+        self.rnn = LSTM(in_features, hidden, bidirectional=True)
         self.embedding = nn.Linear(2 * hidden, out_features)
 
     def forward(self, x):
@@ -172,7 +173,7 @@ class SequenceModeling(nn.Module):
 
     def __init__(self, in_features: int, hidden: int, out_features: int):
         super().__init__()
-        self.rnn = nn.LSTM(in_features, hidden, bidirectional=True)
+        self.rnn = LSTM(in_features, hidden, bidirectional=True)
         self.linear = nn.Linear(2 * hidden, out_features)
 
     def forward(self, x):
@@ -245,7 +246,7 @@ class MeanCRNN(nn.Module):
                 layers += [nn.MaxPool2d(pools[i]), nn.Dropout2d(dropout)]
             channels = base * width
         self.cnn = nn.Sequential(*layers)
-        self.rnn = nn.LSTM(channels, nh, n_rnn, bidirectional=True)
+        self.rnn = LSTM(channels, nh, n_rnn, bidirectional=True)
         self.fc = nn.Linear(2 * nh, num_classes)
 
     def forward(self, images):
