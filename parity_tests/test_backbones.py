@@ -117,6 +117,7 @@ def test_bad_values_are_named(panel, wrong):
     ("name", "layers", "problem"),
     [
         ("inception_v3", (4, 5, 3), r"layers are 1 to \[3, 5, 3\] blocks; layers=\[4, 5, 3\]"),
+        ("inception_v3", (3, 5), r"layers are 1 to \[3, 5, 3\] blocks; layers=\[3, 5\]"),
         ("googlenet", (2, 5, 0), r"layers are 1 to \[2, 5, 2\] blocks; layers=\[2, 5, 0\]"),
         ("googlenet", (1, 3, 1), r"aux_logits=True needs block 4d: layers\[1\] of 4 or 5; layers=\[1, 3, 1\]"),
     ],

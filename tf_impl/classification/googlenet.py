@@ -192,7 +192,7 @@ class GoogLeNet(Backbone):
         super().__init__(**kwargs)
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
-        if not all(0 < count <= len(blocks) for blocks, count in zip(STAGES, layers, strict=True)):
+        if len(layers) != len(STAGES) or not all(0 < n <= len(blocks) for n, blocks in zip(layers, STAGES)):
             raise ValueError(f"layers are 1 to {[len(blocks) for blocks in STAGES]} blocks; layers={list(layers)}")
         if aux_logits and not features_only and layers[1] < 4:
             raise ValueError(f"aux_logits=True needs block 4d: layers[1] of 4 or 5; layers={list(layers)}")

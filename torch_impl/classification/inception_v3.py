@@ -269,7 +269,7 @@ class InceptionV3(Backbone):
         super().__init__()
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
-        if not all(0 < count <= len(blocks) for blocks, count in zip(STAGES, layers, strict=True)):
+        if len(layers) != len(STAGES) or not all(0 < n <= len(blocks) for n, blocks in zip(layers, STAGES)):
             raise ValueError(f"layers are 1 to {[len(blocks) for blocks in STAGES]} blocks; layers={list(layers)}")
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c32, c64, c80, channels = scaled(width, 32, 64, 80, 192)
