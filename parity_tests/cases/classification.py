@@ -91,6 +91,19 @@ def hrnet(
     )
 
 
+def inception(model: str, fingerprint: Reference, other: Reference) -> list[Case]:
+    """Two cases of Inception v4 or Inception-ResNet-v2, one block of every kind: plain, and with frozen stages."""
+    plain = Case(
+        model,
+        images(139, 122),
+        labels(10),
+        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10},
+        references=[fingerprint],
+    )
+    options = {**plain.options, "norm_eval": True, "frozen_stages": 2}
+    return [plain, replace(plain, options=options, variant="frozen", references=[other], without=SAME_GRAPH)]
+
+
 SHUFFLENET_V1 = [f"features.{i}" for i in (3, 11, 15)]
 BLOCKS = ["features.3", "features.6", "features.13", "features.17"]
 ROWS = (  # every kind of block
@@ -347,21 +360,10 @@ CASES = [
     resnet(
         "senet154", "timm_legacy_senet154", published={"layers": (1, 2, 1, 1)}, stem=(8, 8, 16), groups=8, dropout=0.0
     ),
-    Case(
+    *inception(
         "inception_v4",
-        images(139, 122),
-        labels(10),
-        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10},
-        references=[reference("timm_inception_v4", INCEPTION_V4)],
-    ),
-    Case(
-        "inception_v4",
-        images(122, 139),
-        labels(10),
-        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10, "norm_eval": True, "frozen_stages": 2},
-        variant="frozen",
-        references=[reference("timm_inception_v4_10", INCEPTION_V4, loss=True, num_classes=10)],
-        without=SAME_GRAPH,
+        reference("timm_inception_v4", INCEPTION_V4),
+        reference("timm_inception_v4_10", INCEPTION_V4, loss=True, num_classes=10),
     ),
     resnet("res2net50_26w_4s", "timm_res2net50_26w_4s", loss=True, layers=(1, 2, 1, 1)),
     resnet(
@@ -377,21 +379,10 @@ CASES = [
     resnet("res2net50_14w_8s", "timm_res2net50_14w_8s", layers=(2, 1, 1, 1), base_width=16, scale=3),
     resnet("res2net50_v1b", "timm_res2net50d", layers=(1, 1, 2, 1), deep_stem=(8, 8, 16), output_stride=16),
     resnet("res2next50", "timm_res2next50", layers=(1, 2, 1, 1), base_width=8, groups=4, scale=2),
-    Case(
+    *inception(
         "inception_resnet_v2",
-        images(139, 122),
-        labels(10),
-        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10},
-        references=[reference("timm_inception_resnet_v2", INCEPTION_RESNET_V2, training=True)],
-    ),
-    Case(
-        "inception_resnet_v2",
-        images(122, 139),
-        labels(10),
-        {"layers": (1, 1, 1), "width": 0.0625, "num_classes": 10, "norm_eval": True, "frozen_stages": 2},
-        variant="frozen",
-        references=[reference("timm_inception_resnet_v2_10", INCEPTION_RESNET_V2, loss=True, num_classes=10)],
-        without=SAME_GRAPH,
+        reference("timm_inception_resnet_v2", INCEPTION_RESNET_V2, training=True),
+        reference("timm_inception_resnet_v2_10", INCEPTION_RESNET_V2, loss=True, num_classes=10),
     ),
     replace(
         resnet(

@@ -58,6 +58,21 @@ def scaled(width: float, *channels: int) -> tuple[int, ...]:
     return tuple(int(c * width) for c in channels)
 
 
+def first_blocks(stages, layers) -> tuple[tuple[str, ...], ...]:
+    """The names of the blocks that a model has.
+
+    Args:
+        stages: for every stage of the published network its blocks by name.
+        layers: how many of each stage, the first ones.
+
+    Raises:
+        ValueError: if a stage does not have so many, or is left without any.
+    """
+    if len(layers) != len(stages) or not all(0 < n <= len(blocks) for n, blocks in zip(layers, stages)):
+        raise ValueError(f"layers are 1 to {[len(blocks) for blocks in stages]} blocks; layers={list(layers)}")
+    return tuple(tuple(blocks)[:n] for n, blocks in zip(layers, stages))
+
+
 def to_inception_range(images):
     """Images that were normalised by ImageNet's mean and deviation, as 2 x - 1 of [0, 1].  (N, H, W, 3)."""
     scale = tf.constant([std / 0.5 for std in STD], images.dtype)
@@ -192,16 +207,15 @@ class GoogLeNet(Backbone):
         super().__init__(**kwargs)
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
-        if len(layers) != len(STAGES) or not all(0 < n <= len(blocks) for n, blocks in zip(layers, STAGES)):
-            raise ValueError(f"layers are 1 to {[len(blocks) for blocks in STAGES]} blocks; layers={list(layers)}")
-        if aux_logits and not features_only and layers[1] < 4:
+        self.stages = first_blocks(STAGES, layers)
+        has_heads = aux_logits and not features_only
+        if has_heads and layers[1] < 4:
             raise ValueError(f"aux_logits=True needs block 4d: layers[1] of 4 or 5; layers={list(layers)}")
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c64, c128, c1024, channels = scaled(width, 64, 128, 1024, 192)
         self.conv1 = BasicConv2d(in_chans, c64, 7, 2, 3)
         self.conv2 = BasicConv2d(c64, c64, 1)
         self.conv3 = BasicConv2d(c64, channels, 3, padding=1)
-        self.stages = tuple(tuple(blocks)[:count] for blocks, count in zip(STAGES, layers, strict=True))
         ends = {}
         for blocks, names in zip(STAGES, self.stages, strict=True):
             for name in names:
@@ -209,7 +223,7 @@ class GoogLeNet(Backbone):
                 setattr(self, f"inception{name}", InceptionBlock(channels, widths, five_by_five))
                 channels = ends[name] = widths[0] + widths[2] + widths[4] + widths[5]
         self.aux1 = self.aux2 = None
-        if aux_logits and not features_only:
+        if has_heads:
             self.aux1 = AuxiliaryHead(ends["4a"], c128, c1024, num_classes, dropout_aux)
             self.aux2 = AuxiliaryHead(ends["4d"], c128, c1024, num_classes, dropout_aux)
         if not features_only:

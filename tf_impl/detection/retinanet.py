@@ -416,12 +416,13 @@ class RetinaNetPostProcess(keras.layers.Layer):
         self.coder, self.drop_empty = DeltaCoder(clamp=clamp), drop_empty
 
     def call(self, outputs):
-        anchors, classes = [outputs[f"anchors_{level}"] for level in LEVELS], outputs["cls_logits"].shape[-1]
+        anchors = [outputs[f"anchors_{level}"] for level in LEVELS]
+        classes = outputs["cls_logits"].shape[-1]
         counts = [of_level.shape[0] * classes for of_level in anchors]
-        probabilities = tf.reshape(tf.sigmoid(outputs["cls_logits"]), (-1, sum(counts)))
+        logits = tf.reshape(outputs["cls_logits"], (-1, sum(counts)))
         found, start = [], 0
-        for level in tf.split(probabilities, counts, 1):
-            scores, pairs = top_k(level, min(self.candidates, level.shape[1]))
+        for level in tf.split(logits, counts, 1):
+            scores, pairs = top_k(tf.sigmoid(level), min(self.candidates, level.shape[1]))
             found.append((scores, pairs + start))
             start += level.shape[1]
         scores, pairs = (tf.concat(parts, 1) for parts in zip(*found))

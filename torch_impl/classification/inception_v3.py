@@ -11,7 +11,7 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.classification.googlenet import BasicConv2d, scaled, to_inception_range
+from torch_impl.classification.googlenet import BasicConv2d, first_blocks, scaled, to_inception_range
 from torch_impl.layers.backbone import Backbone
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.pooling import avg_pool2d, max_pool2d
@@ -269,8 +269,6 @@ class InceptionV3(Backbone):
         super().__init__()
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
-        if len(layers) != len(STAGES) or not all(0 < n <= len(blocks) for n, blocks in zip(layers, STAGES)):
-            raise ValueError(f"layers are 1 to {[len(blocks) for blocks in STAGES]} blocks; layers={list(layers)}")
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c32, c64, c80, channels = scaled(width, 32, 64, 80, 192)
         self.Conv2d_1a_3x3 = BasicConv2d(in_chans, c32, 3, 2)
@@ -278,7 +276,7 @@ class InceptionV3(Backbone):
         self.Conv2d_2b_3x3 = BasicConv2d(c32, c64, 3, padding=1)
         self.Conv2d_3b_1x1 = BasicConv2d(c64, c80, 1)
         self.Conv2d_4a_3x3 = BasicConv2d(c80, channels, 3)
-        self.stages = tuple(tuple(blocks)[:count] for blocks, count in zip(STAGES, layers, strict=True))
+        self.stages = first_blocks(STAGES, layers)
         for i, (blocks, names) in enumerate(zip(STAGES, self.stages, strict=True)):
             for name in names:
                 block, *widths = blocks[name]

@@ -402,11 +402,12 @@ class RetinaNetPostProcess(nn.Module):
         self.coder, self.drop_empty = DeltaCoder(clamp=clamp), drop_empty
 
     def forward(self, outputs):
-        anchors, classes = [outputs[f"anchors_{level}"] for level in LEVELS], outputs["cls_logits"].shape[-1]
-        probabilities = torch.sigmoid(outputs["cls_logits"]).flatten(1)
+        anchors = [outputs[f"anchors_{level}"] for level in LEVELS]
+        classes = outputs["cls_logits"].shape[-1]
+        logits = outputs["cls_logits"].flatten(1)
         found, start = [], 0
-        for level in probabilities.split([len(of_level) * classes for of_level in anchors], 1):
-            scores, pairs = top_k(level, min(self.candidates, level.shape[1]))
+        for level in logits.split([len(of_level) * classes for of_level in anchors], 1):
+            scores, pairs = top_k(torch.sigmoid(level), min(self.candidates, level.shape[1]))
             found.append((scores, pairs + start))
             start += level.shape[1]
         scores, pairs = (torch.cat(parts, 1) for parts in zip(*found))

@@ -42,6 +42,7 @@ class LSTM(nn.LSTM):  # mirror: one bias instead of two
         bidirectional: bool = False,
     ):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, bidirectional=bidirectional)
+        self.directions = ("", "_reverse") if bidirectional else ("",)
 
     def forward(self, x, hx=None, lengths=None):
         if exporting():
@@ -55,7 +56,7 @@ class LSTM(nn.LSTM):  # mirror: one bias instead of two
     def _operators(self, x, hx, lengths):
         if self.batch_first:
             x = x.transpose(0, 1)
-        count = 2 if self.bidirectional else 1
+        count = len(self.directions)
         last_h, last_c = [], []
         for layer in range(self.num_layers):
             state = None if hx is None else [s[layer * count : (layer + 1) * count] for s in hx]
@@ -68,14 +69,14 @@ class LSTM(nn.LSTM):  # mirror: one bias instead of two
 
     def _operator(self, x, layer, state, lengths):
         """One layer as ONNX's operator, whose gates are i, o, f, g."""
-        directions = ("", "_reverse") if self.bidirectional else ("",)
 
         def reordered(kind):
-            tensors = (getattr(self, f"{kind}_l{layer}{direction}") for direction in directions)
+            tensors = (getattr(self, f"{kind}_l{layer}{direction}") for direction in self.directions)
             gates = (tensor.unflatten(0, (4, -1)) for tensor in tensors)  # i, f, g, o
+            # an index and not a split: the exporter folds no node of several outputs
             return torch.stack([of_gate[[0, 3, 1, 2]].flatten(0, 1) for of_gate in gates])  # mirror: order of gates
 
-        count, size = len(directions), self.hidden_size
+        count, size = len(self.directions), self.hidden_size
         lengths = None if lengths is None else lengths.int()
         bias = torch.cat([reordered("bias_ih"), reordered("bias_hh")], 1) if self.bias else None
         inputs = [x, reordered("weight_ih"), reordered("weight_hh"), bias, lengths, *(state or (None, None))]
