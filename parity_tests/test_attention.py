@@ -8,8 +8,8 @@ import torch
 
 import tf_impl.layers.attention as tf_attention
 import torch_impl.layers.attention as torch_attention
-from parity_tests.cases.nlp_transformer import HEADS, SINGLE, attended, padding
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.transformer import HEADS, SINGLE, attended, padding
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog
 from weights.seeded import seeded
 

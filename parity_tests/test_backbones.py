@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
-from parity_tests.cases import cases
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.harness.case import cases
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import onnx_file
 from weights.seeded import seeded
 

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from parity_tests import panels
+from parity_tests.harness import panels
 from scripts import answer, cli, files, output, parity
 from weights import catalog, store
 

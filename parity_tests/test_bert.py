@@ -13,15 +13,17 @@ import tf_impl.nlp.bert_adam as tf_adam
 import torch_impl.nlp.bert as torch_bert
 import torch_impl.nlp.bert_adam as torch_adam
 import torch_impl.state
-from parity_tests.cases.nlp import SMALL_BERT
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
-from parity_tests.packages import skip_without_package
-from parity_tests.panels import PyTorch, TensorFlow
-from weights import catalog, checkpoints, onnx_file, store, text
+from parity_tests.cases.nlp.bert import SMALL_BERT
+from parity_tests.harness import fingerprints
+from parity_tests.harness.measure import compare_with_fingerprint
+from parity_tests.harness.packages import skip_without_package
+from parity_tests.harness.panels import PyTorch, TensorFlow
+from weights import catalog, checkpoints, onnx_file, store
+from weights.processing import text
+from weights.processing.text import TextError, sentence_input
 from weights.seeded import seeded
-from weights.text import TextError, sentence_input
 
-FINGERPRINT = json.loads((FINGERPRINTS / "minilm_l6_v2_sentences.json").read_text())
+FINGERPRINT = fingerprints.load("minilm_l6_v2_sentences")
 PANELS = (TensorFlow, PyTorch)
 BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 IDS = ("input_ids", "attention_mask", "token_type_ids")

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from parity_tests.cases.nlp_gpt import SMALL_GPT
-from parity_tests.packages import skip_without_package
-from parity_tests.panels import PyTorch
-from weights import bpe, catalog, checkpoints, text
+from parity_tests.cases.nlp.gpt import SMALL_GPT
+from parity_tests.harness.packages import skip_without_package
+from parity_tests.harness.panels import PyTorch
+from weights import catalog, checkpoints
+from weights.processing import bpe, text
+from weights.processing.text import TextError
 from weights.seeded import seeded
-from weights.text import TextError
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from parity_tests.measure import LEVELS, Proof
+from parity_tests.harness.measure import LEVELS, Proof
 from scripts import answer, bench, cli, files, parity, show
 from torch_impl.classification.mobilenet_v2 import mobilenet_v2_035
 from torch_impl.classification.resnet import resnet18
@@ -171,10 +171,10 @@ def test_show_loses_no_line_and_pairs_equal_names(module):
 
 def test_show_what_is_written_once():
     text = run("show", "jieba_cut", "--only", "jieba_cut")
-    assert text.splitlines()[0].strip() == "both: weights/segmentation.py"
+    assert text.splitlines()[0].strip() == "both: weights/processing/word_segmentation.py"
     assert text.count("def jieba_cut(") == 1 and "def fmm" not in text
     found = json.loads(run("show", "jieba_cut", "--only", "jieba_cut", "--json"))
-    assert found["files"] == {"both": "weights/segmentation.py"}
+    assert found["files"] == {"both": "weights/processing/word_segmentation.py"}
     assert [definition["name"] for definition in found["definitions"]] == ["jieba_cut"]
 
 

@@ -1,7 +1,6 @@
 """The random field, and recurrent layers over texts of several lengths."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -13,14 +12,14 @@ import tf_impl.losses.crf as tf_crf
 import tf_impl.state
 import torch_impl.layers.recurrent as torch_recurrent
 import torch_impl.losses.crf as torch_crf
-import torch_impl.nlp.segmentation as torch_segmentation
+import torch_impl.nlp.word_segmentation as torch_segmentation
 import torch_impl.state
-from parity_tests.cases.nlp_segmentation import SMALL_BILSTM, characters
-from parity_tests.measure import FINGERPRINTS
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.word_segmentation import SMALL_BILSTM, characters
+from parity_tests.harness import fingerprints
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from parity_tests.test_published import with_masks
 from weights import catalog, onnx_file
-from weights import segmentation as seg
+from weights.processing import word_segmentation as seg
 from weights.seeded import seeded
 
 PANELS = (TensorFlow, PyTorch)
@@ -76,7 +75,7 @@ def stored(name):
 
 @BOTH
 def test_fingerprint_of_pytorch_crf(which):
-    expected = json.loads((FINGERPRINTS / "pytorch_crf.json").read_text())
+    expected = fingerprints.load("pytorch_crf")
     arrays = {name: stored(value) for name, value in expected["inputs"].items()}
     arrays["valid"] = arrays.pop("mask")
     given = {name: TENSOR[which](value) for name, value in arrays.items()}

@@ -1,7 +1,6 @@
 """CRNN: the recurrent layer, real weights that read real text in four engines, and training on drawn text."""
 
 import base64
-import json
 import zlib
 from functools import cache
 
@@ -22,12 +21,14 @@ import torch_impl.layers.recurrent as torch_recurrent
 import torch_impl.losses.ctc as torch_ctc
 import torch_impl.ocr.crnn as torch_crnn
 import torch_impl.state
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
-from parity_tests.packages import skip_without_package
-from parity_tests.panels import PyTorch, TensorFlow
-from weights import catalog, checkpoints, decoding, onnx_file, store
-from weights.ocr import characters, decode_text, line_input
-from weights.preprocess import PictureError
+from parity_tests.harness import fingerprints
+from parity_tests.harness.measure import compare_with_fingerprint
+from parity_tests.harness.packages import skip_without_package
+from parity_tests.harness.panels import PyTorch, TensorFlow
+from weights import catalog, checkpoints, onnx_file, store
+from weights.processing import decoding
+from weights.processing.images import PictureError
+from weights.processing.ocr import characters, decode_text, line_input
 
 # the recurrent layer
 
@@ -165,7 +166,7 @@ def test_steps_are_one_more_than_a_quarter_of_the_width(width, steps):
 
 # real weights
 
-FINGERPRINT = json.loads((FINGERPRINTS / "easyocr_english_g2_word.json").read_text())
+FINGERPRINT = fingerprints.load("easyocr_english_g2_word")
 CHARACTERS = characters("english_g2")
 # (left, top, right, bottom) in scikit-image's photograph of a printed page
 PAGE = {

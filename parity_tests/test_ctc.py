@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import tf_impl.losses.ctc as tf_ctc
 import torch_impl.losses.ctc as torch_ctc
-from weights import decoding
+from weights.processing import decoding
 
 PANELS = ("tensorflow", "pytorch")
 

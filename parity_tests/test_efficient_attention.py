@@ -1,7 +1,5 @@
 """Linear, FAVOR+, LSH and window attention, reversible layers: the references' numbers, and what each promises."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -14,9 +12,9 @@ import tf_impl.layers.reversible as tf_reversible
 import torch_impl.layers.linear_attention as torch_linear
 import torch_impl.layers.lsh_attention as torch_lsh
 import torch_impl.layers.reversible as torch_reversible
-from parity_tests.cases.nlp_transformer import padding
-from parity_tests.measure import FINGERPRINTS
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.transformer import padding
+from parity_tests.harness import fingerprints
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog
 from weights.seeded import seeded
 
@@ -180,7 +178,7 @@ def test_check_values_of_the_hash(which):
     assert "".join(map(str, np.asarray(found["buckets"])[0])) == buckets
 
 
-REFORMER_FILE = json.loads((FINGERPRINTS / "reformer_lsh_attention.json").read_text())
+REFORMER_FILE = fingerprints.load("reformer_lsh_attention")
 
 
 def stored(part, name):

@@ -1,7 +1,5 @@
 """FastBERT: its classifiers, both phases of its training, and texts that leave early."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,13 +7,14 @@ import torch
 
 import tf_impl.nlp.fastbert as tf_fastbert
 import torch_impl.nlp.fastbert as torch_fastbert
-from parity_tests.cases.nlp_classifiers import FASTBERT_REFERENCE, SMALL_FASTBERT, segments
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint, fingerprint_inputs
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.text_classifiers import FASTBERT_REFERENCE, SMALL_FASTBERT, segments
+from parity_tests.harness import fingerprints
+from parity_tests.harness.measure import compare_with_fingerprint
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file
+from weights.processing.sentences import segment_input
+from weights.processing.text import SPECIAL, TextError
 from weights.seeded import seeded
-from weights.sentences import segment_input
-from weights.text import SPECIAL, TextError
 
 PANELS = (TensorFlow, PyTorch)
 MODULES = (tf_fastbert, torch_fastbert)
@@ -33,8 +32,8 @@ def built(which, precision="float64", **options):
 
 @BOTH
 def test_uncertainty_is_the_references(which):
-    expected = json.loads((FINGERPRINTS / "fastbert_small.json").read_text())
-    given = fingerprint_inputs(expected)
+    expected = fingerprints.load("fastbert_small")
+    given = fingerprints.inputs_of(expected)
     inputs = {ours: given[theirs] for theirs, ours in FASTBERT_REFERENCE.inputs.items()}
     panel = PANELS[which](catalog.get("fastbert_base"), FASTBERT_REFERENCE.options, precision="float32")
     panel.load(seeded(panel.shapes()))

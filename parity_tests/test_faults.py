@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from parity_tests.cases import cases
-from parity_tests.measure import Proof
+from parity_tests.harness.case import cases
+from parity_tests.harness.measure import Proof
 
 
 def fresh(name):

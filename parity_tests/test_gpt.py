@@ -1,7 +1,5 @@
 """GPT-1 and GPT-2: check values, the cache, how tokens are chosen, and OpenAI's files."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,13 +9,15 @@ import tf_impl.nlp.gpt as tf_gpt
 import tf_impl.nlp.gpt_decoding as tf_decoding
 import torch_impl.nlp.gpt as torch_gpt
 import torch_impl.nlp.gpt_decoding as torch_decoding
-from parity_tests.cases import Case
-from parity_tests.cases.nlp_gpt import SMALL_GPT, SMALL_REFERENCE, hugging_face, tokens
-from parity_tests.measure import FINGERPRINTS, Proof
-from parity_tests.panels import PyTorch, TensorFlow
-from weights import bpe, catalog, onnx_file, store
+from parity_tests.cases.nlp.gpt import SMALL_GPT, SMALL_REFERENCE, hugging_face, tokens
+from parity_tests.harness import fingerprints
+from parity_tests.harness.case import Case
+from parity_tests.harness.measure import Proof
+from parity_tests.harness.panels import PyTorch, TensorFlow
+from weights import catalog, onnx_file, store
+from weights.processing import bpe
+from weights.processing.text import TextError
 from weights.seeded import seeded
-from weights.text import TextError
 
 PANELS = (TensorFlow, PyTorch)
 BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
@@ -73,7 +73,7 @@ def test_greedy_continuation_of_the_check(which):
 @MODELS
 @BOTH
 def test_greedy_continuation_of_the_fingerprint(which, name):
-    expected = json.loads((FINGERPRINTS / f"hf_{name}_small_lm.json").read_text())
+    expected = fingerprints.load(f"hf_{name}_small_lm")
     options = {**SMALL_REFERENCE, "dropout": 0.0}
     model = built(which, f"{name}_step", options, "float32").model
     start = np.reshape(expected["inputs"]["input_ids"]["data"], (2, 12))[:1].astype(np.int64)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file
 from weights.seeded import seeded
 

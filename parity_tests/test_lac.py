@@ -1,6 +1,5 @@
 """LAC: real weights that tag real sentences in four engines, and the files that they come from."""
 
-import json
 import struct
 from functools import cache
 
@@ -9,18 +8,20 @@ import onnx
 import pytest
 import torch
 
-import torch_impl.nlp.segmentation as torch_segmentation
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint
-from parity_tests.packages import skip_without_package
-from parity_tests.panels import PyTorch, TensorFlow
-from weights import catalog, checkpoints, lac, onnx_file
-from weights import segmentation as seg
-from weights.text import TextError
+import torch_impl.nlp.word_segmentation as torch_segmentation
+from parity_tests.harness import fingerprints
+from parity_tests.harness.measure import compare_with_fingerprint
+from parity_tests.harness.packages import skip_without_package
+from parity_tests.harness.panels import PyTorch, TensorFlow
+from weights import catalog, checkpoints, onnx_file
+from weights.processing import lac
+from weights.processing import word_segmentation as seg
+from weights.processing.text import TextError
 
 PANELS = (TensorFlow, PyTorch)
 BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 
-FINGERPRINT = json.loads((FINGERPRINTS / "jieba_lac_sentences.json").read_text())
+FINGERPRINT = fingerprints.load("jieba_lac_sentences")
 SENTENCES = [described["text"] for described in FINGERPRINT["inputs"].values()]
 
 

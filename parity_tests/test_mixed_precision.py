@@ -10,8 +10,8 @@ import tf_impl.mixed_precision as tf_mixed
 import tf_impl.state
 import torch_impl.mixed_precision as torch_mixed
 import torch_impl.state
-from parity_tests.cases import get
-from parity_tests.measure import Proof
+from parity_tests.harness.case import get
+from parity_tests.harness.measure import Proof
 from tf_impl.layers.convolution import Conv2d
 from weights.seeded import seeded
 

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 
 import tf_impl.export
-from parity_tests.cases import cases
-from parity_tests.measure import Proof
+from parity_tests.harness.case import cases
+from parity_tests.harness.measure import Proof
 from weights import onnx_file
 
 

@@ -1,7 +1,6 @@
 """Shared operators in both panels: published numbers, formulas written out, initial values, what is refused."""
 
 import itertools
-import json
 
 import keras
 import numpy as np
@@ -13,7 +12,8 @@ import tf_impl.layers.initialization
 import tf_impl.state
 import torch_impl.layers.initialization
 import torch_impl.state
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint, fingerprint_inputs
+from parity_tests.harness import fingerprints
+from parity_tests.harness.measure import compare_with_fingerprint
 from tf_impl.layers import carafe as tf_carafe
 from tf_impl.layers import context as tf_context
 from tf_impl.layers import deform_conv as tf_deform
@@ -263,7 +263,7 @@ def test_carafe_pack_is_encoder_pixel_shuffle_softmax_and_sum(panel):
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_feature_pyramid_with_carafe_agrees_with_mmdet(panel):
-    expected = json.loads((FINGERPRINTS / "faster-rcnn_r50_fpn-carafe_1x_coco.json").read_text())
+    expected = fingerprints.load("faster-rcnn_r50_fpn-carafe_1x_coco")
     values = seeded({name: tuple(shape) for name, shape in expected["tensors"]})
 
     def part(prefix):
@@ -271,7 +271,7 @@ def test_feature_pyramid_with_carafe_agrees_with_mmdet(panel):
 
     backbone = resnet50(features_only=True).eval()
     torch_impl.state.load_state_dict(backbone, part("backbone."))
-    image = torch.from_numpy(fingerprint_inputs({"inputs": {"input": expected["inputs"]["input"]}})["input"])
+    image = torch.from_numpy(fingerprints.inputs_of({"inputs": {"input": expected["inputs"]["input"]}})["input"])
     with torch.no_grad():
         maps = [found.double() for found in backbone(image.float()).values()]
     neck = MODULES["carafe"][panel == "pytorch"].FPNCARAFE((256, 512, 1024, 2048), 256, 5)

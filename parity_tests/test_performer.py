@@ -7,8 +7,8 @@ import tf_impl.nlp.performer as tf_performer
 import tf_impl.nlp.reformer as tf_reformer
 import torch_impl.nlp.performer as torch_performer
 import torch_impl.nlp.reformer as torch_reformer
-from parity_tests.cases.nlp_efficient import SMALL_PERFORMER, SMALL_REFORMER, hashed_words, words
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.efficient import SMALL_PERFORMER, SMALL_REFORMER, hashed_words, words
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog
 from weights.seeded import seeded
 

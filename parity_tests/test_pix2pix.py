@@ -1,7 +1,5 @@
 """pix2pix: one alternating step against the reference's numbers, and the ways of using a trained generator."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,14 +7,15 @@ import torch
 
 import tf_impl.gan.pix2pix as tf_pix2pix
 import torch_impl.gan.pix2pix as torch_pix2pix
-from parity_tests.cases import cases
-from parity_tests.measure import FINGERPRINTS, compare, compare_with_fingerprint, fingerprint_inputs
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.harness import fingerprints
+from parity_tests.harness.case import cases
+from parity_tests.harness.measure import compare, compare_with_fingerprint
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file
 from weights.seeded import seeded
 
 pytestmark = pytest.mark.xdist_group("pix2pix")  # one worker takes the step
-FINGERPRINT = json.loads((FINGERPRINTS / "pix2pix_step.json").read_text())
+FINGERPRINT = fingerprints.load("pix2pix_step")
 PANELS = {"tensorflow": (TensorFlow, tf_pix2pix), "pytorch": (PyTorch, torch_pix2pix)}
 MODULES = pytest.mark.parametrize("module", [tf_pix2pix, torch_pix2pix], ids=PANELS)
 MODES = ("train_stats", "eval")
@@ -53,7 +52,7 @@ def nchw(panel, tensors):
 def step(request):
     """One step of a panel on the fingerprint's pictures: the panel, losses, tensors on the way, gradient norms."""
     cls, module = PANELS[request.param]
-    pictures = {name: np.clip(values, -1, 1) for name, values in fingerprint_inputs(FINGERPRINT).items()}
+    pictures = {name: np.clip(values, -1, 1) for name, values in fingerprints.inputs_of(FINGERPRINT).items()}
     panel = cls(catalog.get("pix2pix"), {"num_downs": 7, "dropout": 0.0}, precision="float64")
     panel.load(seeded(panel.shapes()))
     if cls is PyTorch:
@@ -120,8 +119,8 @@ def test_gradients_of_generators_in_float64(name, bound):
     """Where no ReLU changes sides by rounding, the figures are those of the stored digits."""
     case = cases()[name]
     (reference,) = case.references
-    expected = json.loads((FINGERPRINTS / f"{reference.file}.json").read_text())
-    (pictures,) = fingerprint_inputs(expected).values()
+    expected = fingerprints.load(f"{reference.file}")
+    (pictures,) = fingerprints.inputs_of(expected).values()
     found = {}
     for package, (cls, _) in PANELS.items():
         panel = cls(case.entry, reference.options)

@@ -9,11 +9,11 @@ import torch
 from skimage import data
 
 import torch_impl.state
-from parity_tests.packages import skip_without_package
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.harness.packages import skip_without_package
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from torch_impl.losses.cross_entropy import ClassificationPostProcess
 from weights import catalog, checkpoints, onnx_file, store
-from weights.preprocess import image_input
+from weights.processing.images import image_input
 
 CLASSES = Path(catalog.__file__).parents[1] / "classes"
 

@@ -2,20 +2,20 @@
 
 import dataclasses
 import importlib
-import json
 
 import keras
 import numpy as np
 import pytest
 import torch
 
-from parity_tests.cases import Case, cases, images, nlp_classifiers, nlp_gpt
-from parity_tests.cases.classification import BLOCKS, reference
-from parity_tests.cases.nlp import SMALL_BERT, hugging_face, tokens
-from parity_tests.cases.nlp_efficient import SMALL_PERFORMER, words
-from parity_tests.cases.nlp_transformer import SMALL_TRANSFORMER, sentences
-from parity_tests.measure import FINGERPRINTS, Proof, compare_with_fingerprint, fingerprint_inputs
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.classification._common import BLOCKS, reference
+from parity_tests.cases.nlp.bert import SMALL_BERT, hugging_face, tokens
+from parity_tests.cases.nlp.efficient import SMALL_PERFORMER, words
+from parity_tests.cases.nlp.transformer import SMALL_TRANSFORMER, sentences
+from parity_tests.harness import fingerprints
+from parity_tests.harness.case import Case, cases, images, nlp_classifiers, nlp_gpt
+from parity_tests.harness.measure import Proof, compare_with_fingerprint
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file
 from weights.seeded import seeded
 
@@ -77,7 +77,7 @@ def test_tensorflow_has_the_published_tensors(name):
 
 
 def stored(file):
-    return json.loads((FINGERPRINTS / f"{file}.json").read_text())
+    return fingerprints.load(f"{file}")
 
 
 OFFICIAL = {ref.file: (case, ref) for case in cases().values() for ref in case.references}
@@ -206,9 +206,9 @@ MMDET = {  # file of a whole detector: our trunk, and its options
 @pytest.mark.parametrize("file", MMDET)
 def test_trunk_gives_the_maps_of_the_detector_it_is_in(file):
     model, options = MMDET[file]
-    expected = json.loads((FINGERPRINTS / f"{file}.json").read_text())
+    expected = fingerprints.load(f"{file}")
     theirs = {name: tuple(shape) for name, shape in expected["tensors"] if name.startswith("backbone.")}
-    inputs = {"images": fingerprint_inputs(expected)["input"]}
+    inputs = {"images": fingerprints.inputs_of(expected)["input"]}
     for panel in (TensorFlow, PyTorch):
         built = panel(MODELS[model], {**options, "features_only": True}, precision="float32")
         assert {f"backbone.{name}": shape for name, shape in built.shapes().items()} == theirs

@@ -5,7 +5,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from parity_tests.cases import cases
+from parity_tests.harness.case import cases
 from scripts.cli import main
 from scripts.parity import saved
 from scripts.readme import README, updated

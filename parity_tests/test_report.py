@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from parity_tests.cases import cases
+from parity_tests.harness.case import cases
 from scripts import cli, parity, report
 from scripts.report import charts, code, details, notes, pages
 from scripts.report import site as site_of

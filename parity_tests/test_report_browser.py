@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.cases import cases
+from parity_tests.harness.case import cases
 from parity_tests.test_report import DETAILS, HOSTILE
 from scripts import parity, report
 from scripts.report import pages, screenshots

@@ -1,7 +1,6 @@
 """RetinaNet: boxes, anchors, assignment, losses and results, in both panels, against rules written as plain loops."""
 
 import importlib
-import json
 import math
 from functools import cache, lru_cache
 from types import SimpleNamespace
@@ -15,10 +14,11 @@ import torch
 
 import tf_impl.state
 import torch_impl.state
-from parity_tests.cases import get
-from parity_tests.cases.detection import padded, stored_objects
-from parity_tests.measure import FINGERPRINTS, compare_with_fingerprint, fingerprint_inputs
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.detection.retinanet import padded, stored_objects
+from parity_tests.harness import fingerprints
+from parity_tests.harness.case import get
+from parity_tests.harness.measure import compare_with_fingerprint
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file, store
 from weights.seeded import seeded
 
@@ -638,7 +638,7 @@ def test_images_of_a_padded_batch_have_their_own_size(panel):
 
 @cache
 def fingerprint(name):
-    return json.loads((FINGERPRINTS / f"{name}.json").read_text())
+    return fingerprints.load(f"{name}")
 
 
 @lru_cache(maxsize=2)
@@ -658,7 +658,7 @@ def test_detections_of_torchvision(name, package):
     panel = published(name, package, "float32")
     module = importlib.import_module(f"{package}.detection.retinanet")
     panel.postprocess = module.RetinaNetPostProcess(detections=30)
-    found = panel.results({"images": fingerprint_inputs(expected)["image"]})
+    found = panel.results({"images": fingerprints.inputs_of(expected)["image"]})
     assert found["valid"].all()
     for i in range(2):
         for key in ("boxes", "scores", "labels"):
@@ -675,7 +675,7 @@ def test_losses_and_gradients_of_torchvision_in_float64(name, package):
     """Where no ReLU changes sides by rounding, the figures are those of the stored digits."""
     expected = fingerprint(f"torchvision_{name}")
     panel = published(name, package, "float64")
-    inputs = {"images": fingerprint_inputs(expected)["image"]}
+    inputs = {"images": fingerprints.inputs_of(expected)["image"]}
     check_losses(panel, inputs, stored_objects(expected), expected["loss"], 1e-5)
 
 
@@ -769,7 +769,7 @@ def test_official_checkpoint_fits_by_its_old_names():
 
 
 def test_classes_have_the_numbers_of_coco():
-    names = (FINGERPRINTS.parents[1] / "weights" / "classes" / "coco91.txt").read_text().splitlines()
+    names = (fingerprints.FOLDER.parents[1] / "weights" / "classes" / "coco91.txt").read_text().splitlines()
     assert len(names) == 91 and names[0] == "__background__" and names.count("N/A") == 10
     assert [names[i] for i in (1, 13, 27, 44, 67, 90)] == [
         "person",

@@ -5,12 +5,12 @@ import pytest
 
 import tf_impl.nlp.textcnn as tf_textcnn
 import torch_impl.nlp.textcnn as torch_textcnn
-from parity_tests.cases.nlp_classifiers import SMALL_TEXTCNN, sentences
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.text_classifiers import SMALL_TEXTCNN, sentences
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog
+from weights.processing.sentences import split, vocabulary, word_input, word_table
+from weights.processing.text import TextError
 from weights.seeded import seeded
-from weights.sentences import split, vocabulary, word_input, word_table
-from weights.text import TextError
 
 PANELS = (TensorFlow, PyTorch)
 MODULES = (tf_textcnn, torch_textcnn)

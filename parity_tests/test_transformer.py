@@ -16,8 +16,8 @@ import torch_impl.layers.positions as torch_positions
 import torch_impl.nlp._transformer_layers as torch_layers
 import torch_impl.nlp.beam_search as torch_search
 import torch_impl.nlp.transformer as torch_transformer
-from parity_tests.cases.nlp_transformer import CASES, SMALL_TRANSFORMER, sentences
-from parity_tests.panels import PyTorch, TensorFlow
+from parity_tests.cases.nlp.transformer import CASES, SMALL_TRANSFORMER, sentences
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, fairseq, onnx_file
 from weights.seeded import seeded
 

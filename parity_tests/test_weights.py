@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from parity_tests.packages import skip_without_package
-from weights import catalog, checkpoints, preprocess, seeded, store
+from parity_tests.harness.packages import skip_without_package
+from weights import catalog, checkpoints, seeded, store
 from weights.catalog import Checkpoint, Model
 from weights.checkpoints import CheckpointError
-from weights.preprocess import PictureError, image_input, open_picture
+from weights.processing import images
+from weights.processing.images import PictureError, image_input, open_picture
 from weights.store import StoreError
 
 ROOT = Path(__file__).parent.parent
@@ -987,7 +988,7 @@ def test_picture_fuzz(tmp_path_factory, form):
 
 
 def test_picture_settings_are_those_of_the_catalogue():
-    assert set(preprocess.CHANNELS) == set(catalog.CHANNELS)
+    assert set(images.CHANNELS) == set(catalog.CHANNELS)
     for entry in catalog.load().values():
         for checkpoint in entry.checkpoints:
             if checkpoint.preprocessing:

@@ -40,7 +40,7 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
 
 def _pictures(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
     """Classification: the most probable classes of each picture."""
-    from weights.preprocess import PictureError, image_input
+    from weights.processing.images import PictureError, image_input
 
     (name,) = model.inputs
     pictures = [image_input(path, entry.preprocessing) for path in inputs]
@@ -64,7 +64,7 @@ def _pictures(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Q
 
 def _lines(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
     """OCR: the text of each picture of a line."""
-    from weights import decoding, ocr
+    from weights.processing import decoding, ocr
 
     ((name, tensor),) = model.inputs.items()
     height = tensor.shape[2]
@@ -87,7 +87,7 @@ def _lines(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Ques
 def _sentences(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
     """Sentence encoders: the cosine of every two sentences."""
     from weights.checkpoints import package_file
-    from weights.text import sentence_input
+    from weights.processing.text import sentence_input
 
     if len(inputs) < 2:
         raise Problem(f"{model.name} compares sentences, and {len(inputs)} was given; give two or more")
@@ -107,9 +107,9 @@ def _sentences(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> 
 
 def _words(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
     """Taggers of characters: the words of each text and what kinds of words they are."""
-    from weights import lac
     from weights.checkpoints import package_file
-    from weights.segmentation import viterbi
+    from weights.processing import lac
+    from weights.processing.word_segmentation import viterbi
 
     path = package_file(entry.package, entry.tokenizer)
     length, count = model.outputs["emissions"].shape[1:]

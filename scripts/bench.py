@@ -67,10 +67,10 @@ def _keras_pair(model: catalog.Model, inputs: Mapping[str, np.ndarray]) -> dict[
         return "keras.applications has no such model"
     import keras
 
-    import parity_tests.panels
+    import parity_tests.harness.panels
 
     builder, arguments, options = KERAS[model.name]
-    panel = parity_tests.panels.TensorFlow(model, options, precision="float32")
+    panel = parity_tests.harness.panels.TensorFlow(model, options, precision="float32")
     values = list(panel.tensors(inputs).values())
     theirs = getattr(keras.applications, builder)(
         weights=None, input_shape=values[0].shape[1:], classifier_activation=None, **arguments

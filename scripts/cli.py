@@ -188,7 +188,7 @@ def show(name, only, stacked, as_json):
 @click.option("--all", "everything", is_flag=True, help="Every case.")
 @click.option("--level", "levels", multiple=True, type=click.Choice(LEVELS), help="Only this level; may be repeated.")
 @click.option("--trace", is_flag=True, help="Find the first module whose output differs, in execution order.")
-@click.option("--save", "to_file", is_flag=True, help="Keep the figures in parity_tests/proof.json.")
+@click.option("--save", "to_file", is_flag=True, help="Keep the figures in parity_tests/proof.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes; two share one case.")
 @as_json
 def parity(names, everything, levels, trace, to_file, jobs, as_json):

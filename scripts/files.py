@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from scripts.output import Problem, frameworks, line, print_json, table, written
-from weights import catalog, checkpoints, lac, store
+from weights import catalog, checkpoints, store
 from weights.onnx_file import histogram, stray_transposes
+from weights.processing import lac
 from weights.seeded import seeded
 
 __all__ = ["asked", "convert", "example", "export", "export_files", "fetch", "model_of", "twins"]
@@ -193,12 +194,12 @@ def twins(
             expected = ", ".join(["seeded", "random", *sorted(known)])
             raise Problem(f"no weights {weights!r}; {expected} or a .safetensors or .pth file was expected")
         tensors = read(Path(weights))
-    import parity_tests.panels
+    import parity_tests.harness.panels
 
     options = entry.options if entry else {}
     panels = {}
     for name in names:
-        panel = getattr(parity_tests.panels, PANELS[name])(model, options, precision="float32")
+        panel = getattr(parity_tests.harness.panels, PANELS[name])(model, options, precision="float32")
         panels[name] = panel
         if weights == "random":
             tensors = tensors or panel.state()  # the first panel's own initialisation
@@ -336,11 +337,11 @@ def convert(source: Path, target: Path, name: str, checkpoint: str | None, as_js
     if from_keras and not source.is_file():
         raise Problem(f"{source}: there is no such file; check the path")
     frameworks()
-    import parity_tests.panels
+    import parity_tests.harness.panels
 
     tensors = None if from_keras else store.rename(read(source), entry.rename if entry else ())
     options = entry.options if entry else {}
-    kind = parity_tests.panels.TensorFlow if to_keras or from_keras else parity_tests.panels.PyTorch
+    kind = parity_tests.harness.panels.TensorFlow if to_keras or from_keras else parity_tests.harness.panels.PyTorch
     panel = kind(model, options, precision="float32")
     if from_keras:
         try:

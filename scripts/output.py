@@ -115,7 +115,7 @@ def frameworks(threads: int | None = None) -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             stack.callback(os.close, null)
             os.dup2(null, 2)
-        import parity_tests.panels  # noqa: F401
+        import parity_tests.harness.panels  # noqa: F401
     if threads:
         import tensorflow as tf
         import torch

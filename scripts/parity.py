@@ -1,4 +1,4 @@
-"""``diptych parity``: measure the levels of the proof, show them, and keep them in ``parity_tests/proof.json``."""
+"""``diptych parity``: measure the levels of the proof, show them, and keep them, one file per system."""
 
 import contextlib
 import functools
@@ -17,10 +17,9 @@ from weights import catalog
 
 __all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity", "proof_states", "rows_of", "saved"]
 
-PROOF = Path(__file__).parent.parent / "parity_tests" / "proof.json"
+PROOF = Path(__file__).parent.parent / "parity_tests" / "proof"
 LEVELS = ("interface", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
 FILES = ("onnx", "results")  # they share float32 twins and their files, which take half the time of a case
-PACKAGES = ("tensorflow", "keras", "torch", "onnx", "onnxruntime")
 COLUMNS = ["case", "level", "worst", "bound", "", "what"]
 
 
@@ -30,21 +29,29 @@ def rounded(figure: float) -> float | None:
 
 
 def saved() -> dict:
-    """The cases of ``proof.json`` by name; none if there is no such file yet.
+    """The cases of the saved proof by name; none if there is no such folder yet.
 
     Raises:
-        Problem: if it is damaged.
+        Problem: if a file is damaged.
     """
-    if not PROOF.exists():
+    found = {}
+    for path in sorted(PROOF.glob("*/*.json")):
+        found |= _read(path)
+    return found
+
+
+def _read(path: Path) -> dict:
+    """The cases of one system."""
+    if not path.exists():
         return {}
     try:
-        cases = json.loads(PROOF.read_text(encoding="utf-8"))["cases"]
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
         for case in cases.values():
             _ = case["model"], case["onnx"], [level["holds"] for level in case["levels"].values()]
         return cases
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         again = "remove it and measure again: diptych parity --all --save"
-        raise Problem(f"{PROOF}: damaged, measured cases were expected; {again}") from None
+        raise Problem(f"{path}: damaged, measured cases were expected; {again}") from None
 
 
 def proof_states() -> dict[str, str]:
@@ -86,11 +93,12 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
         tell: called with each level before it is measured.
 
     Returns:
-        What ``proof.json`` holds of a case, and ``seconds``, and ``trace`` if asked.
+        What the saved proof holds of a case, and ``seconds``, and ``trace`` if asked.
     """
     frameworks(threads=1)  # a case is small: more threads only wait for each other
-    from parity_tests.cases import cases
-    from parity_tests.measure import BOUNDS, Proof
+    from parity_tests.harness import digest
+    from parity_tests.harness.case import cases
+    from parity_tests.harness.measure import BOUNDS, Proof
 
     case = cases()[name]
     proof = Proof(case)
@@ -137,7 +145,8 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
             found["trace"] |= {key: rounded(first[key]) for key in ("input", "output") if first and first[key]}
     from importlib.metadata import version
 
-    found["versions"] = {package: version(package) for package in PACKAGES}
+    found["versions"] = {package: version(package) for package in digest.PACKAGES}
+    found |= {"digest": digest.of_case(case), "harness": digest.of_harness()}
     found["seconds"] = round(time.perf_counter() - start, 1)
     return found
 
@@ -178,7 +187,7 @@ def traced(found: dict) -> str:
 
 
 def _chosen(names: Sequence[str], everything: bool) -> list[str]:
-    from parity_tests.cases import cases, get
+    from parity_tests.harness.case import cases, get
 
     if everything == bool(names):
         raise click.UsageError("either names of models and cases, or --all")
@@ -266,17 +275,31 @@ def measured_in_turn(
 
 
 def save(measured: dict[str, dict]) -> None:
-    """Merge measurements into ``proof.json``: measured levels take the place of older ones."""
-    cases = saved()
+    """Merge measurements into the files of their systems: measured levels take the place of older ones.
+
+    Cases that are no longer there are dropped from a file that is written.
+    """
+    from parity_tests.harness.case import cases as known
+
+    by_file: dict[Path, dict] = {}
     for name, new in measured.items():
-        new = {key: value for key, value in new.items() if key not in ("seconds", "trace")}
-        old = cases.get(name, {"levels": {}, "onnx": {}})
-        levels = old["levels"] | new["levels"]
-        order = {level: levels[level] for level in LEVELS if level in levels}
-        cases[name] = old | new | {"levels": order, "onnx": new["onnx"] or old["onnx"]}
-    with written(PROOF) as temporary:
-        text = json.dumps({"cases": dict(sorted(cases.items()))}, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        entry = catalog.get(new["model"])
+        path = PROOF / entry.family / f"{entry.module.rpartition('.')[2]}.json"
+        by_file.setdefault(path, {})[name] = new
+    for path, new_cases in by_file.items():
+        cases = {name: case for name, case in _read(path).items() if name in known()}
+        for name, new in new_cases.items():
+            new = {key: value for key, value in new.items() if key not in ("seconds", "trace")}
+            old = cases.get(name, {"levels": {}, "onnx": {}})
+            # levels that were measured for other sources are no longer true
+            kept = old["levels"] if old.get("digest") == new["digest"] else {}
+            levels = kept | new["levels"]
+            order = {level: levels[level] for level in LEVELS if level in levels}
+            cases[name] = old | new | {"levels": order, "onnx": new["onnx"] or old["onnx"]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written(path) as temporary:
+            text = json.dumps({"cases": dict(sorted(cases.items()))}, indent=1, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def parity(

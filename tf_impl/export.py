@@ -6,9 +6,10 @@ Mirror notes:
 """
 
 import contextlib
+import inspect
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -20,9 +21,18 @@ from tf_impl import state
 from tf_impl.layers import native
 from weights import onnx_file, store
 
-__all__ = ["export", "export_forms"]
+__all__ = ["apply_postprocess", "export", "export_forms"]
 
 LARGE = 2**20  # elements of a matrix that the graph is handed; tf2onnx copies what is in the graph dozens of times
+
+
+def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
+    """Results of a model's outputs; ``image_size`` (N, 2) int64, if it is asked for, is that of the first input."""
+    if "image_size" not in inspect.signature(postprocess.call).parameters:
+        return postprocess(outputs)
+    static, shape = inputs[0].shape, tf.shape(inputs[0], out_type=tf.int64)
+    size = shape[1:3] if None in static[1:3] else tf.constant(static[1:3], tf.int64)
+    return postprocess(outputs, tf.tile(size[None], (shape[0], 1)))
 
 
 def export(model, path: str | Path, inputs: Mapping[str, np.ndarray], *, criterion=None, postprocess=None, **options):
@@ -51,12 +61,14 @@ def export_forms(
     paths: Mapping[str, str | Path],
     inputs: Mapping[str, np.ndarray],
     *,
-    maps: Collection[str] = (),
+    layouts: Mapping[str, str] | None = None,
     outputs: Sequence[str] = ("output",),
     dynamic: Mapping[str, Sequence[str | None]] | None = None,
     criterion=None,
     targets: Mapping[str, np.ndarray] | None = None,
     postprocess=None,
+    call: str | None = None,
+    needs_targets: bool = False,
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> dict[str, Path]:
@@ -68,12 +80,14 @@ def export_forms(
         model: a built model in float32.
         paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
         inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
-        maps: names of inputs, targets and outputs that are feature maps: NHWC here, NCHW in the file.
+        layouts: of inputs, targets and outputs that have channels, "NCHW": they are last here, as written in the file.
         outputs: names of what the model returns if it is a tensor or a list of them.
         dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
         criterion: maps (outputs, targets) to losses.
         targets: example targets by name, for the criterion.
-        postprocess: maps outputs to results.
+        postprocess: maps outputs, and the size of the first input if it takes ``image_size``, to results.
+        call: the method that is called in place of the model itself.
+        needs_targets: the losses come from outputs that the model computes with ``targets=``.
         metadata: strings for the files, beside framework, weights hash and version.
         half: weights and arithmetic in float16; inputs and outputs stay float32.
 
@@ -87,7 +101,8 @@ def export_forms(
 
     targets = (targets or {}) if "losses" in paths else {}
     examples = {**inputs, **targets}
-    dynamic = dynamic or {}
+    dynamic, layouts = dynamic or {}, layouts or {}
+    called = getattr(model, call or "__call__")
     names = list(examples)
 
     def axes(name):
@@ -96,26 +111,40 @@ def export_forms(
     matrices = {id(v): v for v, _ in state.variables(model).values() if len(v.shape) == 2 and np.prod(v.shape) > LARGE}
     weights = {f"large_weight_{i}": variable for i, variable in enumerate(matrices.values())}
 
-    def call(*values):
+    def trace(*values):
         if not weights:
             return forms(*values)
         with keras.StatelessScope(list(zip(weights.values(), values[len(names) :], strict=True))):
             return forms(*values[: len(names)])
 
     def forms(*values):
-        given = dict(zip(names, values, strict=True))
-        returned = model(*(given[name] for name in inputs), training=False)
+        given = {name: to_layout(name, value, back=False) for name, value in zip(names, values, strict=True)}
+        given_inputs = [given[name] for name in inputs]
+        given_targets = {name: given[name] for name in targets}
+        needed = {"targets": given_targets} if needs_targets else {}
         found = {}
         for form in paths:
             if form == "losses":
-                results = criterion(returned, {name: given[name] for name in targets})
+                results = criterion(called(*given_inputs, **needed, training=False), given_targets)
             else:
-                results = postprocess(returned) if form == "results" else returned
-            found |= {f"{form}.{name}": value for name, value in onnx_file.named(results, outputs).items()}
+                results = called(*given_inputs, training=False)
+                results = apply_postprocess(postprocess, results, given_inputs) if form == "results" else results
+            found |= {
+                f"{form}.{name}": to_layout(name, value, back=True)
+                for name, value in onnx_file.named(results, outputs).items()
+            }
         return found
 
+    def to_layout(name, value, back):
+        """Channels to the end, or back; tf2onnx does it where the layout is "NCHW"."""
+        layout = layouts.get(name, "")
+        if layout == "NCHW" or len(layout) != value.shape.rank or not layout:
+            return value
+        axes = [*(i for i, letter in enumerate(layout) if letter != "C"), layout.index("C")]
+        return tf.transpose(value, np.argsort(axes) if back else axes)
+
     def channels_last(name):
-        return name in maps and examples[name].ndim == 4
+        return layouts.get(name) == "NCHW" and examples[name].ndim == 4
 
     signature, values = [], []
     for name, array in examples.items():
@@ -127,8 +156,10 @@ def export_forms(
     for name, variable in weights.items():
         values.append(tf.convert_to_tensor(variable))
         signature.append(tf.TensorSpec(variable.shape, values[-1].dtype, name=name))
-    eager = call(*values)
-    as_nchw = [name for name, value in eager.items() if name.partition(".")[2] in maps and value.shape.rank == 4]
+    eager = trace(*values)
+    as_nchw = [
+        name for name, value in eager.items() if layouts.get(name.partition(".")[2]) == "NCHW" and value.shape.rank == 4
+    ]
     expected = {
         name: value.numpy().transpose(0, 3, 1, 2) if name in as_nchw else value.numpy() for name, value in eager.items()
     }
@@ -136,7 +167,7 @@ def export_forms(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with native.exporting_to_onnx(), _optimised_in_place():
         proto, _ = tf2onnx.convert.from_function(
-            tf.function(call, input_signature=signature, autograph=False),
+            tf.function(trace, input_signature=signature, autograph=False),
             input_signature=signature,
             opset=18,
             custom_op_handlers=native.HANDLERS,

@@ -6,10 +6,11 @@ Mirror notes:
 """
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch_impl import state
 from torch_impl.layers import native
 from weights import onnx_file, store
 
-__all__ = ["export", "export_forms"]
+__all__ = ["apply_postprocess", "export", "export_forms"]
 
 
 class _Graph(nn.Module):
@@ -29,24 +30,36 @@ class _Graph(nn.Module):
     The keys are "model.logits", "losses.total", "results.scores", ...: form, and name in the form.
     """
 
-    def __init__(self, model, forms, inputs, targets, outputs, criterion, postprocess):
+    def __init__(self, model, forms, inputs, targets, outputs, criterion, postprocess, call, needs_targets):
         super().__init__()
         self.model, self.criterion, self.postprocess = model, criterion, postprocess
+        self.call, self.needs_targets = call or "__call__", needs_targets
         self.forms, self.inputs, self.targets, self.outputs = forms, inputs, targets, outputs
         self.names = list(dict.fromkeys([*inputs, *targets]))  # a target may be an input, too
 
     def forward(self, *values):
         given = dict(zip(self.names, values, strict=True))
-        returned = self.model(*(given[name] for name in self.inputs))
+        inputs = [given[name] for name in self.inputs]
+        targets = {name: given[name] for name in self.targets}
+        call = getattr(self.model, self.call)
+        returned = call(*inputs) if not self.needs_targets or self.forms != ["losses"] else None
         found = {}
         for form in self.forms:
             if form == "losses":
-                results = self.criterion(returned, {name: given[name] for name in self.targets})
+                results = self.criterion(call(*inputs, targets=targets) if self.needs_targets else returned, targets)
             else:
-                results = self.postprocess(returned) if form == "results" else returned
+                results = apply_postprocess(self.postprocess, returned, inputs) if form == "results" else returned
             results = onnx_file.named(results, self.outputs)
             found |= {f"{form}.{name}": value for name, value in sorted(results.items())}
         return found
+
+
+def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
+    """Results of a model's outputs; ``image_size`` (N, 2) int64, if it is asked for, is that of the first input."""
+    if "image_size" not in inspect.signature(postprocess.forward).parameters:
+        return postprocess(outputs)
+    size = torch.tensor(inputs[0].shape[2:], device=inputs[0].device)
+    return postprocess(outputs, size.expand(inputs[0].shape[0], 2))
 
 
 def export(model, path: str | Path, inputs: Mapping[str, np.ndarray], *, criterion=None, postprocess=None, **options):
@@ -75,12 +88,14 @@ def export_forms(
     paths: Mapping[str, str | Path],
     inputs: Mapping[str, np.ndarray],
     *,
-    maps: Collection[str] = (),
+    layouts: Mapping[str, str] | None = None,
     outputs: Sequence[str] = ("output",),
     dynamic: Mapping[str, Sequence[str | None]] | None = None,
     criterion=None,
     targets: Mapping[str, np.ndarray] | None = None,
     postprocess=None,
+    call: str | None = None,
+    needs_targets: bool = False,
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> dict[str, Path]:
@@ -92,12 +107,14 @@ def export_forms(
         model: a module in float32.
         paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
         inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
-        maps: names of inputs, targets and outputs that are feature maps; not needed here, they are NCHW already.
+        layouts: of inputs, targets and outputs that have channels; not needed here, they are as they should be.
         outputs: names of what the model returns if it is a tensor or a list of them.
         dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
         criterion: maps (outputs, targets) to losses.
         targets: example targets by name, for the criterion.
-        postprocess: maps outputs to results.
+        postprocess: maps outputs, and the size of the first input if it takes ``image_size``, to results.
+        call: the method that is called in place of the model itself.
+        needs_targets: the losses come from outputs that the model computes with ``targets=``.
         metadata: strings for the files, beside framework, weights hash and version.
         half: weights and arithmetic in float16; inputs and outputs stay float32.
 
@@ -114,7 +131,9 @@ def export_forms(
     dynamic = dynamic or {}
     training = model.training
     model.eval()
-    graph = _Graph(model, list(paths), list(inputs), list(targets), outputs, criterion, postprocess)
+    graph = _Graph(
+        model, list(paths), list(inputs), list(targets), outputs, criterion, postprocess, call, needs_targets
+    )
     values = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in examples.values())
     symbols = {symbol: torch.export.Dim(symbol) for symbol in sorted(_symbols(dynamic, examples))}
     shapes = tuple(

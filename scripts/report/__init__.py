@@ -34,7 +34,7 @@ def report(names: Sequence[str], out: Path, measure: bool, jobs: int, as_json: b
     """Write the site; with ``measure``, run first what the cache lacks."""
     models = _chosen(names)
     proof = saved()
-    from parity_tests.cases import cases
+    from parity_tests.harness.case import cases
     from scripts.report import details, pages
 
     if out.exists() and not out.is_dir():

@@ -1,68 +1,29 @@
-"""What a page shows beyond ``proof.json``: figures of every tensor in both precisions, and what engines answer.
+"""What a page shows beyond the saved proof: figures of every tensor in both precisions, and what engines answer.
 
 The details of a case are measured once and kept in the cache folder, under a name that holds a digest of everything
 they depend on: both model files and what they import, the case, the measuring code, the versions of the frameworks.
 What is not there for the sources as they are now counts as not run.
 """
 
-import ast
 import hashlib
-import importlib
 import json
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from parity_tests.harness.digest import PACKAGES, of_case, of_harness
 from scripts.output import frameworks, line, written
-from scripts.parity import PACKAGES
 from weights.checkpoints import cache_folder
 
 __all__ = ["digest", "measure", "path_of", "read"]
 
-ROOT = Path(__file__).parents[2]
 FORMAT = 1  # of the files in the cache; another one when ``measured`` finds something else
-OWN = ("tf_impl", "torch_impl", "weights", "parity_tests")
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-MEASURING = ("parity_tests.measure", "parity_tests.panels")
 PARTS = ("levels", "losses", "gradients", "trace", "classes", "onnx", "latency", "answers")
-
-
-@cache
-def _source(module: str) -> tuple[str, tuple[str, ...]] | None:
-    """A digest of a module of ours without comments and docstrings, and the modules of ours that it imports."""
-    path = ROOT / Path(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if not path.is_file():
-        return None
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-            del node.body[0]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    names = (name for name in names if name.partition(".")[0] in OWN)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(dict.fromkeys(names))
 
 
 def digest(case) -> str:
     """Of everything that the details of a case depend on."""
-    families = sorted(path.stem for path in (ROOT / "parity_tests" / "cases").glob("[a-z]*.py"))
-    modules = (importlib.import_module(f"parity_tests.cases.{family}") for family in families)
-    defined = [module.__name__ for module in modules if case.name in {other.name for other in module.CASES}]
-    queue = [*(f"{panel}.{case.entry.module}" for panel in ("tf_impl", "torch_impl")), *MEASURING, *defined]
-    found: dict[str, str] = {}
-    while queue:
-        module = queue.pop()
-        source = None if module in found else _source(module)
-        if source is not None:
-            found[module], imports = source
-            queue += imports
-    versions = {package: version(package) for package in PACKAGES}
-    everything = [FORMAT, case.name, repr(case.entry), sorted(found.items()), versions]
+    everything = [FORMAT, of_case(case), of_harness()]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
 
@@ -92,7 +53,7 @@ def measure(name: str, tell: Callable[[str], None] = lambda part: None) -> dict:
         "classes", "onnx", "latency", "answers"; under "errors", why another one could not.
     """
     frameworks(threads=1)
-    from parity_tests.cases import cases
+    from parity_tests.harness.case import cases
     from scripts.report.measured import Measured
 
     case = cases()[name]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 import tf_impl.state
-from parity_tests.measure import BOUNDS, Proof
+from parity_tests.harness.measure import BOUNDS, Proof
 from scripts.answer import ENGINES
 from scripts.bench import ratio, spread, timed
 from scripts.parity import rounded

@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 import jinja2
 from markupsafe import Markup
 
-from scripts.parity import LEVELS, PACKAGES
+from parity_tests.harness.digest import PACKAGES
+from scripts.parity import LEVELS
 from scripts.report import charts, code, notes
 from scripts.report.site import Links, Site, bound, figure, slug
 from weights import catalog

@@ -28,7 +28,7 @@ class Site:
 
     Args:
         models: of the catalogue, by name.
-        proof: the cases of ``proof.json``.
+        proof: the cases of the saved proof.
         details: of the cases that were measured for these sources.
         cases: case -> model, of all cases that there are.
     """

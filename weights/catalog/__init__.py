@@ -1,4 +1,4 @@
-"""The catalogue: one table per model in ``<family>.toml``, checked when it is read.
+"""The catalogue: one table per model in ``<family>/<system>.toml``, checked when it is read.
 
 A table's name is the model's name and, unless it says otherwise, the name of the builder in both panels.
 """
@@ -28,6 +28,7 @@ FAMILIES = (
     "ocr",
     "layers",
 )
+NEEDS = ("targets",)
 KINDS = ("model", "loss", "operator", "algorithm", "schedule")
 DTYPES = ("float32", "int64", "int32", "bool", "uint8")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -54,13 +55,21 @@ class UnknownModel(KeyError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input, output or target: its shape (a letter is a dynamic axis), type, and layout if it is a feature map."""
+    """An input, output or target: its shape (a letter is a dynamic axis), type, and layout if it has channels."""
 
     shape: tuple[int | str, ...]
     dtype: str = "float32"
-    layout: str | None = None  # "NCHW": a feature map, which the TensorFlow panel has as NHWC
+    layout: str | None = None  # a letter per axis, "NCHW": the TensorFlow panel has it with C last
     low: int = 0  # smallest value of an integer input
-    high: int | None = None  # the value behind the largest
+    high: int | None = None  # exclusive upper bound of an integer input
+
+
+@dataclass(frozen=True)
+class Player:
+    """One of several networks that are trained against each other: the loss it lowers, and its parameters."""
+
+    loss: str  # key of the criterion's losses
+    parameters: tuple[str, ...]  # beginnings of their names
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,9 @@ class Model:
     criterion: str | None = None
     postprocess: str | None = None
     trainer: str | None = None
+    call: str | None = None  # entry point: the method that is called in place of the model itself
+    needs: tuple[str, ...] = ()  # "targets": the losses come from model(images, targets=targets)
+    players: Mapping[str, Player] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     targets: Mapping[str, Tensor] = field(default_factory=dict)
@@ -149,6 +161,9 @@ MODEL_KEYS = {
     "criterion": (str, False),
     "postprocess": (str, False),
     "trainer": (str, False),
+    "call": (str, False),
+    "needs": (list, False),
+    "players": (dict, False),
     "inputs": (dict, False),
     "outputs": (dict, False),
     "targets": (dict, False),
@@ -162,6 +177,7 @@ TENSOR_KEYS = {
     "low": (int, False),
     "high": (int, False),
 }
+PLAYER_KEYS = {"loss": (str, True), "parameters": (list, True)}
 CHECKPOINT_KEYS = {
     "name": (str, True),
     "licence": (str, True),
@@ -241,9 +257,10 @@ def _tensors(where: str, tables: Mapping) -> dict[str, Tensor]:
             expected = "positive numbers and names of dynamic axes"
             raise CatalogError(f"{here}: key 'shape' must hold {expected}, not {shape!r}")
         _choice(here, "dtype", table.get("dtype"), DTYPES)
-        _choice(here, "layout", table.get("layout"), ("NCHW",))
-        if "layout" in table and len(shape) != 4:
-            raise CatalogError(f"{here}: key 'layout' needs a shape of 4 axes, not {shape!r}")
+        layout = table.get("layout")
+        if layout is not None and not (len(layout) == len(shape) == len(set(layout)) and "C" in layout):
+            expected = "a different letter per axis of the shape, C among them"
+            raise CatalogError(f"{here}: key 'layout' is {layout!r}; {expected} was expected")
         if "high" in table and table["high"] <= table.get("low", 0):
             raise CatalogError(f"{here}: key 'high' is {table['high']}; more than 'low' was expected")
         found[name] = Tensor(**{**table, "shape": tuple(shape)})
@@ -292,19 +309,25 @@ def _checkpoint(where: str, table) -> Checkpoint:
 
 
 def _model(path: Path, name: str, table: Mapping) -> Model:
-    where = f"{path.name}: [{name}]"
+    where = f"{path.parent.name}/{path.name}: [{name}]"
     _check(where, table, MODEL_KEYS)
     if not re.fullmatch(IDENTIFIER[0], name, re.ASCII):
         raise CatalogError(f"{where}: the name of the table is {name!r}; {IDENTIFIER[1]} was expected")
     _choice(where, "kind", table["kind"], KINDS)
     _pattern(where, table, "module", MODULE)
-    for key in ("builder", "criterion", "postprocess", "trainer"):
+    for key in ("builder", "criterion", "postprocess", "trainer", "call"):
         _pattern(where, table, key, IDENTIFIER)
     _positive(where, table, "parameters", "year")
     for key, channels in table.get("maps", {}).items():
         if not re.fullmatch(r"c\d|s\d+", key, re.ASCII) or type(channels) is not int or channels < 1:
             expected = "levels ('c3') or strides ('s8') with their channels"
             raise CatalogError(f"{where}: key 'maps' must hold {expected}, not {key!r} = {channels!r}")
+    for need in table.get("needs", []):
+        _choice(where, "needs", need, NEEDS)
+    players = {}
+    for player, described in table.get("players", {}).items():
+        _check(f"{where}.players.{player}", described, PLAYER_KEYS)
+        players[player] = Player(described["loss"], tuple(described["parameters"]))
     checkpoints = []
     for i, checkpoint in enumerate(table.get("checkpoints", [])):
         checkpoints.append(_checkpoint(f"{where}.checkpoints[{i}]", checkpoint))
@@ -313,9 +336,8 @@ def _model(path: Path, name: str, table: Mapping) -> Model:
     tensors = {key: _tensors(f"{where}.{key}", table.get(key, {})) for key in ("inputs", "outputs", "targets")}
     known = {field.name for field in fields(Model)}
     plain = {key: value for key, value in table.items() if key in known}
-    return Model(
-        **{"builder": name, **plain, "name": name, "family": path.stem, **tensors, "checkpoints": tuple(checkpoints)}
-    )
+    own = {"name": name, "family": path.parent.name, "needs": tuple(table.get("needs", ())), "players": players}
+    return Model(**{"builder": name, **plain, **own, **tensors, "checkpoints": tuple(checkpoints)})
 
 
 def read(path: Path) -> dict[str, Model]:
@@ -324,20 +346,21 @@ def read(path: Path) -> dict[str, Model]:
     Raises:
         CatalogError: names file, table and key of the first mistake.
     """
-    if path.stem not in FAMILIES:
-        raise CatalogError(f"{path.name}: no family {path.stem!r}; known are {', '.join(FAMILIES)}")
+    file = f"{path.parent.name}/{path.name}"
+    if path.parent.name not in FAMILIES:
+        raise CatalogError(f"{file}: no family {path.parent.name!r}; known are {', '.join(FAMILIES)}")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CatalogError(f"{path.name}: cannot be read ({error.strerror}); a file of tables was expected") from None
+        raise CatalogError(f"{file}: cannot be read ({error.strerror}); a file of tables was expected") from None
     except (ValueError, RecursionError) as error:
-        raise CatalogError(f"{path.name}: not valid TOML: {str(error).splitlines()[0]}") from None
+        raise CatalogError(f"{file}: not valid TOML: {str(error).splitlines()[0]}") from None
     models = {}
     for name, table in tables.items():
         if isinstance(table, dict) and "like" in table:
             base = tables.get(table["like"]) if isinstance(table["like"], str) else None
             if not isinstance(base, dict) or "like" in base:
-                raise CatalogError(f"{path.name}: [{name}]: key 'like' must name a table that is complete itself")
+                raise CatalogError(f"{file}: [{name}]: key 'like' must name a table that is complete itself")
             own = {"checkpoints": [], "options": {}}
             table = {**base, **own, **{key: value for key, value in table.items() if key != "like"}}
         models[name] = _model(path, name, table)
@@ -352,10 +375,11 @@ def load(folder: Path = Path(__file__).parent) -> dict[str, Model]:
         CatalogError: names file, table and key of the first mistake.
     """
     found: dict[str, Model] = {}
-    for path in sorted(folder.glob("*.toml"), key=lambda path: (path.stem not in FAMILIES, path.stem)):
+    place = {family: i for i, family in enumerate(FAMILIES)}
+    for path in sorted(folder.glob("*/*.toml"), key=lambda path: (place.get(path.parent.name, -1), path)):
         for name, model in read(path).items():
             if name in found:
-                raise CatalogError(f"{path.name}: [{name}] is in {found[name].family}.toml already")
+                raise CatalogError(f"{path.parent.name}/{path.name}: [{name}] is in {found[name].family} already")
             found[name] = model
     return found
 
