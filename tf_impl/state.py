@@ -1,107 +1,92 @@
 """A Keras model's tensors as numpy arrays under PyTorch's names and in PyTorch's layouts.
 
-Walking the attributes of a model (lists by index, dictionaries by key) gives the dotted names; the rules by layer type
-below give the last part of a name and the order of the axes. There is no table per model.
+Walking the attributes of a model (lists by index, dictionaries by key) gives the dotted names; each layer class declares
+the last part of a name and the order of the axes (``layers/names.py``). There is no table per model.
 
 Mirror notes:
 - PyTorch has ``state_dict`` of its own; here the attributes are walked.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.layers.convolution import Conv2d, ConvTranspose2d
-from tf_impl.layers.deform_conv import DeformConv2dPack
-from tf_impl.layers.generalized_attention import GeneralizedAttention
-from tf_impl.layers.linear import Embedding, Linear
-from tf_impl.layers.normalization import StdLayerNorm
+from tf_impl.layers.names import named_layers, named_variables
 from weights import store
 
-__all__ = ["build", "load_state_dict", "state_dict", "trainable", "variables"]
-
-_NORM = {
-    "gamma": ("weight", None),
-    "beta": ("bias", None),
-    "moving_mean": ("running_mean", None),
-    "moving_variance": ("running_var", None),
-}
-_CONVOLUTION = {"kernel": ("weight", (3, 2, 0, 1))}  # HWIO to OIHW
-_LINEAR = {"kernel": ("weight", (1, 0))}
-
-# attribute of the layer -> (last part of the name, axes that turn the Keras layout into the PyTorch one)
-LEAF_RULES = (
-    ((Conv2d, ConvTranspose2d, DeformConv2dPack), _CONVOLUTION),
-    ((Linear, keras.layers.Dense), _LINEAR),
-    ((Embedding, keras.layers.Embedding), {"embeddings": ("weight", None)}),
-    (GeneralizedAttention, {}),  # its gamma is no scale of a normalisation
-    (StdLayerNorm, {}),  # the checkpoints call its parameters gamma and beta, too
-)
+__all__ = ["build", "load_state_dict", "named_layers", "state_dict", "trainable", "variables"]
 
 
-def build(model):
-    """Create all variables of a model. Its layers know their widths, so that no input is needed and nothing is traced.
+def build(model, inputs: Mapping | None = None):
+    """Create all variables of a model.
+
+    The layers of Keras learn the width of their input when they see it, so that the model is called once with symbolic
+    tensors, unless all of its layers know their widths. A part of it that is used in training only has to be called
+    while ``self.built`` is false, too.
 
     Args:
-        model: a Keras model or layer of this package.
+        model: a Keras model or layer.
+        inputs: in the order of the model's arguments and by name: example arrays, or (shape without the batch, dtype).
+            If None: one float tensor of the model's ``input_spec``.
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: if a layer does not know its width, and there is neither ``inputs`` nor an ``input_spec``.
     """
     inherited = keras.layers.Layer.build, keras.Model.build, keras.Sequential.build
-    for _, layer in list(named_layers(model)):
+    containers, unknown = [], []
+    for name, layer in named_layers(model):
         if layer.built:
             continue
         if type(layer).build in inherited:  # all variables are in its children
-            layer.built = True
-        else:
+            containers.append(layer)
+            continue
+        try:
             layer.build(None)
+        except (AttributeError, TypeError):
+            unknown.append(name)
+    for layer in containers:
+        # Keras traces a layer by itself before it traces the model; once is enough
+        layer.built = not (unknown and (layer is model or isinstance(layer, keras.Sequential)))
+    if unknown:
+        spec = getattr(model, "input_spec", None)
+        if inputs is None and spec is not None:
+            inputs = {"input": (_shape(spec), model.compute_dtype)}
+        if inputs is None:
+            raise ValueError(
+                f"inputs=None: the width of {unknown[0]} is not known; build the model with example inputs"
+            )
+        model(*(_symbolic(value) for value in inputs.values()))
     return model
 
 
-def _children(node) -> Iterator[tuple[str, object]]:
-    if isinstance(node, keras.Sequential):
-        yield from ((str(i), layer) for i, layer in enumerate(node.layers))
-    elif isinstance(node, keras.layers.Layer):
-        # a name that Keras owns, such as "output", is written with an underscore behind it
-        yield from ((key.rstrip("_"), value) for key, value in vars(node).items() if not key.startswith("_"))
-    elif isinstance(node, Mapping):
-        yield from ((str(key), value) for key, value in node.items())
-    elif isinstance(node, (list, tuple)):
-        yield from ((str(i), value) for i, value in enumerate(node))
+def _shape(spec: keras.layers.InputSpec) -> tuple:
+    shape = list(spec.shape or (None,) * (spec.ndim or spec.min_ndim))
+    for axis, size in (spec.axes or {}).items():
+        shape[axis] = size
+    return tuple(shape[1:])
 
 
-def _rules(layer) -> Mapping:
-    for types, rules in LEAF_RULES:
-        if isinstance(layer, types):
-            return rules
-    return _NORM
-
-
-def named_layers(model, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer with its dotted name, parents before children; a layer held twice comes under both names."""
-    if isinstance(model, keras.layers.Layer):
-        yield prefix, model
-    for key, child in _children(model):
-        if isinstance(child, (keras.layers.Layer, Mapping, list, tuple)):
-            yield from named_layers(child, f"{prefix}.{key}" if prefix else key)  # mirror: of its own
+def _symbolic(value):
+    """A symbolic tensor for an array or (shape without the batch, dtype); dictionaries and lists of them as they are."""
+    if isinstance(value, Mapping):
+        return {key: _symbolic(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_symbolic(item) for item in value]
+    shape, dtype = value if isinstance(value, tuple) else (value.shape[1:], value.dtype)
+    return keras.Input(tuple(shape), dtype=keras.backend.standardize_dtype(dtype))
 
 
 def variables(model) -> dict[str, tuple[keras.Variable, tuple | None]]:
-    """Every variable of a built model under its PyTorch name, with the axes that turn its layout into PyTorch's."""
+    """Every variable of a built model under its PyTorch name, with the axes that transpose it into PyTorch's layout."""
     found = {}
     for prefix, layer in named_layers(model):
-        rules = _rules(layer)
-        for key, value in _children(layer):
-            if isinstance(value, keras.Variable):
-                leaf, axes = rules.get(key, (key, None))
-                found[f"{prefix}.{leaf}" if prefix else leaf] = (value, axes)
-            elif isinstance(value, (list, tuple)):  # a list of bare variables
-                for i, item in enumerate(value):
-                    if isinstance(item, keras.Variable):
-                        found[f"{prefix}.{key}.{i}" if prefix else f"{key}.{i}"] = (item, None)
+        for leaf, variable, axes in named_variables(layer):
+            found[f"{prefix}.{leaf}" if prefix else leaf] = (variable, axes)
     return found
 
 

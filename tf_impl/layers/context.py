@@ -88,6 +88,8 @@ def flatten(x):
 class ChannelNorm(keras.layers.Layer):  # mirror: layer normalisation over
     """Layer normalisation over the channels of a 1x1 map.  x: (N, 1, 1, P), the same shape out."""
 
+    torch_names = {"gamma": ("weight", None), "beta": ("bias", None)}
+
     def __init__(self, channels: int, eps: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.eps = channels, eps

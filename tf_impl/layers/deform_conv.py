@@ -139,6 +139,7 @@ class DeformConv2dPack(keras.layers.Layer):
     Inputs: (N, H, W, in_channels).  Returns: (N, h, w, out_channels).
     """
 
+    torch_names = {"kernel": ("weight", (3, 2, 0, 1)), "bias": ("bias", None)}
     offset_channels_per_tap = 2
     keeps_initial_values = True
 

@@ -10,7 +10,29 @@ import keras
 
 from .convolution import Conv2d, ConvTranspose2d
 
-__all__ = ["kaiming_normal", "kaiming_uniform", "normal"]
+__all__ = ["KaimingNormal", "KaimingUniform", "kaiming_normal", "kaiming_uniform", "normal"]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class KaimingNormal(keras.initializers.VarianceScaling):
+    """Normal with variance 2 / fan_out (arXiv:1502.01852). A layer that is given the class makes its own."""
+
+    def __init__(self, seed=None):
+        super().__init__(2.0, "fan_out", "untruncated_normal", seed)
+
+    def get_config(self):
+        return {"seed": super().get_config()["seed"]}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class KaimingUniform(keras.initializers.VarianceScaling):
+    """Uniform with variance 2 / fan_in (arXiv:1502.01852). A layer that is given the class makes its own."""
+
+    def __init__(self, seed=None):
+        super().__init__(2.0, "fan_in", "uniform", seed)
+
+    def get_config(self):
+        return {"seed": super().get_config()["seed"]}
 
 
 def convolutions(model, types):

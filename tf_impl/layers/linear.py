@@ -7,7 +7,47 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-__all__ = ["Embedding", "Linear"]
+__all__ = ["Dense", "Embedding", "Linear"]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Dense(keras.layers.Dense):
+    """keras.layers.Dense with PyTorch's initial values: uniform between -1/sqrt(C) and 1/sqrt(C), the bias included.
+
+    Args:
+        units: width of the result.
+        activation, use_bias, kernel_initializer, bias_initializer, kwargs: of keras.layers.Dense.
+
+    Inputs: (..., C).  Returns: (..., units).
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation=None,
+        use_bias: bool = True,
+        kernel_initializer=None,
+        bias_initializer=None,
+        **kwargs,
+    ):
+        uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        super().__init__(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=uniform if kernel_initializer is None else kernel_initializer,
+            bias_initializer=bias_initializer,
+            **kwargs,
+        )
+
+    def build(self, input_shape):
+        default = self.bias_initializer is None
+        if default:
+            bound = input_shape[-1] ** -0.5
+            self.bias_initializer = keras.initializers.RandomUniform(-bound, bound)
+        super().build(input_shape)
+        if default:
+            self.bias_initializer = None
 
 
 class Linear(keras.layers.Layer):
@@ -19,6 +59,8 @@ class Linear(keras.layers.Layer):
 
     Inputs: (..., in_features).  Returns: (..., out_features).
     """
+
+    torch_names = {"kernel": ("weight", (1, 0)), "bias": ("bias", None)}
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
@@ -43,23 +85,27 @@ class Linear(keras.layers.Layer):
         return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
 
 
-class Embedding(keras.layers.Layer):
-    """Rows of a table by index.
+@keras.saving.register_keras_serializable("diptych")
+class Embedding(keras.layers.Embedding):
+    """keras.layers.Embedding with PyTorch's initial values (normal, deviation 1); negative indices are not allowed.
 
     Args:
-        num_embeddings, embedding_dim: shape of the table.
+        input_dim, output_dim: shape of the table.
+        embeddings_initializer, kwargs: of keras.layers.Embedding.
 
-    Inputs: integers (...), 0-based.  Returns: (..., embedding_dim).
+    Inputs: integers (...), 0-based.  Returns: (..., output_dim).
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, **kwargs):
-        super().__init__(**kwargs)
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.embeddings = self.add_weight(
-            name="embeddings",
-            shape=(num_embeddings, embedding_dim),
-            initializer=keras.initializers.RandomNormal(stddev=1.0),
-        )
+    def __init__(self, input_dim: int, output_dim: int, embeddings_initializer=None, **kwargs):
+        if embeddings_initializer is None:
+            embeddings_initializer = keras.initializers.RandomNormal(stddev=1.0)
+        super().__init__(input_dim, output_dim, embeddings_initializer=embeddings_initializer, **kwargs)
+        if not self.built:
+            self.build(None)  # its width is known, and a table that is shared is read before it is called
 
-    def call(self, indices):
-        return tf.gather(tf.convert_to_tensor(self.embeddings), indices)
+    def call(self, inputs):
+        rows = tf.gather(tf.convert_to_tensor(self.embeddings), inputs)
+        return tf.cast(rows, self.compute_dtype)
+
+    num_embeddings = property(lambda self: self.input_dim)
+    embedding_dim = property(lambda self: self.output_dim)

@@ -2,7 +2,7 @@
 
 Mirror notes:
 - PyTorch stores the unbiased batch variance, Keras the biased one; the TensorFlow panel stores PyTorch's.
-- PyTorch's momentum is the weight of the new value, Keras's that of the old one; PyTorch's meaning is used.
+- PyTorch's momentum is the weight of the new value, Keras' that of the old one.
 - ``freeze_norm`` puts new modules in PyTorch; Keras builds lazily, so its layers are told before they build.
 """
 

@@ -1,0 +1,103 @@
+"""The base of the models: keras.Model with layers named after their attributes, and a config that holds parts.
+
+No twin: PyTorch names modules after their attributes, and copies and saves them without a config.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Mapping
+
+import keras
+
+from .names import named_layers
+
+__all__ = ["Model"]
+
+
+def _snake(name: str) -> str:
+    name = re.sub(r"\W+", "", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)).lower()
+
+
+def _numbered(layer) -> bool:
+    """Whether Keras chose the name."""
+    return re.fullmatch(rf"{_snake(type(layer).__name__)}(_\d+)?", layer.name) is not None
+
+
+def _encode(value):
+    """A constructor's argument for a config: layer classes, partials of them, and layers included."""
+    if isinstance(value, functools.partial):
+        if value.args:
+            raise ValueError(f"{value}: a part with positional arguments cannot be saved; name them")
+        return {"partial": _encode(value.func), "options": _encode(value.keywords)}
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return {"registered": keras.saving.get_registered_name(value)}
+    return {"object": keras.saving.serialize_keras_object(value)}
+
+
+def _decode(value):
+    if isinstance(value, (list, tuple)):
+        return tuple(_decode(item) for item in value)
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) == {"partial", "options"}:
+        return functools.partial(_decode(value["partial"]), **_decode(value["options"]))
+    if set(value) == {"registered"}:
+        found = keras.saving.get_registered_object(value["registered"])
+        if found is None:
+            raise ValueError(f"{value['registered']!r} is not registered; import the module that defines it")
+        return found
+    if set(value) == {"object"}:
+        return keras.saving.deserialize_keras_object(value["object"])
+    return {key: _decode(item) for key, item in value.items()}
+
+
+class Model(keras.Model):
+    """keras.Model whose summary, ``.keras`` file and copies work whatever its constructor takes.
+
+    A layer that is set as an attribute is named after it, with all of its own, unless it was given a name: ``conv1``
+    and not ``conv2d_339``. The constructor's arguments are kept for ``get_config``; Keras itself keeps numbers and
+    strings only.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls, *args, **kwargs)
+        given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+        given = {**given, **given.pop("kwargs", {})}
+        given.pop(next(iter(inspect.signature(cls.__init__).parameters)))
+        object.__setattr__(self, "arguments", given)
+        return self
+
+    def __setattr__(self, name, value):
+        if isinstance(value, (keras.layers.Layer, list, tuple, Mapping)) and not name.startswith("_"):
+            for path, layer in named_layers(value, name.rstrip("_")):
+                if _numbered(layer):
+                    *above, last = path.split(".")
+                    layer.name = f"{above[-1]}_{last}" if last.isdigit() and above else last
+        super().__setattr__(name, value)
+
+    def get_config(self):
+        return {**super().get_config(), **{key: _encode(value) for key, value in self.arguments.items()}}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        dtype = config.pop("dtype", None)
+        config = {key: _decode(value) for key, value in config.items()}
+        if dtype is not None:
+            config["dtype"] = keras.saving.deserialize_keras_object(dtype) if isinstance(dtype, dict) else dtype
+        return cls(**config)
+
+    def build_from_config(self, config):
+        if config and "input_shape" in config:
+            for _, layer in list(named_layers(self))[1:]:  # as in ``state.build``
+                if type(layer).build in (keras.layers.Layer.build, keras.Model.build):
+                    layer.built = True
+        super().build_from_config(config)
