@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from weights.frameworks import use_keras_on_tensorflow
+
 __all__ = ["Problem", "frameworks", "line", "print_json", "styled_table", "table", "written"]
 
 STYLES = {"ok": "green", "BROKEN": "bold red", "broken": "bold red", "proven": "green", "not measured": "dim"}
@@ -96,10 +98,13 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def frameworks(threads: int | None = None) -> None:
-    """Import both frameworks without the lines that they write to the terminal.
+    """Import both frameworks, with Keras' own settings, and without the lines that they write to the terminal.
 
     Args:
         threads: of every operator; None leaves the number to the frameworks.
+
+    Raises:
+        KerasSettingsError: if the user's settings of Keras do not let it start.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", category=UserWarning)  # Keras and PyTorch warn their developers
@@ -115,6 +120,7 @@ def frameworks(threads: int | None = None) -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             stack.callback(os.close, null)
             os.dup2(null, 2)
+        use_keras_on_tensorflow()
         import parity_tests.harness.panels  # noqa: F401
     if threads:
         import tensorflow as tf
