@@ -7,9 +7,8 @@ from functools import cache, lru_cache
 
 import pytest
 
-from parity_tests.harness import digest
+from parity_tests.harness import digest, saved
 from parity_tests.harness.case import cases
-from scripts import parity
 
 
 def pytest_addoption(parser):
@@ -44,11 +43,16 @@ def pytest_generate_tests(metafunc):
 
 
 @cache
+def _saved():
+    return saved.read(saved.FOLDER)
+
+
+@cache
 def _changed():
     """Case -> why it is proven by ``--changed``; "" if the saved proof is trusted."""
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, cwd=digest.ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    return digest.chosen(parity.saved(), commit)
+    return digest.chosen(_saved(), commit)
 
 
 def pytest_report_header(config):
@@ -80,14 +84,11 @@ def holds(proof, record_property):
         measured = proof.level(level)
         record_property("worst", measured.worst.relative)
         lines = [f"  {f.name}: relative {f.relative:.2e}, absolute {f.absolute:.2e}" for f in measured.broken()[:12]]
-        claimed = parity.saved().get(measured.case, {}).get("levels", {}).get(level, {})
-        if claimed.get("figure") is not None and measured.holds:
-            # another processor rounds differently; a figure that is far off was not measured
-            confirmed = measured.worst.relative <= max(30 * claimed["figure"], measured.bound / 10)
-            assert confirmed, (
-                f"{level} of {measured.case}: {claimed['figure']:g} saved, {measured.worst.relative:g} found"
-            )
+        claimed = _saved().get(measured.case, {}).get("levels", {}).get(level, {})
+        found = measured.worst.relative
         assert measured.holds, f"{level} of {measured.case}, bound {measured.bound:g}:\n" + "\n".join(lines)
+        told = f"{level} of {measured.case}: {claimed.get('figure')} is saved, {found:g} was found; measure it again"
+        assert saved.confirmed(claimed, found, measured.bound), told
         return measured
 
     return check

@@ -181,12 +181,13 @@ def test_mistake_of_the_program_is_no_bad_input_and_no_broken_parity(monkeypatch
     ],
 )
 def test_damaged_proof_is_named_before_anything_is_measured(tmp_path, monkeypatch, text):
-    path = tmp_path / "proof.json"
+    path = tmp_path / "classification" / "resnet.json"
+    path.parent.mkdir()
     path.write_text(text)
-    monkeypatch.setattr(parity, "PROOF", path)
+    monkeypatch.setattr(parity, "PROOF", tmp_path)
     refused(run("list"), path, "damaged", "diptych parity --all --save")
     refused(run("parity", "resnet18", "--save"), path, "damaged")
-    assert content(tmp_path) == {"proof.json": text.encode()}
+    assert content(tmp_path) == {"classification/resnet.json": text.encode()}
 
 
 # -------------------------------------------------------------------------------------------------------- weights
@@ -451,7 +452,7 @@ def test_folders_that_cannot_be_made(tmp_path, sound, monkeypatch):
     refused(run("export", MODEL, "--out", tmp_path / "file"), "cannot be written")
     refused(run("convert", sound, below / "a.safetensors", "--model", MODEL), below, "folder")
     refused(run("demo", "--out", below), below, "cannot be written", "--out")
-    monkeypatch.setattr(parity, "PROOF", below / "proof.json")
+    monkeypatch.setattr(parity, "PROOF", below)
     assert "cannot be written" in run("parity", MODEL, "--level", "interface", "--save").stderr
     assert content(tmp_path) == before
 
@@ -490,7 +491,7 @@ def test_full_disk_inside_keras(tmp_path, sound, monkeypatch):
 
 
 def test_full_disk_while_saving_the_proof(tmp_path, monkeypatch):
-    monkeypatch.setattr(parity, "PROOF", tmp_path / "proof.json")
+    monkeypatch.setattr(parity, "PROOF", tmp_path)
     monkeypatch.setattr(os, "fsync", full)
     result = run("parity", MODEL, "--level", "interface", "--save")
     assert result.exit_code == 2

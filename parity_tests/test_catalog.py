@@ -69,11 +69,13 @@ def toml(value) -> str:
 
 
 def folder_of(tmp_path: Path, **files: dict | str | bytes) -> Path:
+    """A catalogue with a file "example.toml" in every family."""
     for family, content in files.items():
         if isinstance(content, dict):
             content = "\n".join(f"{json.dumps(name)} = {toml(table)}" for name, table in content.items())
         content = content.encode() if isinstance(content, str) else content
-        (tmp_path / f"{family}.toml").write_bytes(content)
+        (tmp_path / family).mkdir(parents=True, exist_ok=True)
+        (tmp_path / family / "example.toml").write_bytes(content)
     return tmp_path
 
 
@@ -245,7 +247,7 @@ BAD = [
     ("inputs/images/shape", ["N", 3, True, 8], ["'shape' must hold positive numbers"]),
     ("inputs/images/shape", ["N", 3, "2 N", 8], ["'shape' must hold positive numbers"]),
     ("inputs/images/shape", ["N", 3, [8], 8], ["'shape' must hold positive numbers"]),
-    ("inputs/images/shape", ["N", 3], ["'layout' needs a shape of 4 axes"]),
+    ("inputs/images/shape", ["N", 3], ["'layout' is 'NCHW'", "each axis of 'shape'"]),
     ("inputs/images/layout", "NHWC", ["'layout' is 'NHWC'", "NCHW"]),
     ("inputs/images/dtype", "float", ["'dtype' is 'float'", "float32"]),
     ("targets/labels/high", 0, ["[example].targets.labels", "'high' is 0"]),
@@ -289,7 +291,7 @@ def test_bad_value_is_named_with_file_table_and_key(tmp_path, path, value, words
     folder_of(tmp_path, classification={"example": changed(path, value)})
     with pytest.raises(CatalogError) as error:
         catalog.load(tmp_path)
-    refused(error, "classification.toml: [example]", *words)
+    refused(error, "classification/example.toml: [example]", *words)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +303,7 @@ def test_urls_are_those_of_the_web(tmp_path, url):
     with pytest.raises(CatalogError, match="'url'"):
         catalog.load(folder_of(tmp_path, classification={"example": table}))
     table["checkpoints"][0]["url"] = "https://a.org/b/c.pth?d=1"
-    assert catalog.read(folder_of(tmp_path, classification={"example": table}) / "classification.toml")
+    assert catalog.read(folder_of(tmp_path, classification={"example": table}) / "classification" / "example.toml")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_urls_are_those_of_the_web(tmp_path, url):
 def test_bad_files_are_named(tmp_path, content, words):
     with pytest.raises(CatalogError) as error:
         catalog.load(folder_of(tmp_path, classification=content))
-    refused(error, "classification.toml", *words)
+    refused(error, "classification/example.toml", *words)
 
 
 def test_unknown_family_unreadable_file_and_duplicate_name(tmp_path):
@@ -333,14 +335,14 @@ def test_unknown_family_unreadable_file_and_duplicate_name(tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(CatalogError) as error:
         catalog.load(folder_of(tmp_path / "unknown", clasification={}))
-    refused(error, "clasification.toml", "classification")
-    (tmp_path / "one" / "gan.toml").mkdir()
+    refused(error, "clasification/example.toml", "classification")
+    (tmp_path / "one" / "gan" / "example.toml").mkdir(parents=True)
     with pytest.raises(CatalogError) as error:
         catalog.load(tmp_path / "one")
-    refused(error, "gan.toml", "cannot be read")
+    refused(error, "gan/example.toml", "cannot be read")
     with pytest.raises(CatalogError) as error:
         catalog.load(folder_of(tmp_path / "two", gan={"example": BASE}, nlp={"other": BASE, "example": BASE}))
-    refused(error, "nlp.toml", "[example]", "gan.toml")
+    refused(error, "nlp/example.toml", "[example]", "gan")
     assert catalog.load(tmp_path / "three") == {}
 
 
@@ -377,9 +379,9 @@ def test_fuzz_any_value_anywhere_is_read_or_refused(tmp_path_factory, path, junk
     place[path[-1]] = junk
     folder = folder_of(tmp_path_factory.getbasetemp(), classification={"example": table})
     try:
-        models = catalog.read(folder / "classification.toml")
+        models = catalog.read(folder / "classification" / "example.toml")
     except CatalogError as error:
         assert "\n" not in str(error)
-        assert str(error).startswith("classification.toml: [example]")
+        assert str(error).startswith("classification/example.toml: [example]")
     else:
         assert list(models) == ["example"]

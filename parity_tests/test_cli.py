@@ -92,8 +92,10 @@ def test_levels_are_those_of_the_measuring_module():
 
 @pytest.fixture
 def proof_file(tmp_path, monkeypatch):
-    path = tmp_path / "proof.json"
-    monkeypatch.setattr(parity, "PROOF", path)
+    """The file of pix2pix in a saved proof of its own."""
+    monkeypatch.setattr(parity, "PROOF", tmp_path / "proof")
+    path = tmp_path / "proof" / "gan" / "pix2pix.json"
+    path.parent.mkdir(parents=True)
     return path
 
 
@@ -102,7 +104,7 @@ def write_proof(path, **cases):
     found = {}
     for name, (model, holds) in cases.items():
         levels = {
-            level: {"figure": 0.0, "holds": holds is not False}
+            level: {"figure": 0.0, "name": "", "reason": "", "bound": 1e-10, "holds": holds is not False}
             for level in LEVELS[: None if holds in (True, False) else 3]
         }
         found[name] = {"model": model, "levels": levels, "onnx": {}}
@@ -220,15 +222,15 @@ def test_parity_measures_and_saves(proof_file):
     assert case["parameters"] > 0
     assert set(case["onnx"]["model"]["torch_impl"]) == {"nodes", "bytes", "transposes"}
     assert set(case["versions"]) == {"tensorflow", "keras", "torch", "onnx", "onnxruntime"}
-    assert sorted(path.name for path in proof_file.parent.iterdir()) == ["proof.json"]
+    assert sorted(path.name for path in proof_file.parent.iterdir()) == ["pix2pix.json"]
     assert {row["name"]: row["proof"] for row in data("list")}["pixelgan"] == "partly measured"
 
 
 def test_parity_names_what_is_broken_and_where(monkeypatch, proof_file):
     reset = Proof.reset
 
-    def faulty(self, twins):
-        reset(self, twins)
+    def faulty(self, twins, change=None):
+        reset(self, twins, change)
         variable = twins[0].model.net.layers[2].kernel
         variable.assign(variable * 1.001)
 

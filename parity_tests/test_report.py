@@ -448,37 +448,6 @@ def test_answers_of_four_engines_to_the_picture():
     assert found["size"] == [64, 128] and found["picture"]
 
 
-def test_the_digest_follows_the_sources_but_not_their_comments(monkeypatch, tmp_path):
-    case = cases()["top_k"]
-    before = details.digest(case)
-    for package in details.OWN:
-        (tmp_path / package).symlink_to(ROOT / package)
-    monkeypatch.setattr(details, "ROOT", tmp_path)
-
-    def with_source(change):
-        (tmp_path / "tf_impl").unlink(missing_ok=True)
-        folder = tmp_path / f"own{len(list(tmp_path.iterdir()))}"
-        (folder / "layers").mkdir(parents=True)
-        for path in (ROOT / "tf_impl").iterdir():
-            if path.name != "layers":
-                (folder / path.name).symlink_to(path)
-        for path in (ROOT / "tf_impl" / "layers").glob("*.py"):
-            (folder / "layers" / path.name).symlink_to(path)
-        file = folder / "layers" / "top_k.py"
-        text = file.read_text()
-        file.unlink()
-        file.write_text(change(text))
-        (tmp_path / "tf_impl").symlink_to(folder)
-        details._source.cache_clear()
-        return details.digest(case)
-
-    assert with_source(lambda text: text) == before
-    assert with_source(lambda text: text + "\n# a comment\n") == before
-    assert with_source(lambda text: text.replace('"""Largest', '"""The largest')) == before
-    assert with_source(lambda text: text.replace("int64", "int32")) != before
-    details._source.cache_clear()
-
-
 # ------------------------------------------------------------------------------------------------- the command
 
 

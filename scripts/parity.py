@@ -12,12 +12,13 @@ from pathlib import Path
 
 import click
 
+from parity_tests.harness.saved import FOLDER, DamagedProof, path_of, read
 from scripts.output import Problem, frameworks, line, print_json, table, written
 from weights import catalog
 
 __all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity", "proof_states", "rows_of", "saved"]
 
-PROOF = Path(__file__).parent.parent / "parity_tests" / "proof"
+PROOF = FOLDER
 LEVELS = ("interface", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
 FILES = ("onnx", "results")  # they share float32 twins and their files, which take half the time of a case
 COLUMNS = ["case", "level", "worst", "bound", "", "what"]
@@ -34,24 +35,10 @@ def saved() -> dict:
     Raises:
         Problem: if a file is damaged.
     """
-    found = {}
-    for path in sorted(PROOF.glob("*/*.json")):
-        found |= _read(path)
-    return found
-
-
-def _read(path: Path) -> dict:
-    """The cases of one system."""
-    if not path.exists():
-        return {}
     try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        for case in cases.values():
-            _ = case["model"], case["onnx"], [level["holds"] for level in case["levels"].values()]
-        return cases
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        again = "remove it and measure again: diptych parity --all --save"
-        raise Problem(f"{path}: damaged, measured cases were expected; {again}") from None
+        return read(PROOF)
+    except DamagedProof as error:
+        raise Problem(f"{error}; remove it and measure again: diptych parity --all --save") from None
 
 
 def proof_states() -> dict[str, str]:
@@ -283,11 +270,9 @@ def save(measured: dict[str, dict]) -> None:
 
     by_file: dict[Path, dict] = {}
     for name, new in measured.items():
-        entry = catalog.get(new["model"])
-        path = PROOF / entry.family / f"{entry.module.rpartition('.')[2]}.json"
-        by_file.setdefault(path, {})[name] = new
+        by_file.setdefault(path_of(new["model"], PROOF), {})[name] = new
     for path, new_cases in by_file.items():
-        cases = {name: case for name, case in _read(path).items() if name in known()}
+        cases = {name: case for name, case in read(path).items() if name in known()}
         for name, new in new_cases.items():
             new = {key: value for key, value in new.items() if key not in ("seconds", "trace")}
             old = cases.get(name, {"levels": {}, "onnx": {}})
@@ -296,8 +281,8 @@ def save(measured: dict[str, dict]) -> None:
             levels = kept | new["levels"]
             order = {level: levels[level] for level in LEVELS if level in levels}
             cases[name] = old | new | {"levels": order, "onnx": new["onnx"] or old["onnx"]}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as temporary:
+            path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"cases": dict(sorted(cases.items()))}, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 

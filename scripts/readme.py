@@ -23,25 +23,19 @@ def cell(levels: list[dict]) -> str:
     return f"{max(figures):.0e}" if figures else ""
 
 
-def systems() -> str:
-    """One row per system: its models, the parameters of the first one, the worst figure of every level."""
+def families() -> str:
+    """One row per family: what it holds, and the worst figure of every level over all its cases."""
     proof = saved()
-    grouped: dict[tuple[str, str], list[catalog.Model]] = {}
-    for model in catalog.load().values():
-        grouped.setdefault((model.family, model.system), []).append(model)
     lines = [
-        "| family | system | models | parameters | " + " | ".join(SHOWN) + " |",
-        "| --- | --- | --- | ---: |" + " ---: |" * len(SHOWN),
+        "| family | systems | models | cases | " + " | ".join(SHOWN) + " |",
+        "| --- | ---: | ---: | ---: |" + " ---: |" * len(SHOWN),
     ]
-    for (family, system), models in grouped.items():
-        names = {model.name for model in models}
-        cases = [case["levels"] for case in proof.values() if case["model"] in names]
-        count = f"{models[0].parameters:,}" if models[0].parameters else ""
-        listed = f"`{models[0].name}`" + (f" and {len(models) - 1} more" if len(models) > 1 else "")
+    for family in catalog.families():
+        models = {name: model for name, model in catalog.load().items() if model.family == family}
+        cases = [case["levels"] for case in proof.values() if case["model"] in models]
         figures = [cell([levels[level] for levels in cases if level in levels]) for level in SHOWN]
-        if not cases:
-            figures[0] = "written once" if models[0].neutral else "not measured"
-        lines.append(f"| {family} | {system} | {listed} | {count} | " + " | ".join(figures) + " |")
+        counts = [len({model.system for model in models.values()}), len(models), len(cases)]
+        lines.append(f"| {family} | " + " | ".join([*map(str, counts), *figures]) + " |")
     return "\n".join(lines)
 
 
@@ -69,7 +63,7 @@ def updated(text: str) -> str:
     Raises:
         ValueError: if a line that encloses a table is missing.
     """
-    for name, table in (("systems", systems), ("speed", speed)):
+    for name, table in (("families", families), ("speed", speed)):
         begin, end = BEGIN.format(name), END.format(name)
         if begin not in text or end not in text:
             raise ValueError(f"README.md must hold the lines {begin!r} and {end!r}, which enclose a table")

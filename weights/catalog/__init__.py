@@ -258,8 +258,8 @@ def _tensors(where: str, tables: Mapping) -> dict[str, Tensor]:
             raise CatalogError(f"{here}: key 'shape' must hold {expected}, not {shape!r}")
         _choice(here, "dtype", table.get("dtype"), DTYPES)
         layout = table.get("layout")
-        if layout is not None and not (len(layout) == len(shape) == len(set(layout)) and "C" in layout):
-            expected = "a different letter per axis of the shape, C among them"
+        if layout is not None and not (len(layout) == len(shape) == len(set(layout)) and "C" in layout[:-1]):
+            expected = "a letter for each axis of 'shape', C among them and not last ('NCHW')"
             raise CatalogError(f"{here}: key 'layout' is {layout!r}; {expected} was expected")
         if "high" in table and table["high"] <= table.get("low", 0):
             raise CatalogError(f"{here}: key 'high' is {table['high']}; more than 'low' was expected")
@@ -327,6 +327,9 @@ def _model(path: Path, name: str, table: Mapping) -> Model:
     players = {}
     for player, described in table.get("players", {}).items():
         _check(f"{where}.players.{player}", described, PLAYER_KEYS)
+        if not all(isinstance(beginning, str) for beginning in described["parameters"]):
+            expected = "beginnings of names"
+            raise CatalogError(f"{where}.players.{player}: key 'parameters' must hold {expected}")
         players[player] = Player(described["loss"], tuple(described["parameters"]))
     checkpoints = []
     for i, checkpoint in enumerate(table.get("checkpoints", [])):
