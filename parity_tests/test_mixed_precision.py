@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 import torch
 
-import tf_impl.mixed_precision as tf_mixed
+import tf_impl.training.mixed_precision as tf_mixed
 import tf_impl.state
-import torch_impl.mixed_precision as torch_mixed
+import torch_impl.training.mixed_precision as torch_mixed
 import torch_impl.state
 from parity_tests.harness.case import get
 from parity_tests.harness.measure import Proof

@@ -20,7 +20,7 @@ from tf_impl.layers.convolution import Conv2d, ConvTranspose2d
 from tf_impl.layers.initialization import normal
 from tf_impl.layers.normalization import BatchNorm2d, InstanceNorm2d
 from tf_impl.losses.adversarial import adversarial_loss
-from tf_impl.optimizers import Adam
+from tf_impl.training.optimizers import Adam
 
 __all__ = [
     "NLayerDiscriminator",

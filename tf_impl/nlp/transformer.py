@@ -28,7 +28,7 @@ from tf_impl.nlp._transformer_layers import (
     embedding,
 )
 from tf_impl.nlp.beam_search import beam_search, greedy_search
-from tf_impl.optimizers import Adam
+from tf_impl.training.optimizers import Adam
 
 __all__ = [
     "Transformer",

@@ -17,7 +17,7 @@ from tf_impl.layers.linear import Embedding, Linear
 from tf_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
 from tf_impl.layers.recurrent import LSTM
 from tf_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
-from tf_impl.optimizers import Adam
+from tf_impl.training.optimizers import Adam
 
 __all__ = [
     "BiGRUCRF",

@@ -16,7 +16,7 @@ from torch import nn
 
 from torch_impl.layers.initialization import normal
 from torch_impl.losses.adversarial import adversarial_loss
-from torch_impl.optimizers import Adam
+from torch_impl.training.optimizers import Adam
 
 __all__ = [
     "NLayerDiscriminator",

@@ -27,7 +27,7 @@ from torch_impl.nlp._transformer_layers import (
     embedding,
 )
 from torch_impl.nlp.beam_search import beam_search, greedy_search
-from torch_impl.optimizers import Adam
+from torch_impl.training.optimizers import Adam
 
 __all__ = [
     "Transformer",

@@ -16,7 +16,7 @@ from torch import nn
 from torch_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
 from torch_impl.layers.recurrent import LSTM
 from torch_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
-from torch_impl.optimizers import Adam
+from torch_impl.training.optimizers import Adam
 
 __all__ = [
     "BiGRUCRF",
