@@ -1,0 +1,97 @@
+"""Softmax over classes with a margin: the pieces that SphereFace, CosFace, ArcFace and their relatives share.
+
+The logit of a class is the (scaled) cosine between an embedding and the row of the class in a weight; the loss asks
+more of the right class than of the others. Nothing is written into single entries: a one-hot mask chooses them, which
+exports.
+
+Mirror notes:
+- Below a bound there is no gradient: ``clamp`` has this rule, ``tf.maximum`` needs the value apart from the bound.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from torch_impl.losses.cross_entropy import cross_entropy
+
+__all__ = ["annealing", "classify", "encode", "margin_cosines", "multiple_angle"]
+
+NO_CLASS = -1  # label of a row that belongs to no class
+EPS = 1e-12  # smallest squared sine, whose root would have no gradient at 0
+EDGE = 1e-7  # how far an arc cosine stays from -1 and 1, where its gradient is infinite
+
+
+def encode(labels, classes: int, dtype):
+    """Labels (N,) as rows of zeros and a one (N, classes); a row of zeros for -1."""
+    valid = labels != NO_CLASS
+    return F.one_hot(torch.where(valid, labels, 0).long(), classes).to(dtype) * valid[:, None].to(dtype)
+
+
+def classify(logits, labels):
+    """Mean cross-entropy of logits (N, K) over the rows whose label (N,) is not -1."""
+    return cross_entropy(logits, labels, ignore_index=NO_CLASS)
+
+
+def annealing(iteration, base: float = 1500.0, gamma: float = 0.1, power: float = 1.0, minimum: float = 5.0):
+    """The share of the plain logit: max(minimum, base * (1 + gamma * iteration) ** -power)."""
+    return max(minimum, base * (1 + gamma * iteration) ** -power)
+
+
+def multiple_angle(cosines, m: int):
+    """(-1)^k cos(m theta) - 2k, which falls from 1 to 1 - 2m over all angles, k = floor(m theta / pi).
+
+    k and its sign carry no gradient; k counts the bounds cos(j pi / m) that the cosine is below, so no angle is needed.
+
+    Args:
+        cosines: any shape, cos(theta).
+        m: 1 to 4.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: if m is another number.
+
+    Source: arXiv:1612.02295, equation 6.
+    """
+    c = cosines
+    if m not in (1, 2, 3, 4):
+        raise ValueError(f"m={m} must be 1, 2, 3 or 4")
+    chebyshev = {1: c, 2: 2 * c**2 - 1, 3: 4 * c**3 - 3 * c, 4: 8 * c**4 - 8 * c**2 + 1}[m]
+    k = sum((c <= math.cos(j * math.pi / m)).to(c.dtype) for j in range(1, m)) if m > 1 else torch.zeros_like(c)
+    sign = 1 - 2 * (k - 2 * torch.floor(k / 2))
+    return sign * chebyshev - 2 * k
+
+
+def margin_cosines(cosines, margins=(1.0, 0.5, 0.0), fallback: str = "none"):
+    """cos(m1 theta + m2) - m3.
+
+    Args:
+        cosines: any shape, cos(theta).
+        margins: m1, m2 (radians), m3.
+        fallback: "monotone" continues with cos(theta) - m2 sin(m2) where theta + m2 is beyond pi (m1 = 1 only), where
+            the cosine would rise again; "none" does not.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: for another fallback, or "monotone" with another m1.
+
+    Source: arXiv:1801.07698, equation 4.
+    """
+    m1, m2, m3 = margins
+    if fallback not in ("none", "monotone"):
+        raise ValueError(f"fallback={fallback!r} must be 'none' or 'monotone'")
+    if fallback == "monotone" and m1 != 1:
+        raise ValueError(f"fallback='monotone' needs m1 = 1, got margins={tuple(margins)}")
+    moved = cosines
+    if m1 != 1:
+        moved = torch.cos(m1 * torch.acos(cosines.clamp(EDGE - 1, 1 - EDGE)) + m2)
+    elif m2:  # the sum formula: the gradient of an arc cosine is infinite at -1 and 1
+        sines = (1 - cosines.square()).clamp(min=EPS).sqrt()  # mirror: no gradient
+        moved = cosines * math.cos(m2) - sines * math.sin(m2)
+    if fallback == "monotone":
+        moved = torch.where(cosines >= math.cos(math.pi - m2), moved, cosines - m2 * math.sin(m2))
+    return moved - m3
