@@ -1,0 +1,111 @@
+"""ArcFace: a margin is added to the angle of the right class; also the combined margins and Partial FC.
+
+"ArcFace: Additive Angular Margin Loss for Deep Face Recognition", 2018, arXiv:1801.07698; "Killing Two Birds with One
+Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC", 2022, arXiv:2203.15565. Parameter names:
+deepinsight/insightface ``recognition/arcface_torch`` (MIT). What to look at: that code computes the margin outside of
+the gradient, so that the cosine's gradient is as if there were none (``grad="straight_through"``).
+
+Mirror notes:
+- Only some classes of a weight: PyTorch indexes its rows, TensorFlow gathers them.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.layers.top_k import top_k
+from tf_impl.losses.margin import classify, encode, margin_cosines
+from tf_impl.losses.pairwise import embeddings_of, similarities
+
+__all__ = ["ArcFaceCriterion", "arcface", "combined_margin", "local_labels", "sample_classes"]
+
+
+def sample_classes(labels, priorities, count: int):
+    """Classes for a Partial FC step: all that occur in the batch, filled up with others by priority.
+
+    Args:
+        labels: (N,) int, -1 for no class.
+        priorities: (K,) float in [0, 1), random numbers.
+        count: how many classes, at least as many as occur.
+
+    Returns:
+        (count,) int64, ascending.
+    """
+    occurs = tf.reduce_max(encode(labels, priorities.shape[0], priorities.dtype), 0)
+    chosen = top_k(priorities + 2 * occurs, count)[1]
+    return tf.sort(chosen)
+
+
+def local_labels(labels, classes):
+    """Place of every label (N,) among chosen classes (S,), int64; -1 for one that is not there."""
+    here = tf.cast(labels[:, None] == tf.cast(classes, labels.dtype)[None], tf.int64)
+    return tf.reduce_sum(here * tf.range(1, tf.shape(classes, tf.int64)[0] + 1), 1) - 1
+
+
+@keras.saving.register_keras_serializable("diptych")
+class ArcFaceCriterion(keras.layers.Layer):
+    """Cross-entropy of scale * (cos(m1 theta + m2) - m3) for the right class and scale * cos(theta) for the others.
+
+    Args:
+        num_classes, embedding_size: K and D.
+        scale: of the cosines.
+        margins: m1, m2 (radians), m3.
+        grad: "exact", or "straight_through": the margin is a constant that is added to the cosine.
+        fallback: see :func:`margin_cosines`.
+        filter_threshold: above 0, wrong classes whose cosine is larger are set to 0 (they may be mislabelled).
+
+    Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets``: ``"labels"`` (N,) int, -1
+        does not count; optionally ``"classes"`` (S,) int, the classes of this step (see :func:`sample_classes`).
+    Returns: dict of scalars: ``"arcface"``, ``"total"`` (the same).
+    Raises: ValueError for a ``grad`` or a fallback that is not known.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int = 512,
+        scale: float = 64.0,
+        margins: tuple[float, float, float] = (1.0, 0.5, 0.0),
+        grad: str = "exact",
+        fallback: str = "none",
+        filter_threshold: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if grad not in ("exact", "straight_through"):
+            raise ValueError(f"grad={grad!r} must be 'exact' or 'straight_through'")
+        if fallback not in ("none", "monotone"):
+            raise ValueError(f"fallback={fallback!r} must be 'none' or 'monotone'")
+        self.scale, self.margins, self.grad = scale, tuple(margins), grad
+        self.fallback, self.filter_threshold = fallback, filter_threshold
+        self.weight = self.add_weight(
+            name="weight",
+            shape=(num_classes, embedding_size),
+            initializer=keras.initializers.RandomNormal(stddev=0.01),
+        )
+
+    def logits(self, cosines, labels):
+        """Logits with the margin, (N, K), of cosines (N, K) and labels (N,)."""
+        target = encode(labels, cosines.shape[1], cosines.dtype)
+        if self.filter_threshold > 0:
+            dirty = tf.cast(cosines > self.filter_threshold, cosines.dtype) * (1 - target)
+            cosines = (1 - dirty) * cosines
+        change = margin_cosines(cosines, self.margins, self.fallback) - cosines
+        if self.grad == "straight_through":
+            change = tf.stop_gradient(change)
+        return self.scale * (cosines + target * change)
+
+    def call(self, outputs, targets):
+        weight, labels = self.weight, targets["labels"]
+        if "classes" in targets:
+            weight = tf.gather(weight, targets["classes"])  # mirror: Only some classes
+            labels = local_labels(labels, targets["classes"])
+        loss = classify(self.logits(similarities(embeddings_of(outputs), weight), labels), labels)
+        return {"arcface": loss, "total": loss}
+
+
+def arcface(num_classes: int, embedding_size: int = 512, scale: float = 64.0, margin: float = 0.5, **options):
+    return ArcFaceCriterion(num_classes, embedding_size, scale=scale, margins=(1.0, margin, 0.0), **options)
+
+
+def combined_margin(num_classes: int, embedding_size: int = 512, margins=(1.0, 0.3, 0.2), **options):
+    return ArcFaceCriterion(num_classes, embedding_size, margins=margins, **options)
