@@ -1,0 +1,199 @@
+"""Cross-batch memory: pairs between the batch and the embeddings of the last batches, which drift only slowly.
+
+"Cross-Batch Memory for Embedding Learning", 2019, arXiv:1912.06798. What to look at: the batch enters the memory before
+the loss, so that every row must be kept from its own copy; and what happens where the memory ends: a ring (buffer names
+and rule of pytorch-metric-learning 2.9.0, MIT), or the last places are written over and the pointer returns to 0 (the
+first implementation). The loss changes nothing; :meth:`CrossBatchMemoryCriterion.update` keeps what has been seen.
+
+Mirror notes:
+- Rows are written by ``scatter`` in PyTorch, by ``tensor_scatter_nd_update`` in TensorFlow, into a copy in both.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.losses.pairwise import (
+    active_mean,
+    distances,
+    embeddings_of,
+    l2_normalize,
+    pair_masks,
+    similarities,
+    violations,
+)
+from torch_impl.metric.contrastive_pairs import contrastive_cosine, contrastive_pairs
+
+__all__ = ["CrossBatchMemoryCriterion", "CrossBatchMemoryTrainer", "cross_batch_memory", "enqueue"]
+
+LOSSES = ("anchor", "contrastive", "triplet")
+
+
+def enqueue(memory, memory_labels, pointer, count, embeddings, labels, policy: str = "ring"):
+    """A batch written into the memory.
+
+    Args:
+        memory: (M, D).
+        memory_labels: (M,) int.
+        pointer: (1,) int, the place of the next row.
+        count: (1,) int, how many places are filled.
+        embeddings: (N, D), N at most M.
+        labels: (N,) int.
+        policy: "ring" goes on at the beginning; "reference" puts a batch that does not fit into the last N places, and
+            the next one at the beginning.
+
+    Returns:
+        memory, memory_labels, pointer, count: as they are afterwards.
+        places: (N,) int64, where each row is.
+
+    Raises:
+        ValueError: for a policy that is not known, or a batch that is larger than the memory.
+    """
+    size = memory.shape[0]
+    if policy not in ("reference", "ring"):
+        raise ValueError(f"policy={policy!r} must be 'reference' or 'ring'")
+    rows = embeddings.shape[0]
+    row = torch.arange(rows, device=memory.device)
+    places = (pointer + row) % size
+    after = (pointer + rows) % size
+    if policy == "reference":
+        full = pointer + rows > size
+        places = torch.where(full, size - rows + row, pointer + row)
+        after = torch.where(full, torch.zeros_like(pointer), pointer + rows)
+    count = torch.maximum(count, pointer + rows).clamp(max=size)
+    embeddings = embeddings.detach().to(memory.dtype)
+    memory = memory.scatter(0, places[:, None].expand(-1, memory.shape[1]), embeddings)  # mirror: Rows are written
+    memory_labels = memory_labels.scatter(0, places, labels.to(memory_labels.dtype))
+    return memory, memory_labels, after, count, places
+
+
+def pair_loss(x, y, masks, loss: str):
+    """One of the losses of :func:`cross_batch_memory` between rows (N, D) and (M, D)."""
+    if loss == "triplet":
+        values, valid = violations(distances(l2_normalize(x), l2_normalize(y)), *masks)
+        return active_mean(torch.relu(values + 0.1), valid)
+    s = similarities(x, y)
+    return contrastive_cosine(s, *masks) if loss == "anchor" else contrastive_pairs(-s, *masks, -1.0, -0.5)
+
+
+def cross_batch_memory(
+    embeddings,
+    labels,
+    memory,
+    memory_labels,
+    pointer,
+    count,
+    loss: str = "contrastive",
+    policy: str = "ring",
+):
+    """The losses of a batch and the memory after it, all from what is given.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,) int.
+        memory, memory_labels, pointer, count, policy: see :func:`enqueue`.
+        loss: "anchor" (the first implementation), "contrastive" or "triplet" (margin 0.1); see
+            :func:`contrastive_cosine`, :func:`contrastive_pairs` and :func:`violations`.
+
+    Returns:
+        dict: ``"batch"`` and ``"memory_loss"``, scalars; ``"new_memory"``, ``"new_labels"``, ``"new_pointer"``,
+            ``"new_count"``.
+
+    Raises:
+        ValueError: for a loss or a policy that is not known.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r} must be one of {LOSSES}")
+    state = enqueue(memory, memory_labels, pointer, count, embeddings, labels, policy)
+    memory, memory_labels, pointer, count, places = state
+    own = None if loss == "anchor" else places
+    filled = torch.arange(memory.shape[0], device=memory.device)[None] < count
+    among = [mask & filled for mask in pair_masks(labels, memory_labels, own)]
+    return {
+        "batch": pair_loss(embeddings, embeddings, pair_masks(labels), loss),
+        "memory_loss": pair_loss(embeddings, memory, among, loss),
+        "new_memory": memory,
+        "new_labels": memory_labels,
+        "new_pointer": pointer,
+        "new_count": count,
+    }
+
+
+class CrossBatchMemoryCriterion(nn.Module):
+    """A pair loss over the batch, and between the batch and a memory.
+
+    Args:
+        memory_size, embedding_size: M and D.
+        loss, policy: see :func:`cross_batch_memory`.
+        batch_weight, weight: of the two losses in the total.
+
+    Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
+    Returns: dict of scalars: ``"batch"``, ``"memory"``, ``"total"``.
+    Raises: ValueError for a loss or a policy that is not known.
+    """
+
+    def __init__(
+        self,
+        memory_size: int,
+        embedding_size: int,
+        loss: str = "contrastive",
+        policy: str = "ring",
+        batch_weight: float = 1.0,
+        weight: float = 1.0,
+    ):
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss!r} must be one of {LOSSES}")
+        if policy not in ("reference", "ring"):
+            raise ValueError(f"policy={policy!r} must be 'reference' or 'ring'")
+        self.loss_name, self.policy, self.batch_weight, self.weight = loss, policy, batch_weight, weight
+        self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size))
+        self.register_buffer("label_memory", torch.zeros(memory_size, dtype=torch.int64))
+        self.register_buffer("queue_idx", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("queue_count", torch.zeros(1, dtype=torch.int64))
+
+    def memory(self) -> tuple:
+        """Embeddings, labels, pointer and count, as :func:`enqueue` takes them."""
+        return self.embedding_memory, self.label_memory, self.queue_idx, self.queue_count
+
+    @torch.no_grad()
+    def update(self, outputs, targets) -> None:
+        """Keep a batch, after its loss."""
+        state = enqueue(*self.memory(), embeddings_of(outputs), targets["labels"], self.policy)
+        for kept, value in zip(self.memory(), state[:4], strict=True):
+            kept.copy_(value)
+
+    def forward(self, outputs, targets):
+        x, labels = embeddings_of(outputs), targets["labels"]
+        found = cross_batch_memory(x, labels, *self.memory(), self.loss_name, self.policy)
+        total = self.batch_weight * found["batch"] + self.weight * found["memory_loss"]
+        return {"batch": found["batch"], "memory": found["memory_loss"], "total": total}
+
+
+class CrossBatchMemoryTrainer:
+    """Plain gradient steps that keep every batch; until ``start`` the memory is neither used nor filled.
+
+    Args:
+        model: makes embeddings.
+        criterion: a :class:`CrossBatchMemoryCriterion`.
+        learning_rate: of stochastic gradient descent.
+        start: steps before the memory is used (1,000 in the paper).
+    """
+
+    def __init__(self, model, criterion, learning_rate: float = 2.0**-7, start: int = 0):
+        self.model, self.criterion, self.learning_rate, self.start = model, criterion, learning_rate, start
+        self.steps = 0
+
+    def step(self, inputs, targets) -> dict:
+        """One step; the losses before it."""
+        outputs = self.model(*inputs.values())
+        losses = self.criterion(outputs, targets)
+        loss = losses["total"] if self.steps >= self.start else losses["batch"]
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters) if parameters else []
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= self.learning_rate * gradient
+        if self.steps >= self.start:
+            self.criterion.update(outputs, targets)
+        self.steps += 1
+        return losses
