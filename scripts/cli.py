@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from scripts.output import line, print_json, table
+from scripts.output import line, prepare_streams, print_json, table
 from scripts.parity import LEVELS, proof_states
 from weights import catalog
 
@@ -79,6 +79,7 @@ class Commands(click.Group):
     def main(self, *args, standalone_mode: bool = True, **extra):
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
+        prepare_streams()
         try:
             with interruptible():
                 code = super().main(*args, standalone_mode=False, **extra)

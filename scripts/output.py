@@ -15,7 +15,7 @@ import click
 
 from weights.frameworks import use_keras_on_tensorflow
 
-__all__ = ["Problem", "frameworks", "line", "print_json", "styled_table", "table", "written"]
+__all__ = ["Problem", "frameworks", "line", "prepare_streams", "print_json", "styled_table", "table", "written"]
 
 STYLES = {"ok": "green", "BROKEN": "bold red", "broken": "bold red", "proven": "green", "not measured": "dim"}
 
@@ -36,8 +36,31 @@ def line(error: BaseException, length: int = 300) -> str:
     return " ".join(text.split())[:length] or type(error).__name__
 
 
+def prepare_streams() -> None:
+    """Let standard output and error take every text.
+
+    A closed stream shows nothing of it, and a character that a terminal cannot show is written as its escape.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file that is opened would get the number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for as long as the process runs
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def print_json(value) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """JSON in the characters that standard output has; the others, and halves of a surrogate pair, as escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        text = json.dumps(value, indent=2)
+    click.echo(text)
 
 
 def styled_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "", right: Sequence[str] = ()):

@@ -40,7 +40,8 @@ def check_keras() -> None:
     keras = _keras()
     backend, data_format = keras.config.backend(), keras.config.image_data_format()
     if backend != "tensorflow":
-        raise KerasSettingsError(f"tf_impl needs Keras on TensorFlow, and its backend is {backend!r}; {_advice()}")
+        change = "set KERAS_BACKEND=tensorflow" if "KERAS_BACKEND" not in os.environ else _advice()
+        raise KerasSettingsError(f"tf_impl needs Keras on TensorFlow, and its backend is {backend!r}; {change}")
     if data_format != "channels_last":
         raise KerasSettingsError(
             f"tf_impl needs Keras with channels last, and its image_data_format is {data_format!r}; "
@@ -73,7 +74,6 @@ def _keras():
 
 
 def _advice() -> str:
-    if "KERAS_BACKEND" in os.environ:
-        return f"set KERAS_BACKEND=tensorflow (it is {os.environ['KERAS_BACKEND']!r}), and mend keras.json"
     folder = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
-    return f"set KERAS_BACKEND=tensorflow, or mend {os.path.join(folder, 'keras.json')}"
+    file, backend = os.path.join(folder, "keras.json"), os.environ.get("KERAS_BACKEND", "tensorflow")
+    return f"mend or remove {file}" if backend == "tensorflow" else f"set KERAS_BACKEND=tensorflow (it is {backend!r})"

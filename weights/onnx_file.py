@@ -54,7 +54,13 @@ def session(model, optimise: bool = True, threads: int = 0, spinning: bool = Tru
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
+    if isinstance(source, str) and not _is_unicode(source):
+        source = Path(source).read_bytes()  # ONNX Runtime takes paths in UTF-8 alone
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)  # bytes of a path that are not UTF-8
 
 
 def named(returned, names: Sequence[str]) -> dict:
