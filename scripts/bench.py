@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from scripts.answer import ENGINES
-from scripts.files import example, export_files, model_of, twins
+from scripts.files import asked, example, export_files, model_of, twins
 from scripts.output import frameworks, print_json, table
 from scripts.parity import measured_in_turn
 from weights import catalog, onnx_file
@@ -24,6 +24,7 @@ from weights import catalog, onnx_file
 __all__ = ["bench", "ratio", "spread", "timed"]
 
 WARM_UP = 3
+LENGTH = 128  # of texts, by default
 # model -> keras.applications' builder, its arguments, and the options that make ours the same network
 KERAS: dict[str, tuple[str, dict, dict]] = {
     "mobilenet_v2": ("MobileNetV2", {}, {}),
@@ -218,6 +219,8 @@ def bench(
 ) -> None:
     """Time models at their published sizes, seeded weights, float32, on the CPU."""
     models = {name: model_of(name) for name in names}
+    for model in models.values():
+        example(model, batch, length=length)  # what does not fit into memory is refused before the work
     frameworks(threads)
     import tensorflow as tf
     import torch
@@ -230,7 +233,8 @@ def bench(
 
     def measure(name, tell):
         tell("export and timing")
-        with tempfile.TemporaryDirectory() as folder:
+        said = f"{name}: --length {length}" if length != LENGTH else ""
+        with tempfile.TemporaryDirectory() as folder, asked(said, "try a shorter length"):
             return _measured(models[name], batch, length, threads, runs, reference, Path(folder))
 
     found = [measured for _, (measured,) in measured_in_turn(list(models), 1, 1, measure)]

@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 130
 BUG = 70  # as in sysexits.h; 1 is for broken parity
+MOST = max(16, 4 * (os.cpu_count() or 1))  # threads or processes
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -94,7 +95,10 @@ class Commands(click.Group):
                 traceback.print_exc()
                 code = BUG
             else:
-                click.echo(f"diptych: {' '.join(text.split())}", err=True)
+                words = (
+                    word if len(word) <= 500 else f"{word[:100]}... ({len(word):,} characters)" for word in text.split()
+                )
+                click.echo(f"diptych: {' '.join(words)}", err=True)
                 code = 2
         sys.exit(code or 0)
 
@@ -117,7 +121,8 @@ class Size(click.ParamType):
         if isinstance(value, tuple):
             return value
         numbers = value.lower().split("x")
-        if len(numbers) != 2 or not all(number.isascii() and number.isdigit() and int(number) for number in numbers):
+        fits = [number.isascii() and number.isdigit() and len(number) <= 9 and int(number) for number in numbers]
+        if len(numbers) != 2 or not all(fits):
             self.fail(f"{value!r} is no size; height and width such as 224x320 were expected", param, ctx)
         return tuple(map(int, numbers))
 
@@ -190,7 +195,9 @@ def show(name, only, stacked, as_json):
 @click.option("--level", "levels", multiple=True, type=click.Choice(LEVELS), help="Only this level; may be repeated.")
 @click.option("--trace", is_flag=True, help="Find the first module whose output differs, in execution order.")
 @click.option("--save", "to_file", is_flag=True, help="Keep the figures in parity_tests/proof.")
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes; two share one case.")
+@click.option(
+    "--jobs", type=click.IntRange(1, MOST), default=2, show_default=True, help="Processes; two share one case."
+)
 @as_json
 def parity(names, everything, levels, trace, to_file, jobs, as_json):
     """Measure the proof of models or cases: worst figure of each level, bound, and whether it holds."""
@@ -255,7 +262,7 @@ def fetch(name, checkpoint, as_json):
 @click.argument("name")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--checkpoint", help="A checkpoint's name, or a file; the first of the catalogue by default.")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes of each picture.")
+@click.option("--top", type=click.IntRange(1, 10**9), default=5, show_default=True, help="Classes of each picture.")
 @as_json
 def predict(name, inputs, checkpoint, top, as_json):
     """Answers of four engines: TensorFlow, PyTorch and both ONNX files.
@@ -269,10 +276,10 @@ def predict(name, inputs, checkpoint, top, as_json):
 
 @main.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of every engine.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Size of the batch.")
-@click.option("--length", type=click.IntRange(1), default=128, show_default=True, help="Of texts, in tokens.")
-@click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Rounds.")
+@click.option("--threads", type=click.IntRange(1, MOST), default=1, show_default=True, help="Of every engine.")
+@click.option("--batch", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Size of the batch.")
+@click.option("--length", type=click.IntRange(1, 10**9), default=128, show_default=True, help="Of texts, in tokens.")
+@click.option("--runs", type=click.IntRange(1, 10**9), default=20, show_default=True, help="Rounds.")
 @click.option(
     "--against", type=click.Choice(["reference"]), help="Also keras.applications, torchvision, timm and transformers."
 )
@@ -288,7 +295,7 @@ def bench(names, threads, batch, length, runs, against, as_json):
 @click.argument("names", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the pages; made if need be.")
 @click.option("--measure", is_flag=True, help="First run the details that are missing: up to half a minute a case.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that measure.")
+@click.option("--jobs", type=click.IntRange(1, MOST), default=1, show_default=True, help="Processes that measure.")
 @as_json
 def report(names, out, measure, jobs, as_json):
     """Write a static site: both files of every system side by side, and what was measured between them.

@@ -22,6 +22,9 @@ PANELS = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
 TORCH_FILES = (".pth", ".pt", ".bin")
 STATED = {"N": 2, "H": 224, "W": 256}  # lengths of dynamic axes; no two are equal
 
+PIXEL = 2 * 64 * 4  # bytes that a network needs for one, at least: two maps of 64 channels
+TOKEN = 2 * 256 * 4  # the same, for 256 features
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -41,8 +44,25 @@ def model_of(name: str) -> catalog.Model:
     return model
 
 
+def refuse_beyond_memory(what: str, needed: int) -> None:
+    """Refuse before the work what cannot end well: an allocation that fails in a library ends the process.
+
+    Raises:
+        Problem: if more bytes are needed than this machine has.
+    """
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        there = 2**36
+    if needed > there:
+        raise Problem(
+            f"{what} would take {needed // 2**30:,} GiB of memory and more, and this machine has {there // 2**30:,}; "
+            "choose smaller ones"
+        )
+
+
 @contextlib.contextmanager
-def asked(what: str) -> Iterator[None]:
+def asked(what: str, instead: str = "try the published size") -> Iterator[None]:
     """Say in one line that a model refuses what it was given; an error without ``what`` is a bug and stays as it is."""
     try:
         yield
@@ -50,7 +70,7 @@ def asked(what: str) -> Iterator[None]:
         own = type(error).__module__.startswith(("weights.", "scripts.", "click."))
         if not what or own or isinstance(error, OSError):
             raise
-        raise Problem(f"{what} does not work: {line(error)}; try the published size") from None
+        raise Problem(f"{what} does not work: {line(error)}; {instead}") from None
 
 
 def example(
@@ -69,15 +89,21 @@ def example(
         Inputs, targets, and the names of their dynamic axes (None where an axis is fixed).
 
     Raises:
-        Problem: if a size is given and the model has no pictures.
+        Problem: if a size is given and the model has no pictures, or if a network cannot work on them in this machine's
+            memory.
     """
-    rng = np.random.default_rng(seed)
     letters = dict.fromkeys(axis for t in (*model.inputs.values(), *model.targets.values()) for axis in t.shape)
     free = (axis for axis in letters if isinstance(axis, str) and axis not in STATED)
     lengths = STATED | {axis: length + i for i, axis in enumerate(free)} | {"N": batch}
     published = next((tensor.shape[2:] for tensor in model.inputs.values() if tensor.layout == "NCHW"), None)
     if size and published is None:
         raise Problem(f"--size: {model.name} has no picture as input; leave the option out")
+    height, width = size or [lengths.get(axis, axis) for axis in published or (1, 1)]
+    if published is not None:
+        refuse_beyond_memory(f"pictures of {height} x {width}, {batch} at once,", batch * height * width * PIXEL)
+    elif any(isinstance(axis, str) and axis not in STATED for axis in letters):
+        refuse_beyond_memory(f"texts of {length} tokens, {batch} at once,", batch * length * TOKEN)
+    rng = np.random.default_rng(seed)
 
     def shape(tensor):
         axes = list(tensor.shape)
@@ -85,8 +111,6 @@ def example(
             if size and tuple(axes[i : i + 2]) == published:
                 axes[i : i + 2] = size
         return tuple(lengths.get(axis, axis) for axis in axes)
-
-    height, width = size or [lengths.get(axis, axis) for axis in published or (1, 1)]
 
     def values(name, tensor):
         if name.startswith("boxes") and tensor.shape[-1] == 4:  # corners in pixels

@@ -28,7 +28,7 @@ class Problem(click.ClickException):
 
 def line(error: BaseException, length: int = 300) -> str:
     """An error's message on one line, without the frame and the colours that Keras puts around it."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"\x1b\[[0-9;]*m|\{\{function_node [^}]*\}\} ?", "", str(error))
     text = re.sub(
         r"Exception encountered when calling [^\n]*\n|\n\s*Arguments received by .*", "", text, flags=re.DOTALL
     )

@@ -55,6 +55,8 @@ def open_picture(source, channels: str = "RGB"):
 def _read(name: str, source):
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if Path(source).exists() and not (Path(source).is_file() or Path(source).is_dir()):
+        raise PictureError(f"{name}: a pipe or a device, and a file was expected; write the picture to one")
     try:
         with Image.open(source, formats=FORMATS) as file:
             _check_size(name, file.size)

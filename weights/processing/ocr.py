@@ -9,6 +9,7 @@ from weights.processing.images import PictureError, open_picture
 
 __all__ = ["characters", "decode_text", "line_input"]
 
+WIDEST = 2**15  # pixels, of a line that is read at once; some thousand letters
 NARROWEST = 16  # pixels that leave every network at least one step
 
 
@@ -35,7 +36,7 @@ def line_input(
         float32 (1, 1, height, width), from -1 (black) to 1 (white).
 
     Raises:
-        PictureError: if the picture cannot be read, or the box is empty or not inside it.
+        PictureError: if the picture cannot be read or is too wide, or the box is empty or not inside it.
         ValueError: if ``keep_ratio`` is False and no width is given.
     """
     from PIL import Image
@@ -51,6 +52,12 @@ def line_input(
             )
         picture = picture.crop(box)
     own = math.ceil(height * picture.width / picture.height)
+    if width is None and own > WIDEST:
+        name = source if isinstance(source, (str, Path)) else "the array"
+        size = f"{picture.width} x {picture.height}"
+        raise PictureError(
+            f"{name}: a line of {size} pixels would be {own:,} wide at a height of {height}; cut it to {WIDEST:,}"
+        )
     wide = max(own, NARROWEST) if width is None else width
     method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
     values = np.asarray(picture.resize((min(own, wide) if keep_ratio else wide, height), method), np.float32)
