@@ -32,9 +32,13 @@ class Reference:
         inputs: fingerprint input -> model input, where the names differ.
         training: the same as ``outputs`` for those that were computed with batch statistics.
         results: fingerprint output -> key of the post-process.
+        step: losses and gradients are those of one step of the trainer, which lists its ``gradients`` by name.
+        after: the same as ``training`` for outputs after that step, to 1e-2: Adam's first step follows the signs of
+            gradients that may be rounding.
+        state: fingerprint output -> tensor of the model after that step.
         losses: fingerprint loss term -> key of the criterion; several terms of one key are summed.
         targets: makes the targets from the fingerprint's JSON.
-        criterion, postprocess: options of the criterion and of the post-process.
+        criterion, postprocess, trainer: options of the criterion, of the post-process and of the trainer.
         weights: changes the seeded weights by name, where the file says that its rule is another one.
         rename: pattern -> replacement, from names of the file to ours, where the reference's names are not those of
             the checkpoints.
@@ -50,10 +54,14 @@ class Reference:
     training: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     results: Mapping[str, str] = field(default_factory=dict)
+    step: bool = False
+    after: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, str] = field(default_factory=dict)
     losses: Mapping[str, str] = field(default_factory=dict)
     targets: Callable[[dict], Arrays] | None = None
     criterion: Mapping = field(default_factory=dict)
     postprocess: Mapping | None = None
+    trainer: Mapping | None = None
     weights: Callable[[Arrays], Arrays] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     bound: float = 1e-4

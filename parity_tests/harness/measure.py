@@ -171,8 +171,9 @@ class Proof:
         case = reference or self.case
         postprocess = self.case.postprocess if case.postprocess is None else case.postprocess
         example = self.arrays()[0] if example is None else example
+        trainer = self.case.trainer if case.trainer is None else case.trainer
         twins = tuple(
-            panel(self.entry, case.options, case.criterion, postprocess, precision, self.case.trainer, example)
+            panel(self.entry, case.options, case.criterion, postprocess, precision, trainer, example)
             for panel in (TensorFlow, PyTorch)
         )
         self.reset(twins, reference and reference.weights)
@@ -406,10 +407,11 @@ class Proof:
     def _reference_losses(self, panel, reference, expected) -> list[Figure]:
         inputs = self._renamed(reference, fingerprints.loss_inputs_of(expected))
         targets = reference.targets(expected) if reference.targets else {}
-        losses, terms = panel.losses(inputs, targets), {}
+        losses, norms, figures = self._losses_and_norms(panel, reference, expected, inputs, targets)
+        terms = {}
         for theirs, ours in reference.losses.items():
             terms[ours] = terms.get(ours, 0.0) + np.asarray(expected["loss"]["terms"][theirs])
-        figures = compare({ours: losses[ours] for ours in terms}, terms, f"{panel.package}: loss ")
+        figures += compare({ours: losses[ours] for ours in terms}, terms, f"{panel.package}: loss ")
         scale = BOUNDS["reference"] / reference.bound
         figures = [Figure(f.name, f.relative * scale, f.absolute) for f in figures]
         wanted = {name: v for name, v in expected["loss"]["gradients"].items() if name not in reference.skip}
@@ -417,15 +419,33 @@ class Proof:
             wanted = {re.sub(pattern, replacement, name): value for name, value in wanted.items()}
         if not wanted:
             return figures
-        gradients = panel.gradients(inputs, targets, any(name.startswith("input.") for name in wanted))
         norms = compare(
-            {name: np.linalg.norm(gradients[name].astype(np.float64)) for name in wanted},
+            {name: norms[name] for name in wanted},
             {name: np.asarray(norm) for name, (norm, _) in wanted.items()},
             f"{panel.package}: gradient norm ",
             floor=1e-3 * max(norm for norm, _ in wanted.values()),
         )
         scale = BOUNDS["reference"] / reference.gradient_bound
         return figures + [Figure(f.name, f.relative * scale, f.absolute) for f in norms]
+
+    def _losses_and_norms(self, panel, reference, expected, inputs, targets):
+        """Losses, norms of gradients by name, and figures of what is left after a step."""
+        if not reference.step:
+            of_inputs = any(name.startswith("input.") for name in expected["loss"]["gradients"])
+            gradients = panel.gradients(inputs, targets, of_inputs)
+            norms = {name: np.linalg.norm(value.astype(np.float64)) for name, value in gradients.items()}
+            return panel.losses(inputs, targets), norms, []
+        losses, norms = panel.step(inputs, targets)
+        outputs, state = panel.outputs(inputs, True) if reference.after else {}, panel.state()
+        figures = []
+        for theirs, ours in reference.after.items():
+            measured = compare_with_fingerprint(
+                f"{panel.package}: {theirs}", outputs[ours], expected["outputs"][theirs]
+            )
+            figures += [Figure(f.name, f.relative * BOUNDS["reference"] / 1e-2, f.absolute) for f in measured]
+        for theirs, ours in reference.state.items():
+            figures += compare_with_fingerprint(f"{panel.package}: {theirs}", state[ours], expected["outputs"][theirs])
+        return losses, norms, figures
 
     def trace(self, twins=None, training: bool = False, bound: float = 1e-9) -> list[dict]:
         """The divergence of every module in execution order, in float64 (see :func:`first_divergence`)."""

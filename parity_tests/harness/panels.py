@@ -133,6 +133,12 @@ class Panel:
             half=half,
         )
 
+    def step(self, inputs: Arrays, targets: Arrays) -> tuple[Arrays, dict[str, float]]:
+        """One step of the trainer: its losses, and the norms of its gradients by name."""
+        trainer = self._trainer()
+        losses = self.arrays(trainer.step(self.tensors(inputs), self.tensors(targets)))
+        return losses, {name: float(np.linalg.norm(np.asarray(g, np.float64))) for name, g in trainer.gradients.items()}
+
     def named(self, outputs) -> dict:
         """What the model returned, by name."""
         return onnx_file.named(outputs, self.returned)
@@ -225,6 +231,9 @@ class PyTorch(Panel):
                 )
             )
 
+    def _trainer(self):
+        return self.trainer(self.model.train(), self.criterion, **self.trainer_options)
+
     def _losses(self, inputs, targets):
         needed = {"targets": targets} if "targets" in self.entry.needs else {}
         outputs = self.call(*inputs.values(), **needed)
@@ -264,7 +273,7 @@ class PyTorch(Panel):
         inputs, targets = self.tensors(inputs), self.tensors(targets)
         self.model.train()
         if self.trainer is not None:
-            trainer = self.trainer(self.model, self.criterion, **self.trainer_options)
+            trainer = self._trainer()
             history = [self.arrays(trainer.step(inputs, targets)) for _ in range(steps)]
         else:
             optimiser = torch.optim.SGD(self._trainable().values(), lr=learning_rate, momentum=MOMENTUM)
@@ -394,6 +403,10 @@ class TensorFlow(Panel):
             )
         )
 
+    def _trainer(self):
+        with self._policy():
+            return self.trainer(self.model, self.criterion, **self.trainer_options)
+
     def _losses(self, inputs, targets, training=False):
         needed = {"targets": targets} if "targets" in self.entry.needs else {}
         outputs = self.call(*inputs.values(), **needed, training=training)
@@ -438,8 +451,7 @@ class TensorFlow(Panel):
         """Training steps with momentum; the losses of each. A model with a trainer takes its own steps."""
         inputs, targets = self.tensors(inputs), self.tensors(targets)
         if self.trainer is not None:
-            with self._policy():
-                trainer = self.trainer(self.model, self.criterion, **self.trainer_options)
+            trainer = self._trainer()
             return [self.arrays(trainer.step(inputs, targets)) for _ in range(steps)]
         variables = [variable for variable, _ in self._trainable().values()]
         with self._policy():

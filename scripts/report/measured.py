@@ -248,8 +248,8 @@ def _answer(values: Mapping[str, np.ndarray]) -> dict:
     if {"scores", "classes"} <= set(values):
         pairs = zip(values["classes"][0], values["scores"][0])
         return {"kind": "classes", "rows": [{"class": int(k), "score": float(f"{p:.6g}")} for k, p in pairs][:SHOWN]}
-    if "pictures" in values:
-        pixels = np.clip(np.round(np.asarray(values["pictures"])[0]), 0, 255).astype(np.uint8)
+    if "images" in values:
+        pixels = np.clip(np.round(np.asarray(values["images"])[0]), 0, 255).astype(np.uint8)
         pixels = pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels
         return {"kind": "picture", "jpeg": _jpeg(pixels), "size": list(pixels.shape[:2])}
     return {

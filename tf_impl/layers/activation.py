@@ -41,6 +41,7 @@ def hardsigmoid(x):
     return tf.nn.relu6(x + 3) / 6  # mirror: sixth of its hard sigmoid
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Hardswish(keras.layers.Layer):
     """x relu6(x + 3) / 6, of any shape (arXiv:1905.02244, section 5.2)."""
 
@@ -48,6 +49,7 @@ class Hardswish(keras.layers.Layer):
         return _native("HardSwish", x, {}) if exporting() else x * hardsigmoid(x)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LeakyReLU(keras.layers.Layer):
     """x where it is positive, ``negative_slope`` x elsewhere.
 
@@ -64,3 +66,6 @@ class LeakyReLU(keras.layers.Layer):
             return tf.nn.leaky_relu(x, self.negative_slope)
         # mirror: slope of its leaky ReLU
         return tf.maximum(self.negative_slope * x, x)  # at 0 the gradient goes to the first, as in PyTorch
+
+    def get_config(self):
+        return {**super().get_config(), "negative_slope": self.negative_slope}

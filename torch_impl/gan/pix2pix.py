@@ -1,12 +1,12 @@
-"""pix2pix: translate one kind of picture into another with a U-Net that has to fool a discriminator of patches.
+"""pix2pix: translate one kind of image into another with a U-Net that has to fool a discriminator of patches.
 
 "Image-to-Image Translation with Conditional Adversarial Networks", 2016, arXiv:1611.07004.
 Parameter names: junyanz/pytorch-CycleGAN-and-pix2pix ``models/networks.py`` (BSD-2-Clause). The reference's in-place
-activation overwrites the skip tensor; the ReLU behind the concatenation makes that the same function.
+activation overwrites the skip tensor; the ReLU after the concatenation makes that the same function.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; the last axis is concatenated there.
-- A training step needs gradients of two losses: two ``backward`` calls here, two tapes in TensorFlow.
+- A training step needs gradients of two losses: two calls of ``lower`` here, two tapes in TensorFlow.
 """
 
 import functools
@@ -14,19 +14,29 @@ import functools
 import torch
 from torch import nn
 
-from torch_impl.layers.initialization import normal
+from torch_impl.gan._patchgan import (
+    NLayerDiscriminator,
+    PatchCriterion,
+    PixelDiscriminator,
+    ReconstructionCriterion,
+    TranslationPostProcess,
+    initialize,
+    linear_decay,
+    norm_layer,
+)
 from torch_impl.losses.adversarial import adversarial_loss
 from torch_impl.training.optimizers import Adam
+from torch_impl.training.players import Player
 
 __all__ = [
     "NLayerDiscriminator",
     "PatchCriterion",
     "Pix2Pix",
     "Pix2PixCriterion",
-    "Pix2PixPostProcess",
     "Pix2PixTrainer",
     "PixelDiscriminator",
     "ReconstructionCriterion",
+    "TranslationPostProcess",
     "UnetGenerator",
     "UnetSkipConnectionBlock",
     "linear_decay",
@@ -39,26 +49,17 @@ __all__ = [
     "unet_256",
 ]
 
-NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
-
-
-def norm_layer(norm: str):
-    """The normalisation of a name; a convolution before it has a bias only if it learns none itself."""
-    if norm not in NORMS:
-        raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
-    return NORMS[norm], norm == "instance"
-
 
 class UnetSkipConnectionBlock(nn.Module):
     """One level of the U-Net: halve the size, go through the level below, double the size, and append to the input.
 
     Args:
-        outer, inner: channels of the input (and the own output) and of the level below.
-        in_channels: channels of the input where they are not ``outer``.
+        outer, inner: channels of the own output (and of the input, unless ``in_channels`` says otherwise) and of the
+            level below.
         submodule: the level below; None for the innermost.
-        outermost: no activation before it, no skip around it, tanh behind it.
+        outermost: no activation before it, no skip around it, tanh after it.
         norm: "batch" or "instance".
-        dropout: rate behind the level.
+        dropout: rate after the level.
 
     x: (N, C, H, W) -> (N, C + outer, H, W), or (N, outer, H, W) for the outermost.
     """
@@ -99,7 +100,7 @@ class UnetGenerator(nn.Module):
     Args:
         num_downs: how often the size is halved; 8 takes 256 pixels to 1.
         width: channels of the outermost level; doubled up to eightfold.
-        in_chans, out_chans: channels of the pictures.
+        in_chans, out_chans: channels of the images.
         norm: "batch" or "instance".
         dropout: rate of the middle levels with eightfold width.
 
@@ -137,74 +138,6 @@ class UnetGenerator(nn.Module):
         return self.model(images)
 
 
-class NLayerDiscriminator(nn.Module):
-    """PatchGAN: a logit for every overlapping patch; 70 pixels wide for three layers (section 6.1.2).
-
-    Args:
-        in_chans: channels of both pictures together.
-        width: channels of the first layer; doubled up to eightfold.
-        layers: convolutions of stride 2.
-        norm: "batch" or "instance".
-
-    Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, 1, H', W'); 30 x 30 for three layers and 256 pixels.
-    """
-
-    def __init__(self, in_chans: int = 6, width: int = 64, layers: int = 3, norm: str = "batch"):
-        super().__init__()
-        make_norm, bias = norm_layer(norm)
-        model = [nn.Conv2d(in_chans, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        channels = width
-        for i in range(1, layers + 1):
-            wider = width * min(2**i, 8)
-            stride = 2 if i < layers else 1
-            model += [nn.Conv2d(channels, wider, 4, stride, 1, bias=bias), make_norm(wider), nn.LeakyReLU(0.2)]
-            channels = wider
-        model += [nn.Conv2d(channels, 1, 4, 1, 1)]
-        self.model = nn.Sequential(*model)
-        initialize(self)
-
-    def forward(self, images):
-        return self.model(images)
-
-
-class PixelDiscriminator(nn.Module):
-    """PixelGAN: a logit for every pixel on its own.
-
-    Args:
-        in_chans: channels of both pictures together.
-        width: channels of the first layer.
-        norm: "batch" or "instance".
-
-    Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, 1, H, W).
-    """
-
-    def __init__(self, in_chans: int = 6, width: int = 64, norm: str = "batch"):
-        super().__init__()
-        make_norm, bias = norm_layer(norm)
-        self.net = nn.Sequential(
-            nn.Conv2d(in_chans, width, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 1, bias=bias),
-            make_norm(2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 1, bias=bias),
-        )
-        initialize(self)
-
-    def forward(self, images):
-        return self.net(images)
-
-
-def initialize(model) -> None:
-    """Convolutions normal(0, 0.02), scales of batch normalisation normal(1, 0.02), biases 0."""
-    normal(model, std=0.02)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)
-
-
 class Pix2Pix(nn.Module):
     """Generator ``netG`` and conditional discriminator ``netD``.
 
@@ -214,7 +147,7 @@ class Pix2Pix(nn.Module):
         norm: "batch" or "instance", of both.
         layers: of the discriminator.
 
-    Inputs: ``A``, the pictures to translate, and ``B``, what they should become: (N, 3, H, W) float in [-1, 1].
+    Inputs: ``A``, the images to translate, and ``B``, what they should become: (N, 3, H, W) float in [-1, 1].
     Returns: dict: ``"fake_B"`` (N, 3, H, W), and the discriminator's logits on both pairs, ``"pred_fake"`` and
         ``"pred_real"`` (N, 1, H', W').
     """
@@ -235,10 +168,10 @@ class Pix2PixCriterion(nn.Module):
     """Both players' losses (equations 1 to 4).
 
     Args:
-        lambda_l1: weight of the distance to the real picture.
+        lambda_l1: weight of the distance to the real image.
         mode: see :func:`adversarial_loss`.
 
-    Inputs: ``outputs`` of :class:`Pix2Pix`; ``targets["B"]``, the real pictures.
+    Inputs: ``outputs`` of :class:`Pix2Pix`; ``targets["B"]``, the real images.
     Returns: dict of scalars: ``"D_fake"``, ``"D_real"``, their mean ``"D"``, ``"G_GAN"``, the weighted ``"G_L1"``,
         their sum ``"G"``, and ``"total"``, the sum of ``"D"`` and ``"G"``, which a training step lowers in turn.
     """
@@ -265,49 +198,6 @@ class Pix2PixCriterion(nn.Module):
         return {**losses, "total": losses["D"] + losses["G"]}
 
 
-class ReconstructionCriterion(nn.Module):
-    """The generator's distance to the real pictures alone.
-
-    Args:
-        weight: factor of the mean absolute difference.
-
-    Inputs: ``outputs`` (N, 3, H, W); ``targets["B"]``, the real pictures.
-    Returns: dict of scalars: ``"l1"``, ``"total"``.
-    """
-
-    def __init__(self, weight: float = 100.0):
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, outputs, targets):
-        l1 = self.weight * (outputs - targets["B"]).abs().mean()
-        return {"l1": l1, "total": l1}
-
-
-class PatchCriterion(nn.Module):
-    """A discriminator's loss on pairs that are all real.
-
-    Inputs: ``outputs``, logits (N, 1, H', W'); no targets.
-    Returns: dict of scalars: ``"real"``, ``"total"``.
-    """
-
-    def forward(self, outputs, targets):
-        real = adversarial_loss(outputs, True)
-        return {"real": real, "total": real}
-
-
-class Pix2PixPostProcess(nn.Module):
-    """Pictures for the screen.
-
-    Inputs: ``outputs`` of :class:`Pix2Pix` or of a generator, in [-1, 1].
-    Returns: dict: ``"pictures"`` (N, 3, H, W) float in [0, 255].
-    """
-
-    def forward(self, outputs):
-        images = outputs["fake_B"] if isinstance(outputs, dict) else outputs
-        return {"pictures": (images + 1) * 127.5}
-
-
 class Pix2PixTrainer:
     """Alternating training (section 3.3): first the discriminator, then the generator against the updated one.
 
@@ -315,17 +205,19 @@ class Pix2PixTrainer:
         model: a :class:`Pix2Pix`.
         criterion: its losses.
         learning_rate: of both players; see :func:`linear_decay`.
-
-    ``gradients`` holds the gradients of the last step by name: ``netD.*`` of ``"D"``, ``netG.*`` of ``"G"``.
     """
 
     def __init__(self, model, criterion=None, learning_rate: float = 2e-4):
         self.model = model
         self.criterion = Pix2PixCriterion() if criterion is None else criterion
-        self.generator, self.discriminator = (
-            Adam(net.parameters(), learning_rate, (0.5, 0.999)) for net in (model.netG, model.netD)
-        )
-        self.gradients = {}
+        adam = functools.partial(Adam, lr=learning_rate, betas=(0.5, 0.999))
+        self.generator = Player({"netG": model.netG}, adam)
+        self.discriminator = Player({"netD": model.netD}, adam)
+
+    @property
+    def gradients(self) -> dict:
+        """Those of the last step by name: ``netD.*`` of the loss ``"D"``, ``netG.*`` of ``"G"``."""
+        return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
         """One step of each player from ``inputs["A"]`` and ``targets["B"]``; the losses as each saw them."""
@@ -333,23 +225,10 @@ class Pix2PixTrainer:
         netG, netD = self.model.netG, self.model.netD
         fake_B = netG(A)
         losses = self.criterion.discriminator(netD(torch.cat((A, fake_B.detach()), 1)), netD(torch.cat((A, B), 1)))
-        self.discriminator.zero_grad()
-        losses["D"].backward()  # mirror: two tapes
-        self.discriminator.step()
-
-        netD.requires_grad_(False)
+        self.discriminator.lower(losses["D"])  # mirror: two tapes
         losses |= self.criterion.generator(netD(torch.cat((A, fake_B), 1)), fake_B, B)
-        self.generator.zero_grad()
-        losses["G"].backward()
-        self.generator.step()
-        netD.requires_grad_(True)
-        self.gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        self.generator.lower(losses["G"])
         return {**losses, "total": losses["D"] + losses["G"]}
-
-
-def linear_decay(epoch: int, constant: int = 100, decay: int = 100) -> float:
-    """Factor of the learning rate in an epoch counted from 0: 1 for ``constant`` epochs, then linear to 0."""
-    return 1.0 - max(0, epoch + 1 - constant) / (decay + 1)
 
 
 def translate(generator, images, mode: str = "train_stats"):
