@@ -1,7 +1,7 @@
 """A Keras model's tensors as numpy arrays under PyTorch's names and in PyTorch's layouts.
 
-Walking the attributes of a model (lists by index, dictionaries by key) gives the dotted names; each layer class declares
-the last part of a name and the order of the axes (``layers/names.py``). There is no table per model.
+Walking the attributes of a model (lists by index, dictionaries by key) gives the dotted names; each layer class
+declares the last part of a name and the order of the axes (``layers/names.py``). There is no table per model.
 
 Mirror notes:
 - PyTorch has ``state_dict`` of its own; here the attributes are walked.
@@ -72,7 +72,7 @@ def _shape(spec: keras.layers.InputSpec) -> tuple:
 
 
 def _symbolic(value):
-    """A symbolic tensor for an array or (shape without the batch, dtype); dictionaries and lists of them as they are."""
+    """A symbolic tensor for an array or (shape without the batch, dtype); the same in dictionaries and lists."""
     if isinstance(value, Mapping):
         return {key: _symbolic(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -23,6 +23,7 @@ import tf_impl.export
 import tf_impl.state
 import torch_impl.export
 import torch_impl.state
+from parity_tests.harness import vocabulary
 from weights import catalog, onnx_file
 
 __all__ = ["PyTorch", "TensorFlow", "channels_last"]
@@ -73,7 +74,7 @@ class Panel:
         }
         module = importlib.import_module(f"{self.package}.{entry.module}")
         with self._policy():
-            builder, options = getattr(module, entry.builder), {**entry.options, **options}
+            builder, options = self._spoken(module, {**entry.options, **options})
             if entry.kind == "loss":
                 self.model, self.criterion = self._place(self._identity()), self._place(builder(**options))
             else:
@@ -82,6 +83,10 @@ class Panel:
             self.postprocess = self._part(module, entry.postprocess, postprocess)
             self.trainer = getattr(module, entry.trainer) if entry.trainer else None
         self.trainer_options = dict(trainer or {})
+
+    def _spoken(self, module, options: Mapping):
+        """The builder and its options in the words of the framework; operators' layers have words of their own."""
+        return getattr(module, self.entry.builder), options
 
     def _part(self, module, name, options):
         return None if name is None else self._place(getattr(module, name)(**(options or {})))
@@ -326,6 +331,12 @@ class TensorFlow(Panel):
 
     def _place(self, layer):
         return layer
+
+    def _spoken(self, module, options):
+        if self.entry.kind != "operator":
+            return super()._spoken(module, options)
+        builder = getattr(module, vocabulary.CLASSES.get(self.entry.builder, self.entry.builder))
+        return builder, vocabulary.to_keras(options) if isinstance(builder, type) else options
 
     def _identity(self):
         return KerasFunction(lambda *values: dict(zip(self.entry.inputs, values, strict=True)), {})

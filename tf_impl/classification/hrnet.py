@@ -7,6 +7,7 @@ Parameter names: the authors' ``lib/models/cls_hrnet.py`` (MIT), the same as tim
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -15,12 +16,13 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf_impl.classification.resnet import NORMS, BasicBlock, Bottleneck
+from tf_impl.classification.resnet import BasicBlock, Bottleneck
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.resize import resize_bilinear, resize_nearest
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import choose_norm
+from tf_impl.layers.resize import map_size, resize_bilinear, resize_nearest
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -38,6 +40,8 @@ __all__ = [
     "hrnet_w64",
 ]
 
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal, bias_initializer="zeros")
+
 UPSAMPLE = {
     "nearest": resize_nearest,
     "bilinear": resize_bilinear,
@@ -46,25 +50,25 @@ UPSAMPLE = {
 HEADS = ("classification", "pose", "segmentation")
 
 
-def conv_bn(in_channels: int, out_channels: int, norm, kernel_size=3, stride=2, bias=False, relu=True):
+def conv_bn(filters: int, norm, kernel_size=3, strides=2, use_bias=False, relu=True):
     """Convolution that keeps the size at stride 1, normalisation, and ReLU if asked for."""
-    conv = Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias)
-    return keras.Sequential([conv, norm(out_channels), *([keras.layers.ReLU()] if relu else [])])
+    conv = CONV(filters, kernel_size, strides=strides, padding=kernel_size // 2, use_bias=use_bias)
+    return keras.Sequential([conv, norm(), *([keras.layers.ReLU()] if relu else [])])
 
 
-def blocks(block, depth: int, in_channels: int, planes: int, norm):
-    """Residual blocks at stride 1 in a row."""
-    widths = (in_channels, *(planes * block.expansion,) * (depth - 1))
-    return keras.Sequential([block(width, planes, norm=norm) for width in widths])
+def blocks(block, depth: int, planes: int, norm, project: bool = False):
+    """Residual blocks at stride 1 in a row; the first may have a projection."""
+    return keras.Sequential([block(planes, project=project and i == 0, norm=norm) for i in range(depth)])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class HRNetModule(keras.layers.Layer):
     """Residual blocks in every branch, then every output is the sum of all branches at its resolution (figure 4).
 
     Args:
         channels: widths of the branches, from the highest resolution to the lowest.
         depth: blocks of each branch.
-        norm: makes the normalisation of a number of channels.
+        norm: makes a normalisation.
         upsample: brings a map to a given size.
         outputs: number of branches, from the highest resolution, that come out.
 
@@ -74,18 +78,18 @@ class HRNetModule(keras.layers.Layer):
     def __init__(self, channels: tuple[int, ...], depth: int, norm, upsample, outputs: int, **kwargs):
         super().__init__(**kwargs)
         self.upsample = upsample
-        self.branches = [blocks(BasicBlock, depth, width, width, norm) for width in channels]
+        self.branches = [blocks(BasicBlock, depth, width, norm) for width in channels]
         rows = []
         for i in range(outputs):
             row = []
             for j, width in enumerate(channels):
                 if j > i:
-                    row.append(conv_bn(width, channels[i], norm, 1, 1, relu=False))
+                    row.append(conv_bn(channels[i], norm, 1, 1, relu=False))
                 elif j == i:
                     row.append(keras.layers.Identity())
                 else:
-                    steps = [conv_bn(width, width, norm) for _ in range(i - j - 1)]
-                    row.append(keras.Sequential([*steps, conv_bn(width, channels[i], norm, relu=False)]))
+                    steps = [conv_bn(width, norm) for _ in range(i - j - 1)]
+                    row.append(keras.Sequential([*steps, conv_bn(channels[i], norm, relu=False)]))
             rows.append(row)
         self.fuse_layers = rows
 
@@ -97,12 +101,13 @@ class HRNetModule(keras.layers.Layer):
             for j, layer in enumerate(row):
                 x = layer(maps[j], training=training)
                 if j > i:
-                    x = self.upsample(x, tuple(maps[i].shape[1:3]))
+                    x = self.upsample(x, map_size(maps[i]))
                 total = x if total is None else total + x
             fused.append(tf.nn.relu(total))
         return fused
 
 
+@keras.saving.register_keras_serializable("diptych")
 class HRNet(Backbone):
     """Stem, a stage of bottlenecks, three stages of parallel branches, and a head.
 
@@ -118,8 +123,7 @@ class HRNet(Backbone):
         head_planes: nominal widths of the bottlenecks of the classification head.
         fuse_upsample: "nearest" (classification, pose), "bilinear", or "bilinear_corners", with aligned corner centres.
         dropout: rate before the classifier.
-        norm: "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
-        norm_eps, norm_momentum: added to the variance inside the root; weight of the batch's running statistics.
+        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no head; return the branches.
@@ -142,9 +146,7 @@ class HRNet(Backbone):
         head_planes: tuple[int, int, int, int] = (32, 64, 128, 256),
         fuse_upsample: str = "nearest",
         dropout: float = 0.0,
-        norm: str = "batch",
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
+        norm="batch",
         norm_eval: bool = False,
         frozen_stages: int = -1,
         features_only: bool = False,
@@ -156,51 +158,50 @@ class HRNet(Backbone):
             raise ValueError(f"head={head!r} must be one of {HEADS}")
         if fuse_upsample not in UPSAMPLE:
             raise ValueError(f"fuse_upsample={fuse_upsample!r} must be one of {sorted(UPSAMPLE)}")
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.out_indices, self.upsample = tuple(out_indices), UPSAMPLE[fuse_upsample]
         self.head = None if features_only else head
-        constants = {"eps": norm_eps, **({"momentum": norm_momentum} if norm == "batch" else {})}
-        make_norm = functools.partial(NORMS[norm], **constants)
-        self.conv1 = Conv2d(in_chans, 64, 3, 2, 1, bias=False)  # mirror: padding is explicit
-        self.bn1 = make_norm(64)
-        self.conv2 = Conv2d(64, 64, 3, 2, 1, bias=False)
-        self.bn2 = make_norm(64)
-        self.layer1 = blocks(Bottleneck, stage1[0], 64, stage1[1], make_norm)
+        norm = choose_norm(norm)
+        self.conv1 = CONV(64, 3, strides=2, padding=1)  # mirror: padding is explicit
+        self.bn1 = norm()
+        self.conv2 = CONV(64, 3, strides=2, padding=1)
+        self.bn2 = norm()
+        self.layer1 = blocks(Bottleneck, stage1[0], stage1[1], norm, project=stage1[1] * Bottleneck.expansion != 64)
         widths = (stage1[1] * Bottleneck.expansion,)
         for i, count in enumerate(modules, start=1):
             before, widths = widths, tuple(channels * 2**j for j in range(i + 1))
             transition = []
             for j, width in enumerate(widths):
                 if j == len(before):
-                    transition.append(keras.Sequential([conv_bn(before[-1], width, make_norm)]))
+                    transition.append(keras.Sequential([conv_bn(width, norm)]))
                 else:
                     unchanged = width == before[j]
-                    transition.append(
-                        keras.layers.Identity() if unchanged else conv_bn(before[j], width, make_norm, stride=1)
-                    )
+                    transition.append(keras.layers.Identity() if unchanged else conv_bn(width, norm, strides=1))
             setattr(self, f"transition{i}", transition)
             stage = []
             for j in range(count):
                 last = i == 3 and j == count - 1 and self.head == "pose"
-                stage.append(HRNetModule(widths, depth, make_norm, self.upsample, 1 if last else len(widths)))
+                stage.append(HRNetModule(widths, depth, norm, self.upsample, 1 if last else len(widths)))
             setattr(self, f"stage{i + 1}", stage)
         if self.head == "classification":
             self.incre_modules = [
-                blocks(Bottleneck, 1, width, planes, make_norm)
+                blocks(
+                    Bottleneck, 1, planes, norm, project=planes * Bottleneck.expansion != width
+                )  # mirror: told whether
                 for width, planes in zip(widths, head_planes, strict=True)
             ]
             ends = [planes * Bottleneck.expansion for planes in head_planes]
-            self.downsamp_modules = [conv_bn(ends[i], ends[i + 1], make_norm, bias=True) for i in range(3)]
-            self.final_layer = conv_bn(ends[-1], 2 * ends[-1], make_norm, 1, 1, bias=True)
+            self.downsamp_modules = [conv_bn(ends[i + 1], norm, use_bias=True) for i in range(3)]
+            self.final_layer = conv_bn(2 * ends[-1], norm, 1, 1, use_bias=True)
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-            self.classifier = Linear(2 * ends[-1], num_classes)
+            self.classifier = Dense(num_classes)
         elif self.head == "pose":
-            self.final_layer = Conv2d(channels, num_classes, 1)
+            self.final_layer = CONV(num_classes, 1, use_bias=True)
         elif self.head == "segmentation":
-            joined = conv_bn(sum(widths), sum(widths), make_norm, 1, 1, bias=True)
-            self.last_layer = keras.Sequential([*joined.layers, Conv2d(sum(widths), num_classes, 1)])
-        kaiming_normal(self)
+            joined = conv_bn(sum(widths), norm, 1, 1, use_bias=True)
+            self.last_layer = keras.Sequential([*joined.layers, CONV(num_classes, 1, use_bias=True)])
+        self.channels = {f"c{i + 1}": widths[i - 1] for i in self.out_indices}
+        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
         self.freeze(norm_eval, frozen_stages)
 
     def levels(self) -> list:
@@ -237,7 +238,7 @@ class HRNet(Backbone):
         if self.head == "pose":
             return self.final_layer(maps[0])
         if self.head == "segmentation":
-            size = tuple(maps[0].shape[1:3])
+            size = map_size(maps[0])
             joined = tf.concat([maps[0], *(self.upsample(x, size) for x in maps[1:])], -1)
             return self.last_layer(joined, training=training)
         x = self.incre_modules[0](maps[0], training=training)
@@ -247,33 +248,33 @@ class HRNet(Backbone):
         return self.classifier(self.dropout(x, training=training))
 
 
-def hrnet_w18(**options) -> HRNet:
-    return HRNet(**{"channels": 18, **options})
+def hrnet_w18(channels=18, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w18_small_v2(**options) -> HRNet:
-    return HRNet(**{"channels": 18, "modules": (1, 3, 2), "depth": 2, "stage1": (2, 64), **options})
+def hrnet_w18_small_v2(channels=18, modules=(1, 3, 2), depth=2, stage1=(2, 64), **options) -> HRNet:
+    return HRNet(channels=channels, modules=modules, depth=depth, stage1=stage1, **options)
 
 
-def hrnet_w30(**options) -> HRNet:
-    return HRNet(**{"channels": 30, **options})
+def hrnet_w30(channels=30, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w32(**options) -> HRNet:
-    return HRNet(**{"channels": 32, **options})
+def hrnet_w32(channels=32, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w40(**options) -> HRNet:
-    return HRNet(**{"channels": 40, **options})
+def hrnet_w40(channels=40, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w44(**options) -> HRNet:
-    return HRNet(**{"channels": 44, **options})
+def hrnet_w44(channels=44, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w48(**options) -> HRNet:
-    return HRNet(**{"channels": 48, **options})
+def hrnet_w48(channels=48, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w64(**options) -> HRNet:
-    return HRNet(**{"channels": 64, **options})
+def hrnet_w64(channels=64, **options) -> HRNet:
+    return HRNet(channels=channels, **options)

@@ -5,6 +5,7 @@ Parameter names: timm ``res2net.py`` (Apache-2.0), the same as the authors' code
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -13,9 +14,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl.classification.resnet import ClassificationCriterion, ClassificationPostProcess, ResNet, shortcut
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.normalization import BatchNorm2d
-from tf_impl.layers.pooling import AvgPool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.normalization import BatchNormalization
+from tf_impl.layers.pooling import AveragePooling2D
 
 __all__ = [
     "Bottle2neck",
@@ -33,7 +35,10 @@ __all__ = [
     "res2next50",
 ]
 
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
 
+
+@keras.saving.register_keras_serializable("diptych")
 class Bottle2neck(keras.layers.Layer):
     """1x1 reduction, ``scale`` chunks of channels with a chain of 3x3 convolutions, 1x1 expansion, and a shortcut.
 
@@ -41,32 +46,34 @@ class Bottle2neck(keras.layers.Layer):
     last one is averaged over 3x3 pixels.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
-        stride, first_dilation: of the 3x3 convolutions.
-        dilation: not used; a block has one layer of 3x3 convolutions.
+        planes: nominal width of the block; ``4 * planes`` comes out.
+        strides, first_dilation: of the 3x3 convolutions.
+        dilation_rate: not used; a block has one layer of 3x3 convolutions.
+        project: whether the shortcut has a projection.
         groups, base_width: a chunk has ``planes * base_width // 64`` channels in each group.
-        norm: makes the normalisation of a number of channels.
-        avg_down: see :class:`tf_impl.classification.resnet.ResNet`.
+        norm: makes a normalisation.
+        avg_down, zero_init_residual: see :class:`tf_impl.classification.resnet.ResNet`.
         stride_in_1x1: only False.
         scale: number of chunks; 1 leaves one convolution over all channels.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), 4 * planes).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
 
     expansion = 4
 
     def __init__(
         self,
-        in_channels: int,
         planes: int,
-        stride: int = 1,
-        dilation: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
         first_dilation: int = 1,
+        project: bool = False,
         groups: int = 1,
         base_width: int = 26,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         avg_down: bool = False,
         stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
         scale: int = 4,
         **kwargs,
     ):
@@ -74,21 +81,25 @@ class Bottle2neck(keras.layers.Layer):
         if stride_in_1x1:
             raise ValueError(f"Bottle2neck has stride_in_1x1=False only; stride_in_1x1={stride_in_1x1}")
         self.width, self.scale = planes * base_width // 64 * groups, scale
-        out_channels = planes * self.expansion
-        self.conv1 = Conv2d(in_channels, self.width * scale, 1, bias=False)
-        self.bn1 = norm(self.width * scale)
+        filters = planes * self.expansion
+        self.conv1 = CONV(self.width * scale, 1)
+        self.bn1 = norm()
         convs, bns = [], []
         for _ in range(max(scale - 1, 1)):
             # mirror: padding is explicit
-            convs.append(Conv2d(self.width, self.width, 3, stride, first_dilation, first_dilation, groups, bias=False))
-            bns.append(norm(self.width))
+            convs.append(
+                CONV(
+                    self.width, 3, strides=strides, padding=first_dilation, dilation_rate=first_dilation, groups=groups
+                )
+            )
+            bns.append(norm())
         self.convs, self.bns = convs, bns
-        self.conv3 = Conv2d(self.width * scale, out_channels, 1, bias=False)
-        self.bn3 = norm(out_channels)
+        self.conv3 = CONV(filters, 1)
+        self.bn3 = norm(gamma_initializer="zeros" if zero_init_residual else "ones")
         self.pool = self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.pool = AvgPool2d(3, stride, 1)
-            self.downsample = shortcut(in_channels, out_channels, stride, norm, avg_down)
+        if project:  # mirror: told whether
+            self.pool = AveragePooling2D(3, strides, padding=1)
+            self.downsample = shortcut(filters, strides, norm, avg_down)
 
     def call(self, x, training=False):
         identity = x if self.downsample is None else self.downsample(x, training=training)
@@ -104,6 +115,7 @@ class Bottle2neck(keras.layers.Layer):
         return tf.nn.relu(y + identity)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Res2Net(ResNet):
     """Stem, four stages, linear classifier.
 
@@ -111,7 +123,6 @@ class Res2Net(ResNet):
         layers: blocks of each stage.
         scale: see :class:`Bottle2neck`.
         base_width: see :class:`Bottle2neck`.
-        zero_init_residual: the last normalisation of each block starts with scale 0.
         options: of :class:`tf_impl.classification.resnet.ResNet`, whose inputs and results these are.
     """
 
@@ -120,49 +131,42 @@ class Res2Net(ResNet):
         layers: tuple[int, ...],
         scale: int = 4,
         base_width: int = 26,
-        zero_init_residual: bool = False,
         **options,
     ):
-        block = functools.partial(Bottle2neck, scale=scale)
-        block.expansion = Bottle2neck.expansion
-        super().__init__(block, layers, base_width=base_width, **options)
-        if zero_init_residual:
-            for layer in self._flatten_layers():
-                if isinstance(layer, Bottle2neck):
-                    layer.bn3.gamma_initializer = "zeros"
+        super().__init__(functools.partial(Bottle2neck, scale=scale), layers, base_width=base_width, **options)
 
 
-def res2net50_26w_4s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 26, "scale": 4, **options})
+def res2net50_26w_4s(layers=(3, 4, 6, 3), base_width=26, scale=4, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_48w_2s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 48, "scale": 2, **options})
+def res2net50_48w_2s(layers=(3, 4, 6, 3), base_width=48, scale=2, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_14w_8s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 14, "scale": 8, **options})
+def res2net50_14w_8s(layers=(3, 4, 6, 3), base_width=14, scale=8, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_26w_6s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 26, "scale": 6, **options})
+def res2net50_26w_6s(layers=(3, 4, 6, 3), base_width=26, scale=6, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_26w_8s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 26, "scale": 8, **options})
+def res2net50_26w_8s(layers=(3, 4, 6, 3), base_width=26, scale=8, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net101_26w_4s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 23, 3), "base_width": 26, "scale": 4, **options})
+def res2net101_26w_4s(layers=(3, 4, 23, 3), base_width=26, scale=4, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_v1b(**options) -> Res2Net:
-    return res2net50_26w_4s(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def res2net50_v1b(deep_stem=(32, 32, 64), avg_down=True, **options) -> Res2Net:
+    return res2net50_26w_4s(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def res2net101_v1b(**options) -> Res2Net:
-    return res2net101_26w_4s(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def res2net101_v1b(deep_stem=(32, 32, 64), avg_down=True, **options) -> Res2Net:
+    return res2net101_26w_4s(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def res2next50(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "groups": 8, "base_width": 4, "scale": 4, **options})
+def res2next50(layers=(3, 4, 6, 3), groups=8, base_width=4, scale=4, **options) -> Res2Net:
+    return Res2Net(layers=layers, groups=groups, base_width=base_width, scale=scale, **options)

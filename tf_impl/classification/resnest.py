@@ -5,6 +5,7 @@ Parameter names: the authors' ``resnest/torch/models`` (Apache-2.0) and timm ``r
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -14,9 +15,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl.classification.resnet import ClassificationCriterion, ClassificationPostProcess, ResNet, shortcut
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.normalization import BatchNorm2d
-from tf_impl.layers.pooling import AvgPool2d, adaptive_avg_pool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.normalization import BatchNormalization
+from tf_impl.layers.pooling import AveragePooling2D, adaptive_avg_pool2d
 
 __all__ = [
     "ClassificationCriterion",
@@ -34,39 +36,51 @@ __all__ = [
     "resnest269",
 ]
 
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
 
+
+@keras.saving.register_keras_serializable("diptych")
 class SplitAttention(keras.layers.Layer):
     """3x3 convolution into R maps of C channels, and their sum weighed per channel by a softmax over the R (figure 2).
 
     Args:
         channels: width C of the input and of the result.
-        stride, dilation: of the convolution.
+        strides, dilation_rate: of the convolution.
         radix: number R of maps; 1 makes the attention a sigmoid.
         cardinality: number of channel groups, which divide every map.
-        norm: makes the normalisation of a number of channels.
+        norm: makes a normalisation.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), C).
     """
 
     def __init__(
         self,
         channels: int,
-        stride: int = 1,
-        dilation: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
         radix: int = 2,
         cardinality: int = 1,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.channels, self.radix, self.cardinality = channels, radix, cardinality
         hidden = max(channels * radix // 4, 32)
         # mirror: padding is explicit
-        self.conv = Conv2d(channels, channels * radix, 3, stride, dilation, dilation, cardinality * radix, bias=False)
-        self.bn0 = norm(channels * radix)
-        self.fc1 = Conv2d(channels, hidden, 1, groups=cardinality)
-        self.bn1 = norm(hidden)
-        self.fc2 = Conv2d(hidden, channels * radix, 1, groups=cardinality)
+        self.conv = CONV(
+            channels * radix,
+            3,
+            strides=strides,
+            padding=dilation_rate,
+            dilation_rate=dilation_rate,
+            groups=cardinality * radix,
+        )
+        self.bn0 = norm()
+        self.fc1 = Conv2D(hidden, 1, groups=cardinality, kernel_initializer=KaimingNormal, bias_initializer="zeros")
+        self.bn1 = norm()
+        self.fc2 = Conv2D(
+            channels * radix, 1, groups=cardinality, kernel_initializer=KaimingNormal, bias_initializer="zeros"
+        )
 
     def call(self, x, training=False):
         x = tf.nn.relu(self.bn0(self.conv(x), training=training))
@@ -85,37 +99,40 @@ class SplitAttention(keras.layers.Layer):
         return sum(maps[1:], start=maps[0])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ResNeStBottleneck(keras.layers.Layer):
     """1x1 reduction, :class:`SplitAttention`, 1x1 expansion by four, and a shortcut; an average pool has the stride.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
-        stride: of the average pool.
-        dilation: not used; a block has one 3x3 convolution.
+        planes: nominal width of the block; ``4 * planes`` comes out.
+        strides: of the average pool.
+        dilation_rate: not used; a block has one 3x3 convolution.
         first_dilation: of the 3x3 convolution.
+        project: whether the shortcut has a projection.
         groups, base_width: there are ``groups * (planes * base_width // 64)`` channels between the 1x1 convolutions.
-        norm: makes the normalisation of a number of channels.
-        avg_down: see :class:`tf_impl.classification.resnet.ResNet`.
+        norm: makes a normalisation.
+        avg_down, zero_init_residual: see :class:`tf_impl.classification.resnet.ResNet`.
         stride_in_1x1: only False.
         radix, avd, avd_first: see :class:`ResNeSt`.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), 4 * planes).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
 
     expansion = 4
 
     def __init__(
         self,
-        in_channels: int,
         planes: int,
-        stride: int = 1,
-        dilation: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
         first_dilation: int = 1,
+        project: bool = False,
         groups: int = 1,
         base_width: int = 64,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         avg_down: bool = True,
         stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
         radix: int = 2,
         avd: bool = True,
         avd_first: bool = False,
@@ -124,17 +141,15 @@ class ResNeStBottleneck(keras.layers.Layer):
         super().__init__(**kwargs)
         if stride_in_1x1:
             raise ValueError(f"ResNeStBottleneck has stride_in_1x1=False only; stride_in_1x1={stride_in_1x1}")
-        width, out_channels = planes * base_width // 64 * groups, planes * self.expansion
+        width, filters = planes * base_width // 64 * groups, planes * self.expansion
         self.avd_first = avd_first
-        self.conv1 = Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = norm(width)
-        self.conv2 = SplitAttention(width, 1 if avd else stride, first_dilation, radix, groups, norm)
-        self.pool = AvgPool2d(3, stride, 1) if avd and stride > 1 else None
-        self.conv3 = Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = norm(out_channels)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = shortcut(in_channels, out_channels, stride, norm, avg_down)
+        self.conv1 = CONV(width, 1)
+        self.bn1 = norm()
+        self.conv2 = SplitAttention(width, 1 if avd else strides, first_dilation, radix, groups, norm)
+        self.pool = AveragePooling2D(3, strides, padding=1) if avd and strides > 1 else None
+        self.conv3 = CONV(filters, 1)
+        self.bn3 = norm(gamma_initializer="zeros" if zero_init_residual else "ones")
+        self.downsample = shortcut(filters, strides, norm, avg_down) if project else None  # mirror: told whether
 
     def call(self, x, training=False):
         identity = x if self.downsample is None else self.downsample(x, training=training)
@@ -148,6 +163,7 @@ class ResNeStBottleneck(keras.layers.Layer):
         return tf.nn.relu(y + identity)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ResNeSt(ResNet):
     """Stem, four stages, linear classifier.
 
@@ -160,7 +176,6 @@ class ResNeSt(ResNet):
             too, where dilation replaces it.
         avd_first: the pool comes before the split attention.
         dropout: rate before the classifier.
-        zero_init_residual: the last normalisation of each block starts with scale 0.
         options: of :class:`tf_impl.classification.resnet.ResNet`, whose inputs and results these are; ``groups`` is
             the cardinality.
     """
@@ -174,20 +189,14 @@ class ResNeSt(ResNet):
         avd: bool = True,
         avd_first: bool = False,
         dropout: float = 0.0,
-        zero_init_residual: bool = False,
         **options,
     ):
         block = functools.partial(ResNeStBottleneck, radix=radix, avd=avd, avd_first=avd_first)
-        block.expansion = ResNeStBottleneck.expansion
         super().__init__(block, layers, deep_stem=deep_stem, avg_down=avg_down, **options)
         for stage in (self.layer2, self.layer3, self.layer4):
             if avd and stage.layers[0].pool is None:
-                stage.layers[0].pool = AvgPool2d(3, 1, 1)
+                stage.layers[0].pool = AveragePooling2D(3, 1, padding=1)
         self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-        if zero_init_residual:
-            for layer in self._flatten_layers():
-                if isinstance(layer, ResNeStBottleneck):
-                    layer.bn3.gamma_initializer = "zeros"
 
     def call(self, images, training=False):
         maps = self.forward_features(images, training)
@@ -196,33 +205,33 @@ class ResNeSt(ResNet):
         return self.fc(self.dropout(tf.reduce_mean(maps["c5"], (1, 2)), training=training))  # mirror: NHWC
 
 
-def resnest14(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (1, 1, 1, 1), **options})
+def resnest14(layers=(1, 1, 1, 1), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, **options)
 
 
-def resnest26(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (2, 2, 2, 2), **options})
+def resnest26(layers=(2, 2, 2, 2), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, **options)
 
 
-def resnest50(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 4, 6, 3), **options})
+def resnest50(layers=(3, 4, 6, 3), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, **options)
 
 
-def resnest101(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 4, 23, 3), "deep_stem": (64, 64, 128), **options})
+def resnest101(layers=(3, 4, 23, 3), deep_stem=(64, 64, 128), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, deep_stem=deep_stem, **options)
 
 
-def resnest200(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 24, 36, 3), "deep_stem": (64, 64, 128), **options})
+def resnest200(layers=(3, 24, 36, 3), deep_stem=(64, 64, 128), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, deep_stem=deep_stem, **options)
 
 
-def resnest269(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 30, 48, 8), "deep_stem": (64, 64, 128), **options})
+def resnest269(layers=(3, 30, 48, 8), deep_stem=(64, 64, 128), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, deep_stem=deep_stem, **options)
 
 
-def resnest50_fast_1s4x24d(**options) -> ResNeSt:
-    return resnest50(**{"radix": 1, "groups": 4, "base_width": 24, "avd_first": True, **options})
+def resnest50_fast_1s4x24d(radix=1, groups=4, base_width=24, avd_first=True, **options) -> ResNeSt:
+    return resnest50(radix=radix, groups=groups, base_width=base_width, avd_first=avd_first, **options)
 
 
-def resnest50_fast_4s2x40d(**options) -> ResNeSt:
-    return resnest50(**{"radix": 4, "groups": 2, "base_width": 40, "avd_first": True, **options})
+def resnest50_fast_4s2x40d(radix=4, groups=2, base_width=40, avd_first=True, **options) -> ResNeSt:
+    return resnest50(radix=radix, groups=groups, base_width=base_width, avd_first=avd_first, **options)

@@ -1,4 +1,4 @@
-"""ResNet: stages of residual blocks; also its wide, grouped (ResNeXt) and "bag of tricks" (-B, -C, -D) forms.
+"""ResNet: stages of residual blocks; also its wide, grouped (ResNeXt) and "bag of tricks" (-B, -C, -D) variants.
 
 "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385; "Wide Residual Networks", 2016,
 arXiv:1605.07146; "Aggregated Residual Transformations for Deep Neural Networks", 2016, arXiv:1611.05431; "Bag of Tricks
@@ -8,6 +8,7 @@ Parameter names: torchvision ``models/resnet.py`` (BSD-3); deep stem and average
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -17,13 +18,13 @@ import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
 from tf_impl.layers.context import ContextBlock
-from tf_impl.layers.convolution import Conv2d
+from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.deform_conv import DeformConv2dPack, ModulatedDeformConv2dPack
 from tf_impl.layers.generalized_attention import GeneralizedAttention
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d, FrozenBatchNorm2d, GroupNorm
-from tf_impl.layers.pooling import AvgPool2d, max_pool2d
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization, choose_norm
+from tf_impl.layers.pooling import AveragePooling2D, MaxPooling2D
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -59,53 +60,89 @@ __all__ = [
     "wide_resnet101_2",
 ]
 
-NORMS = {
-    "batch": BatchNorm2d,
-    "frozen": FrozenBatchNorm2d,
-    "group": functools.partial(GroupNorm, 32),
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
+DEFORM = {
+    name: functools.partial(layer, use_bias=False)
+    for name, layer in (("v1", DeformConv2dPack), ("v2", ModulatedDeformConv2dPack))
 }
-DEFORM = {"v1": DeformConv2dPack, "v2": ModulatedDeformConv2dPack}
 
 
-def shortcut(in_channels: int, out_channels: int, stride: int, norm, avg_down: bool):
+def expansion(block) -> int:
+    """Width of what a block returns over its nominal width; of a class or of a partial of one."""
+    return getattr(block, "func", block).expansion
+
+
+def stage_dilations(output_stride: int, dilations=None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and dilations of the four stages.
+
+    Raises:
+        ValueError: if ``output_stride`` is not 8, 16 or 32, or ``dilations`` are not four.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
+    if dilations is None:
+        dilations = tuple(max(stride // output_stride, 1) for stride in (4, 8, 16, 32))
+    if len(dilations) != 4:
+        raise ValueError(f"dilations={tuple(dilations)} must be four, one for each stage")
+    return (1, *(1 if dilation > 1 else 2 for dilation in dilations[1:])), tuple(dilations)
+
+
+def shortcut(filters: int, strides: int, norm, avg_down: bool):
     """Projection of the shortcut: 1x1 convolution with the stride (-B), or an average pool before it (-D)."""
     if not avg_down:
-        return keras.Sequential([Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels)])
+        return keras.Sequential([CONV(filters, 1, strides=strides), norm()])
     # a last odd row or column is kept, and averaged over what there is of it
     pool = keras.layers.Identity()
-    if stride > 1:
-        pool = AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
-    return keras.Sequential([pool, Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels)])
+    if strides > 1:
+        pool = AveragePooling2D(2, strides, ceil_mode=True, count_include_pad=False)
+    return keras.Sequential([pool, CONV(filters, 1), norm()])
 
 
+def deep_convs(widths: tuple[int, int, int], norm) -> list[keras.layers.Layer]:
+    """Three 3x3 convolutions, the first two with normalisation and ReLU."""
+    first, second, third = widths
+    return [
+        CONV(first, 3, strides=2, padding=1),
+        norm(),
+        keras.layers.ReLU(),
+        CONV(second, 3, padding=1),
+        norm(),
+        keras.layers.ReLU(),
+        CONV(third, 3, padding=1),
+    ]
+
+
+@keras.saving.register_keras_serializable("diptych")
 class BasicBlock(keras.layers.Layer):
     """Two 3x3 convolutions and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and of the convolutions; ``planes`` comes out.
-        stride, first_dilation: of the first convolution.
-        dilation: of the second convolution.
+        planes: width of the convolutions.
+        strides, first_dilation: of the first convolution.
+        dilation_rate: of the second convolution.
+        project: whether the shortcut has a projection.
         groups, base_width: only 1 and 64, see :class:`Bottleneck`.
-        norm: makes the normalisation of a number of channels.
-        avg_down, stride_in_1x1: see :class:`ResNet`; the second means nothing here.
+        norm: makes a normalisation.
+        avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`; the second means nothing here.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), planes).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), planes).
     """
 
     expansion = 1
 
     def __init__(
         self,
-        in_channels: int,
         planes: int,
-        stride: int = 1,
-        dilation: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
         first_dilation: int = 1,
+        project: bool = False,
         groups: int = 1,
         base_width: int = 64,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         avg_down: bool = False,
         stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -113,13 +150,11 @@ class BasicBlock(keras.layers.Layer):
             raise ValueError(
                 f"BasicBlock has groups=1 and base_width=64 only; groups={groups}, base_width={base_width}"
             )
-        self.conv1 = Conv2d(in_channels, planes, 3, stride, first_dilation, first_dilation, bias=False)
-        self.bn1 = norm(planes)
-        self.conv2 = Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
-        self.bn2 = norm(planes)
-        self.downsample = None
-        if stride != 1 or in_channels != planes:
-            self.downsample = shortcut(in_channels, planes, stride, norm, avg_down)
+        self.conv1 = CONV(planes, 3, strides=strides, padding=first_dilation, dilation_rate=first_dilation)
+        self.bn1 = norm()
+        self.conv2 = CONV(planes, 3, padding=dilation_rate, dilation_rate=dilation_rate)
+        self.bn2 = norm(gamma_initializer="zeros" if zero_init_residual else "ones")
+        self.downsample = shortcut(planes, strides, norm, avg_down) if project else None
 
     def call(self, x, training=False):
         identity = x if self.downsample is None else self.downsample(x, training=training)
@@ -128,57 +163,59 @@ class BasicBlock(keras.layers.Layer):
         return tf.nn.relu(y + identity)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Bottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion by four, and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
-        stride, first_dilation: of the 3x3 convolution.
-        dilation: not used; a :class:`BasicBlock` has a second 3x3 convolution.
+        planes: nominal width of the block; ``4 * planes`` comes out.
+        strides, first_dilation: of the 3x3 convolution.
+        dilation_rate: not used; a :class:`BasicBlock` has a second 3x3 convolution.
+        project: whether the shortcut has a projection.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
-        norm: makes the normalisation of a number of channels.
-        avg_down, stride_in_1x1: see :class:`ResNet`.
-        deform: makes a deformable convolution in place of the 3x3 one, or None.
-        plugins: (name, position, layer of a number of channels); position is "after_conv1" or "after_conv2", behind the
-            ReLU, or "after_conv3", before the shortcut is added. The layer becomes an attribute of that name.
+        norm: makes a normalisation.
+        avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`.
+        conv: makes the 3x3 convolution.
+        plugins: (name, position, layer); position is "after_conv1" or "after_conv2", after the ReLU, or "after_conv3",
+            before the shortcut is added. What ``layer()`` makes becomes an attribute of that name.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), 4 * planes).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
 
     expansion = 4
 
     def __init__(
         self,
-        in_channels: int,
         planes: int,
-        stride: int = 1,
-        dilation: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
         first_dilation: int = 1,
+        project: bool = False,
         groups: int = 1,
         base_width: int = 64,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         avg_down: bool = False,
         stride_in_1x1: bool = False,
-        deform=None,
+        zero_init_residual: bool = False,
+        conv=CONV,
         plugins: tuple[tuple, ...] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
-        width, out_channels = int(planes * base_width / 64) * groups, planes * self.expansion
-        stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)  # -A, Caffe; -B, torchvision
-        self.conv1 = Conv2d(in_channels, width, 1, stride1, bias=False)
-        self.bn1 = norm(width)
-        conv3x3 = Conv2d if deform is None else deform
-        self.conv2 = conv3x3(width, width, 3, stride2, first_dilation, first_dilation, groups, bias=False)
-        self.bn2 = norm(width)
-        self.conv3 = Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = norm(out_channels)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = shortcut(in_channels, out_channels, stride, norm, avg_down)
+        width, filters = int(planes * base_width / 64) * groups, planes * self.expansion
+        strides1, strides2 = (strides, 1) if stride_in_1x1 else (1, strides)  # -A, Caffe; -B, torchvision
+        self.conv1 = CONV(width, 1, strides=strides1)
+        self.bn1 = norm()
+        self.conv2 = conv(
+            width, 3, strides=strides2, padding=first_dilation, dilation_rate=first_dilation, groups=groups
+        )
+        self.bn2 = norm()
+        self.conv3 = CONV(filters, 1)
+        self.bn3 = norm(gamma_initializer="zeros" if zero_init_residual else "ones")
+        self.downsample = shortcut(filters, strides, norm, avg_down) if project else None
         self.plugins = [(name, position) for name, position, _ in plugins]
-        for name, position, layer in plugins:
-            setattr(self, name, layer(out_channels if position == "after_conv3" else width))
+        for name, _, layer in plugins:
+            setattr(self, name, layer())
 
     def plugged(self, x, position: str):
         """The plugins of a position, one after the other."""
@@ -194,6 +231,7 @@ class Bottleneck(keras.layers.Layer):
         return tf.nn.relu(y + identity)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ResNet(Backbone):
     """Stem, four stages, linear classifier.
 
@@ -208,15 +246,14 @@ class ResNet(Backbone):
         avg_down: average pool before the projection of the shortcut (-D).
         stride_in_1x1: stride on the first 1x1 convolution (-A) instead of the 3x3 one (-B).
         output_stride: 32, 16 or 8; strides beyond it become dilations.
+        dilations: of every stage, in place of ``output_stride``; a stage with one beyond 1 has no stride.
         contract_dilation: a dilated stage's first block keeps the dilation of the stage before (torchvision, timm).
-        norm: "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
-        norm_eps: added to the variance inside the root.
+        multi_grid: dilations of the last stage's blocks, in place of the stage's own (arXiv:1706.05587, section 3.3).
+        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         zero_init_residual: the last normalisation of each block starts with scale 0.
-        deform: "v1" or "v2": deformable 3x3 convolutions, without and with a mask (arXiv:1703.06211, arXiv:1811.11168).
-        deform_groups: groups of offsets of each.
-        deform_stages: which of the four stages have them.
+        conv: what makes the 3x3 convolutions of the bottlenecks, or four of them, one for each stage.
         plugins: dicts of ``"name"``, ``"position"``, ``"layer"``, see :class:`Bottleneck`, and ``"stages"``, which of
             the four have it (arXiv:1904.11492, for one).
         features_only: no classifier; return the feature maps instead of logits.
@@ -239,98 +276,89 @@ class ResNet(Backbone):
         avg_down: bool = False,
         stride_in_1x1: bool = False,
         output_stride: int = 32,
+        dilations: tuple[int, ...] | None = None,
         contract_dilation: bool = True,
-        norm: str = "batch",
-        norm_eps: float = 1e-5,
+        multi_grid: tuple[int, ...] | None = None,
+        norm="batch",
         norm_eval: bool = False,
         frozen_stages: int = -1,
         zero_init_residual: bool = False,
-        deform: str | None = None,
-        deform_groups: int = 1,
-        deform_stages: tuple[bool, bool, bool, bool] = (False, True, True, True),
+        conv=CONV,
         plugins: tuple[dict, ...] = (),
         features_only: bool = False,
         out_indices: tuple[int, ...] = (1, 2, 3, 4),
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
-        if deform not in (None, *DEFORM):
-            raise ValueError(f"deform={deform!r} must be None or one of {sorted(DEFORM)}")
-        if block is BasicBlock and (deform or plugins):
-            raise ValueError("deform and plugins need a Bottleneck; BasicBlock has neither")
+        strides, dilations = stage_dilations(output_stride, dilations)
+        if multi_grid is not None and len(multi_grid) != layers[-1]:
+            raise ValueError(f"multi_grid={tuple(multi_grid)} must have one dilation for each of {layers[-1]} blocks")
+        convs = tuple(conv) if isinstance(conv, (list, tuple)) else (conv,) * 4
+        if block is BasicBlock and (set(convs) != {CONV} or plugins):
+            raise ValueError("conv and plugins need a Bottleneck; BasicBlock has neither")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        self.deep_stem = deep_stem is not None
-        make_norm = functools.partial(NORMS[norm], eps=norm_eps)
-        if deep_stem is None:
-            channels = planes[0]
-            self.conv1 = Conv2d(in_chans, channels, 7, 2, 3, bias=False)  # mirror: padding is explicit
-        else:
-            first, second, channels = deep_stem
-            self.conv1 = keras.Sequential(
-                [
-                    Conv2d(in_chans, first, 3, 2, 1, bias=False),
-                    make_norm(first),
-                    keras.layers.ReLU(),
-                    Conv2d(first, second, 3, 1, 1, bias=False),
-                    make_norm(second),
-                    keras.layers.ReLU(),
-                    Conv2d(second, channels, 3, 1, 1, bias=False),
-                ]
-            )
-        self.bn1 = make_norm(channels)
-        reached, dilation = 4, 1
+        norm = choose_norm(norm)
+        channels = planes[0] if deep_stem is None else deep_stem[-1]
+        self.make_stem(channels, deep_stem, norm)
+        self.maxpool = MaxPooling2D(3, 2, padding=1)
+        stride, first_dilation, widths, reached = 4, 1, {}, {}
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
-            stride, first_dilation = 1 if i == 0 else 2, dilation
-            if reached * stride > output_stride:
-                dilation, stride = dilation * stride, 1
-            reached *= stride
-            extras = {}
-            if deform and deform_stages[i]:
-                extras["deform"] = functools.partial(DEFORM[deform], deform_groups=deform_groups)
             chosen = [plugin for plugin in plugins if plugin["stages"][i]]
+            extras = {"conv": convs[i]} if convs[i] is not CONV else {}
             if chosen:
                 extras["plugins"] = tuple((plugin["name"], plugin["position"], plugin["layer"]) for plugin in chosen)
+            grid = tuple(multi_grid) if multi_grid is not None and i == 3 else (dilations[i],) * depth
+            if (multi_grid is not None and i == 3) or not contract_dilation:
+                first_dilation = grid[0]
             blocks = []
             for j in range(depth):
                 blocks.append(
                     block(
-                        channels,
                         width,
-                        stride if j == 0 else 1,
-                        dilation,
-                        first_dilation if j == 0 and contract_dilation else dilation,
-                        groups,
-                        base_width,
-                        make_norm,
-                        avg_down,
-                        stride_in_1x1,
+                        strides[i] if j == 0 else 1,
+                        grid[j],
+                        first_dilation if j == 0 else grid[j],
+                        project=j == 0
+                        and (strides[i] != 1 or channels != width * expansion(block)),  # mirror: told whether
+                        groups=groups,
+                        base_width=base_width,
+                        norm=norm,
+                        avg_down=avg_down,
+                        stride_in_1x1=stride_in_1x1,
+                        zero_init_residual=zero_init_residual,
                         **extras,
                     )
                 )
-                channels = width * block.expansion
+                channels = width * expansion(block)
             setattr(self, f"layer{i + 1}", keras.Sequential(blocks))
+            stride, first_dilation = stride * strides[i], dilations[i]
+            widths[f"c{i + 2}"], reached[f"c{i + 2}"] = channels, stride
+        names = [f"c{i + 1}" for i in self.out_indices]
+        self.channels, self.strides = ({name: found[name] for name in names} for found in (widths, reached))
         if not features_only:
-            self.fc = Linear(channels, num_classes)
-        kaiming_normal(self)
-        if zero_init_residual:
-            for layer in self._flatten_layers():
-                if isinstance(layer, (BasicBlock, Bottleneck)):
-                    (layer.bn2 if block is BasicBlock else layer.bn3).gamma_initializer = "zeros"
+            self.fc = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages)
+
+    def make_stem(self, filters: int, deep_stem, norm) -> None:
+        """The layers before the pool."""
+        if deep_stem is None:
+            self.conv1 = CONV(filters, 7, strides=2, padding=3)  # mirror: padding is explicit
+        else:
+            self.conv1 = keras.Sequential(deep_convs(deep_stem, norm))
+        self.bn1 = norm()
+
+    def forward_stem(self, images, training=False):
+        """(N, H, W, in_chans) -> (N, ceil(H / 4), ceil(W / 4), C)."""
+        x = self.bn1(self.conv1(images, training=training), training=training)
+        return self.maxpool(tf.nn.relu(x))
 
     def levels(self) -> list:
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward_features(self, images, training=False) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        x = self.conv1(images, training=training) if self.deep_stem else self.conv1(images)
-        x = tf.nn.relu(self.bn1(x, training=training))
-        x = max_pool2d(x, 3, 2, 1)
-        maps = {}
+        x, maps = self.forward_stem(images, training), {}
         for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
             if i > max(self.out_indices):
                 break
@@ -344,97 +372,108 @@ class ResNet(Backbone):
         return maps if self.features_only else self.fc(tf.reduce_mean(maps["c5"], (1, 2)))  # mirror: NHWC
 
 
-def resnet18(**options) -> ResNet:
-    return ResNet(BasicBlock, **{"layers": (2, 2, 2, 2), **options})
+def resnet18(layers=(2, 2, 2, 2), **options) -> ResNet:
+    return ResNet(BasicBlock, layers, **options)
 
 
-def resnet34(**options) -> ResNet:
-    return ResNet(BasicBlock, **{"layers": (3, 4, 6, 3), **options})
+def resnet34(layers=(3, 4, 6, 3), **options) -> ResNet:
+    return ResNet(BasicBlock, layers, **options)
 
 
-def resnet50(**options) -> ResNet:
-    return ResNet(Bottleneck, **{"layers": (3, 4, 6, 3), **options})
+def resnet50(layers=(3, 4, 6, 3), **options) -> ResNet:
+    return ResNet(Bottleneck, layers, **options)
 
 
-def resnet101(**options) -> ResNet:
-    return ResNet(Bottleneck, **{"layers": (3, 4, 23, 3), **options})
+def resnet101(layers=(3, 4, 23, 3), **options) -> ResNet:
+    return ResNet(Bottleneck, layers, **options)
 
 
-def resnet152(**options) -> ResNet:
-    return ResNet(Bottleneck, **{"layers": (3, 8, 36, 3), **options})
+def resnet152(layers=(3, 8, 36, 3), **options) -> ResNet:
+    return ResNet(Bottleneck, layers, **options)
 
 
-def wide_resnet50_2(**options) -> ResNet:
-    return resnet50(**{"base_width": 128, **options})
+def wide_resnet50_2(base_width=128, **options) -> ResNet:
+    return resnet50(base_width=base_width, **options)
 
 
-def wide_resnet101_2(**options) -> ResNet:
-    return resnet101(**{"base_width": 128, **options})
+def wide_resnet101_2(base_width=128, **options) -> ResNet:
+    return resnet101(base_width=base_width, **options)
 
 
-def resnext50_32x4d(**options) -> ResNet:
-    return resnet50(**{"groups": 32, "base_width": 4, **options})
+def resnext50_32x4d(groups=32, base_width=4, **options) -> ResNet:
+    return resnet50(groups=groups, base_width=base_width, **options)
 
 
-def resnext101_32x8d(**options) -> ResNet:
-    return resnet101(**{"groups": 32, "base_width": 8, **options})
+def resnext101_32x8d(groups=32, base_width=8, **options) -> ResNet:
+    return resnet101(groups=groups, base_width=base_width, **options)
 
 
-def resnext101_64x4d(**options) -> ResNet:
-    return resnet101(**{"groups": 64, "base_width": 4, **options})
+def resnext101_64x4d(groups=64, base_width=4, **options) -> ResNet:
+    return resnet101(groups=groups, base_width=base_width, **options)
 
 
-def resnet18d(**options) -> ResNet:
-    return resnet18(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet18d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet18(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet34d(**options) -> ResNet:
-    return resnet34(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet34d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet34(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet50d(**options) -> ResNet:
-    return resnet50(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet50d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet50(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet101d(**options) -> ResNet:
-    return resnet101(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet101d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet101(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet152d(**options) -> ResNet:
-    return resnet152(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet152d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet152(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet50c(**options) -> ResNet:
-    return resnet50(**{"deep_stem": (32, 32, 64), **options})
+def resnet50c(deep_stem=(32, 32, 64), **options) -> ResNet:
+    return resnet50(deep_stem=deep_stem, **options)
 
 
-def resnet101c(**options) -> ResNet:
-    return resnet101(**{"deep_stem": (32, 32, 64), **options})
+def resnet101c(deep_stem=(32, 32, 64), **options) -> ResNet:
+    return resnet101(deep_stem=deep_stem, **options)
 
 
-def resnet152c(**options) -> ResNet:
-    return resnet152(**{"deep_stem": (32, 32, 64), **options})
+def resnet152c(deep_stem=(32, 32, 64), **options) -> ResNet:
+    return resnet152(deep_stem=deep_stem, **options)
 
 
-def resnet50s(**options) -> ResNet:
-    return resnet50(**{"deep_stem": (64, 64, 128), **options})
+def resnet50s(deep_stem=(64, 64, 128), **options) -> ResNet:
+    return resnet50(deep_stem=deep_stem, **options)
 
 
-def resnet101s(**options) -> ResNet:
-    return resnet101(**{"deep_stem": (64, 64, 128), **options})
+def resnet101s(deep_stem=(64, 64, 128), **options) -> ResNet:
+    return resnet101(deep_stem=deep_stem, **options)
 
 
-def resnet152s(**options) -> ResNet:
-    return resnet152(**{"deep_stem": (64, 64, 128), **options})
+def resnet152s(deep_stem=(64, 64, 128), **options) -> ResNet:
+    return resnet152(deep_stem=deep_stem, **options)
 
 
-def resnet50_gn(**options) -> ResNet:
-    return resnet50(**{"norm": "group", **options})
+def resnet50_gn(norm="group", **options) -> ResNet:
+    return resnet50(norm=norm, **options)
 
 
-def resnet50_dcn(**options) -> ResNet:
-    """With modulated deformable convolutions in stages 2 to 4 (arXiv:1811.11168, table 1)."""
-    return resnet50(**{"deform": "v2", **options})
+def resnet50_dcn(
+    deform: str = "v2", deform_groups: int = 1, deform_stages=(False, True, True, True), **options
+) -> ResNet:
+    """With deformable 3x3 convolutions in stages 2 to 4.
+
+    Args:
+        deform: "v1" or "v2", without and with a mask (arXiv:1703.06211, arXiv:1811.11168, table 1).
+        deform_groups: groups of offsets of each.
+        deform_stages: which of the four stages have them.
+    """
+    if deform not in DEFORM:
+        raise ValueError(f"deform={deform!r} must be one of {sorted(DEFORM)}")
+    conv = functools.partial(DEFORM[deform], deform_groups=deform_groups)
+    return resnet50(conv=tuple(conv if chosen else CONV for chosen in deform_stages), **options)
 
 
 def resnet50_gcb(ratio: float = 1 / 16, **options) -> ResNet:
@@ -445,15 +484,15 @@ def resnet50_gcb(ratio: float = 1 / 16, **options) -> ResNet:
         "layer": functools.partial(ContextBlock, ratio=ratio),
         "stages": (False, True, True, True),
     }
-    return resnet50(**{"plugins": (plugin,), **options})
+    return resnet50(plugins=(plugin,), **options)
 
 
 def resnet50_attention(attention_type: str = "1111", num_heads: int = 8, **options) -> ResNet:
-    """With generalised attention behind the 3x3 convolutions of stages 3 and 4 (arXiv:1904.05873, section 4.2)."""
+    """With generalised attention after the 3x3 convolutions of stages 3 and 4 (arXiv:1904.05873, section 4.2)."""
     plugin = {
         "name": "gen_attention_block",
         "position": "after_conv2",
         "layer": functools.partial(GeneralizedAttention, num_heads=num_heads, attention_type=attention_type),
         "stages": (False, False, True, True),
     }
-    return resnet50(**{"plugins": (plugin,), **options})
+    return resnet50(plugins=(plugin,), **options)

@@ -5,6 +5,7 @@ Parameter names: timm ``senet.py`` (Apache-2.0), which has those of the port of 
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -13,13 +14,12 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf_impl.classification.resnet import NORMS
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
-from tf_impl.layers.pooling import max_pool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization, choose_norm
+from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.layers.squeeze_excite import SqueezeExcite
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -40,26 +40,28 @@ __all__ = [
     "senet154",
 ]
 
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
+
 REDUCTION = 16  # width of the map over the width between the two layers of its gate
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Stem(keras.layers.Layer):
     """Convolutions at stride 2 with normalisation and ReLU: one 7x7, or several 3x3 of which the first has the stride.
 
     Args:
-        in_chans: channels of the image.
         widths: of the convolutions.
-        norm: makes the normalisation of a number of channels.
+        norm: makes a normalisation.
     """
 
-    def __init__(self, in_chans: int, widths: tuple[int, ...], norm, **kwargs):
+    def __init__(self, widths: tuple[int, ...], norm, **kwargs):
         super().__init__(**kwargs)
         self.depth = len(widths)
         kernel = 7 if self.depth == 1 else 3
-        for i, (channels, width) in enumerate(zip((in_chans, *widths), widths, strict=False), start=1):
+        for i, width in enumerate(widths, start=1):
             # mirror: padding is explicit
-            setattr(self, f"conv{i}", Conv2d(channels, width, kernel, 2 if i == 1 else 1, kernel // 2, bias=False))
-            setattr(self, f"bn{i}", norm(width))
+            setattr(self, f"conv{i}", CONV(width, kernel, strides=2 if i == 1 else 1, padding=kernel // 2))
+            setattr(self, f"bn{i}", norm())
 
     def call(self, x, training=False):
         for i in range(1, self.depth + 1):
@@ -67,39 +69,39 @@ class Stem(keras.layers.Layer):
         return x
 
 
-def shortcut(in_channels: int, out_channels: int, kernel_size: int, stride: int, norm):
-    """Projection of the shortcut; its 3x3 form pads."""
-    return keras.Sequential(
-        [Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False), norm(out_channels)]
-    )
+def shortcut(filters: int, kernel_size: int, strides: int, norm):
+    """Projection of the shortcut; a 3x3 one pads."""
+    return keras.Sequential([CONV(filters, kernel_size, strides=strides, padding=kernel_size // 2), norm()])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SEBasicBlock(keras.layers.Layer):
     """Two 3x3 convolutions, each with ReLU, squeeze and excitation, and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and of the convolutions; ``planes`` comes out.
-        stride: of the first convolution.
+        planes: width of the convolutions.
+        strides: of the first convolution.
+        project: whether the shortcut has a projection.
         groups, base_width, doubled: only 1, 64 and False, see :class:`SENet`.
         stride_in_1x1: means nothing here.
-        norm: makes the normalisation of a number of channels.
+        norm: makes a normalisation.
         downsample_kernel: kernel size of the shortcut's projection.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), planes).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), planes).
     """
 
     expansion = 1
 
     def __init__(
         self,
-        in_channels: int,
         planes: int,
-        stride: int = 1,
+        strides: int = 1,
+        project: bool = False,
         groups: int = 1,
         base_width: int = 64,
         doubled: bool = False,
         stride_in_1x1: bool = False,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         downsample_kernel: int = 1,
         **kwargs,
     ):
@@ -109,14 +111,12 @@ class SEBasicBlock(keras.layers.Layer):
                 f"SEBasicBlock has groups=1, base_width=64 and doubled=False only; "
                 f"groups={groups}, base_width={base_width}, doubled={doubled}"
             )
-        self.conv1 = Conv2d(in_channels, planes, 3, stride, 1, bias=False)
-        self.bn1 = norm(planes)
-        self.conv2 = Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = norm(planes)
+        self.conv1 = CONV(planes, 3, strides=strides, padding=1)
+        self.bn1 = norm()
+        self.conv2 = CONV(planes, 3, padding=1)
+        self.bn2 = norm()
         self.se_module = SqueezeExcite(planes, planes // REDUCTION)
-        self.downsample = None
-        if stride != 1 or in_channels != planes:
-            self.downsample = shortcut(in_channels, planes, downsample_kernel, stride, norm)
+        self.downsample = shortcut(planes, downsample_kernel, strides, norm) if project else None
 
     def call(self, x, training=False):
         identity = x if self.downsample is None else self.downsample(x, training=training)
@@ -125,50 +125,50 @@ class SEBasicBlock(keras.layers.Layer):
         return tf.nn.relu(self.se_module(y) + identity)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SEBottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion, squeeze and excitation, and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
-        stride: of the 3x3 convolution, or of the first 1x1.
+        planes: nominal width of the block; ``4 * planes`` comes out.
+        strides: of the 3x3 convolution, or of the first 1x1.
+        project: whether the shortcut has a projection.
         groups, base_width, doubled, stride_in_1x1: see :class:`SENet`.
-        norm: makes the normalisation of a number of channels.
+        norm: makes a normalisation.
         downsample_kernel: kernel size of the shortcut's projection.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), 4 * planes).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
 
     expansion = 4
 
     def __init__(
         self,
-        in_channels: int,
         planes: int,
-        stride: int = 1,
+        strides: int = 1,
+        project: bool = False,
         groups: int = 1,
         base_width: int = 64,
         doubled: bool = False,
         stride_in_1x1: bool = False,
-        norm=BatchNorm2d,
+        norm=BatchNormalization,
         downsample_kernel: int = 1,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        out_channels = planes * self.expansion
+        filters = planes * self.expansion
         width1 = width2 = planes * base_width // 64 * groups
         if doubled:
             width1, width2 = 2 * planes, 4 * planes
-        stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = Conv2d(in_channels, width1, 1, stride1, bias=False)
-        self.bn1 = norm(width1)
-        self.conv2 = Conv2d(width1, width2, 3, stride2, 1, groups=groups, bias=False)
-        self.bn2 = norm(width2)
-        self.conv3 = Conv2d(width2, out_channels, 1, bias=False)
-        self.bn3 = norm(out_channels)
-        self.se_module = SqueezeExcite(out_channels, out_channels // REDUCTION)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = shortcut(in_channels, out_channels, downsample_kernel, stride, norm)
+        strides1, strides2 = (strides, 1) if stride_in_1x1 else (1, strides)
+        self.conv1 = CONV(width1, 1, strides=strides1)
+        self.bn1 = norm()
+        self.conv2 = CONV(width2, 3, strides=strides2, padding=1, groups=groups)
+        self.bn2 = norm()
+        self.conv3 = CONV(filters, 1)
+        self.bn3 = norm()
+        self.se_module = SqueezeExcite(filters, filters // REDUCTION)
+        self.downsample = shortcut(filters, downsample_kernel, strides, norm) if project else None
 
     def call(self, x, training=False):
         identity = x if self.downsample is None else self.downsample(x, training=training)
@@ -178,6 +178,7 @@ class SEBottleneck(keras.layers.Layer):
         return tf.nn.relu(self.se_module(y) + identity)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SENet(Backbone):
     """Stem, four stages, linear classifier.
 
@@ -193,8 +194,7 @@ class SENet(Backbone):
         stride_in_1x1: stride on the first 1x1 convolution (SE-ResNet) instead of the 3x3 one.
         downsample_kernel: kernel size of the shortcut's projection in the stages 2 to 4.
         dropout: rate before the classifier.
-        norm: "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
-        norm_eps: added to the variance inside the root.
+        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
@@ -218,8 +218,7 @@ class SENet(Backbone):
         stride_in_1x1: bool = False,
         downsample_kernel: int = 1,
         dropout: float = 0.0,
-        norm: str = "batch",
-        norm_eps: float = 1e-5,
+        norm="batch",
         norm_eval: bool = False,
         frozen_stages: int = -1,
         features_only: bool = False,
@@ -227,25 +226,27 @@ class SENet(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        make_norm = functools.partial(NORMS[norm], eps=norm_eps)
-        self.layer0 = Stem(in_chans, tuple(stem), make_norm)
-        channels = stem[-1]
+        norm = choose_norm(norm)
+        self.layer0 = Stem(tuple(stem), norm)
+        # the windows start at the first pixel, and a last one that is cut off counts, as in Caffe
+        self.pool = MaxPooling2D(3, 2, ceil_mode=True)
+        channels, widths = stem[-1], {}
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
             stride, kernel = (1, 1) if i == 0 else (2, downsample_kernel)
             blocks = []
             for _ in range(depth):
-                blocks.append(
-                    block(channels, width, stride, groups, base_width, doubled, stride_in_1x1, make_norm, kernel)
-                )
+                project = stride != 1 or channels != width * block.expansion  # mirror: told whether
+                blocks.append(block(width, stride, project, groups, base_width, doubled, stride_in_1x1, norm, kernel))
                 channels, stride = width * block.expansion, 1
             setattr(self, f"layer{i + 1}", keras.Sequential(blocks))
+            widths[f"c{i + 2}"] = channels
+        self.channels = {f"c{i + 1}": widths[f"c{i + 1}"] for i in self.out_indices}
+        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
         if not features_only:
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-            self.last_linear = Linear(channels, num_classes)
-        kaiming_normal(self)
+            self.last_linear = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages)
 
     def levels(self) -> list:
@@ -254,8 +255,7 @@ class SENet(Backbone):
     def forward_features(self, images, training=False) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
         x = self.layer0(images, training=training)
-        # the windows start at the first pixel, and a last one that is cut off counts, as in Caffe
-        x = max_pool2d(x, 3, 2, ceil_mode=True)
+        x = self.pool(x)
         maps = {}
         for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
             if i > max(self.out_indices):
@@ -272,36 +272,36 @@ class SENet(Backbone):
         return self.last_linear(self.dropout(tf.reduce_mean(maps["c5"], (1, 2)), training=training))  # mirror: NHWC
 
 
-def se_resnet18(**options) -> SENet:
-    return SENet(SEBasicBlock, **{"layers": (2, 2, 2, 2), **options})
+def se_resnet18(layers=(2, 2, 2, 2), **options) -> SENet:
+    return SENet(SEBasicBlock, layers=layers, **options)
 
 
-def se_resnet34(**options) -> SENet:
-    return SENet(SEBasicBlock, **{"layers": (3, 4, 6, 3), **options})
+def se_resnet34(layers=(3, 4, 6, 3), **options) -> SENet:
+    return SENet(SEBasicBlock, layers=layers, **options)
 
 
-def se_resnet50(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 6, 3), "stride_in_1x1": True, **options})
+def se_resnet50(layers=(3, 4, 6, 3), stride_in_1x1=True, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, stride_in_1x1=stride_in_1x1, **options)
 
 
-def se_resnet101(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 23, 3), "stride_in_1x1": True, **options})
+def se_resnet101(layers=(3, 4, 23, 3), stride_in_1x1=True, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, stride_in_1x1=stride_in_1x1, **options)
 
 
-def se_resnet152(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 8, 36, 3), "stride_in_1x1": True, **options})
+def se_resnet152(layers=(3, 8, 36, 3), stride_in_1x1=True, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, stride_in_1x1=stride_in_1x1, **options)
 
 
-def se_resnext26_32x4d(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (2, 2, 2, 2), "groups": 32, "base_width": 4, **options})
+def se_resnext26_32x4d(layers=(2, 2, 2, 2), groups=32, base_width=4, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, groups=groups, base_width=base_width, **options)
 
 
-def se_resnext50_32x4d(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 6, 3), "groups": 32, "base_width": 4, **options})
+def se_resnext50_32x4d(layers=(3, 4, 6, 3), groups=32, base_width=4, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, groups=groups, base_width=base_width, **options)
 
 
-def se_resnext101_32x4d(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 23, 3), "groups": 32, "base_width": 4, **options})
+def se_resnext101_32x4d(layers=(3, 4, 23, 3), groups=32, base_width=4, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, groups=groups, base_width=base_width, **options)
 
 
 def senet154(**options) -> SENet:

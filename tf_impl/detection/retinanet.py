@@ -10,6 +10,7 @@ Mirror notes:
 - NHWC here, NCHW in PyTorch: there the heads' maps need a transposition before they become rows of anchors, here none.
 """
 
+import functools
 import math
 
 import keras
@@ -20,14 +21,16 @@ from tf_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.feature_pyramid import FPN, ConvModule, FeaturePyramidNetwork
-from tf_impl.layers.initialization import normal
+from tf_impl.layers.conv_module import ConvModule
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import SmallNormal
+from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
-from tf_impl.layers.normalization import GroupNorm
+from tf_impl.layers.normalization import GroupNormalization, choose_norm
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.box import giou_loss, l1_loss, smooth_l1_loss
 from tf_impl.losses.focal import sigmoid_focal_loss
+from tf_impl.necks.fpn import FPN, FeaturePyramidNetwork
 
 __all__ = [
     "MMDetRetinaNet",
@@ -55,6 +58,9 @@ PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)  # logit of every class before trainin
 EPS = 1.1920929e-07  # of float32; mmdet adds it to its divisor
 
 
+CONV = functools.partial(Conv2D, padding=1, kernel_initializer=SmallNormal, bias_initializer="zeros")
+
+
 def anchor_rows(x, channels: int):  # mirror: transposition
     """(N, H, W, A * channels), the anchor outermost -> (N, H * W * A, channels)."""
     _, h, w, width = x.shape
@@ -65,59 +71,60 @@ def tower(channels: int, num_convs: int, norm_groups: int | None):
     """torchvision's 3x3 convolutions with ReLU; with group normalisation they have no bias."""
     blocks = []
     for _ in range(num_convs):
-        block = [Conv2d(channels, channels, 3, 1, 1, bias=norm_groups is None)]
-        block += [] if norm_groups is None else [GroupNorm(norm_groups, channels, eps=1e-5)]
+        block = [CONV(channels, 3, use_bias=norm_groups is None)]
+        block += [] if norm_groups is None else [GroupNormalization(norm_groups)]
         blocks.append(keras.Sequential([*block, keras.layers.ReLU()]))
     return keras.Sequential(blocks)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RetinaNetClassificationHead(keras.layers.Layer):
-    """Class logits of every anchor.  List of (N, H, W, C) -> (N, sum of H * W * A, K)."""
+    """Class logits of every anchor.  Dict of (N, H, W, C) -> (N, sum of H * W * A, K)."""
 
     def __init__(
-        self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int, norm_groups: int | None, **kwargs
+        self, channels: int, num_anchors: int, num_classes: int, num_convs: int, norm_groups: int | None, **kwargs
     ):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.conv = tower(in_channels, num_convs, norm_groups)
-        self.cls_logits = Conv2d(in_channels, num_anchors * num_classes, 3, 1, 1)
-        normal(self, 0.01)
-        self.cls_logits.bias_initializer = keras.initializers.Constant(PRIOR_BIAS)
+        self.conv = tower(channels, num_convs, norm_groups)
+        prior = keras.initializers.Constant(PRIOR_BIAS)
+        self.cls_logits = CONV(num_anchors * num_classes, 3, bias_initializer=prior)
 
     def call(self, maps):
-        return tf.concat([anchor_rows(self.cls_logits(self.conv(x)), self.num_classes) for x in maps], 1)
+        return tf.concat([anchor_rows(self.cls_logits(self.conv(x)), self.num_classes) for x in maps.values()], 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RetinaNetRegressionHead(keras.layers.Layer):
-    """Box deltas of every anchor.  List of (N, H, W, C) -> (N, sum of H * W * A, 4)."""
+    """Box deltas of every anchor.  Dict of (N, H, W, C) -> (N, sum of H * W * A, 4)."""
 
-    def __init__(self, in_channels: int, num_anchors: int, num_convs: int, norm_groups: int | None, **kwargs):
+    def __init__(self, channels: int, num_anchors: int, num_convs: int, norm_groups: int | None, **kwargs):
         super().__init__(**kwargs)
-        self.conv = tower(in_channels, num_convs, norm_groups)
-        self.bbox_reg = Conv2d(in_channels, num_anchors * 4, 3, 1, 1)
-        normal(self, 0.01)
+        self.conv = tower(channels, num_convs, norm_groups)
+        self.bbox_reg = CONV(num_anchors * 4, 3)
 
     def call(self, maps):
-        return tf.concat([anchor_rows(self.bbox_reg(self.conv(x)), 4) for x in maps], 1)
+        return tf.concat([anchor_rows(self.bbox_reg(self.conv(x)), 4) for x in maps.values()], 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RetinaNetHead(keras.layers.Layer):
     """Classification and box regression, shared by all levels (torchvision's names).
 
     Args:
-        in_channels: channels of the levels.
+        channels: channels of the levels and of the convolutions.
         num_anchors: anchors A of a cell.
         num_classes: classes K.
         num_convs: convolutions of each head before the last one.
         norm_groups: groups of a group normalisation in place of their biases, or None.
 
-    Inputs: list of (N, H, W, C).
+    Inputs: dict of levels (N, H, W, C).
     Returns: class logits (N, sum of H * W * A, K), box deltas (N, sum of H * W * A, 4).
     """
 
     def __init__(
         self,
-        in_channels: int,
+        channels: int,
         num_anchors: int,
         num_classes: int,
         num_convs: int = 4,
@@ -126,19 +133,20 @@ class RetinaNetHead(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.classification_head = RetinaNetClassificationHead(
-            in_channels, num_anchors, num_classes, num_convs, norm_groups
+            channels, num_anchors, num_classes, num_convs, norm_groups
         )
-        self.regression_head = RetinaNetRegressionHead(in_channels, num_anchors, num_convs, norm_groups)
+        self.regression_head = RetinaNetRegressionHead(channels, num_anchors, num_convs, norm_groups)
 
     def call(self, maps):
         return self.classification_head(maps), self.regression_head(maps)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RetinaHead(keras.layers.Layer):
     """The same with mmdet's names, always without normalisation.
 
     Args:
-        in_channels: channels of the levels.
+        channels: channels of the levels and of the convolutions.
         num_anchors: anchors A of a cell.
         num_classes: classes K.
         num_convs: convolutions of each tower before the last one.
@@ -146,20 +154,18 @@ class RetinaHead(keras.layers.Layer):
     Inputs and returns: as of :class:`RetinaNetHead`.
     """
 
-    def __init__(self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int = 4, **kwargs):
+    def __init__(self, channels: int, num_anchors: int, num_classes: int, num_convs: int = 4, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        channels = [in_channels] * num_convs
-        self.cls_convs = [ConvModule(c, c, 3, 1, 1) for c in channels]
-        self.reg_convs = [ConvModule(c, c, 3, 1, 1) for c in channels]
-        self.retina_cls = Conv2d(in_channels, num_anchors * num_classes, 3, 1, 1)
-        self.retina_reg = Conv2d(in_channels, num_anchors * 4, 3, 1, 1)
-        normal(self, 0.01)
-        self.retina_cls.bias_initializer = keras.initializers.Constant(PRIOR_BIAS)
+        self.cls_convs = [ConvModule(channels, 3, padding=1, kernel_initializer=SmallNormal) for _ in range(num_convs)]
+        self.reg_convs = [ConvModule(channels, 3, padding=1, kernel_initializer=SmallNormal) for _ in range(num_convs)]
+        prior = keras.initializers.Constant(PRIOR_BIAS)
+        self.retina_cls = CONV(num_anchors * num_classes, 3, bias_initializer=prior)
+        self.retina_reg = CONV(num_anchors * 4, 3)
 
     def call(self, maps):
         logits, deltas = [], []
-        for x in maps:
+        for x in maps.values():
             y = x
             for conv in self.cls_convs:
                 y = conv(y)
@@ -170,18 +176,20 @@ class RetinaHead(keras.layers.Layer):
         return tf.concat(logits, 1), tf.concat(deltas, 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BackboneWithFPN(keras.layers.Layer):
-    """Residual network and pyramid.  (N, H, W, 3) -> list of five levels."""
+    """Residual network and pyramid.  (N, H, W, 3) -> dict of five levels."""
 
     def __init__(self, body, fpn, **kwargs):
         super().__init__(**kwargs)
         self.body, self.fpn = body, fpn
 
     def call(self, images, training=False):
-        return self.fpn(*self.body(images, training=training).values())
+        return self.fpn(self.body(images, training=training))
 
 
-class RetinaNet(keras.Model):
+@keras.saving.register_keras_serializable("diptych")
+class RetinaNet(Model):
     """Residual network, pyramid P3 to P7, heads (torchvision's names and anchors).
 
     Args:
@@ -221,15 +229,13 @@ class RetinaNet(keras.Model):
             block,
             layers,
             planes=planes,
-            norm=norm,
-            norm_eps=norm_eps,
+            norm=functools.partial(choose_norm(norm), epsilon=norm_eps),
             norm_eval=norm_eval,
             frozen_stages=frozen_stages,
             features_only=True,
             out_indices=(2, 3, 4),
         )
-        channels = tuple(width * block.expansion for width in planes[1:])
-        self.backbone = BackboneWithFPN(body, FeaturePyramidNetwork(channels, out_channels, extra))
+        self.backbone = BackboneWithFPN(body, FeaturePyramidNetwork(body.channels, out_channels, extra))
         # the sizes are cut to whole pixels, too: 32, 40, 50; 64, 80, 101; ...
         self.cells = [
             cell_anchors([int(BASE_SIZE * stride * octave) for octave in OCTAVES], RATIOS, True) for stride in STRIDES
@@ -241,7 +247,7 @@ class RetinaNet(keras.Model):
         logits, deltas = self.head(maps)
         outputs = {"cls_logits": logits, "bbox_regression": deltas}
         height, width = images.shape[1:3]
-        for level, cell, x in zip(LEVELS, self.cells, maps):
+        for (level, x), cell in zip(maps.items(), self.cells):
             size = x.shape[1:3]
             # NOTE: not the nominal stride where the image is no multiple of it
             anchors = grid_anchors(cell, size, (height // size[0], width // size[1]))
@@ -249,7 +255,8 @@ class RetinaNet(keras.Model):
         return {**outputs, "image_size": tf.constant([height, width], tf.int64)}
 
 
-class MMDetRetinaNet(keras.Model):
+@keras.saving.register_keras_serializable("diptych")
+class MMDetRetinaNet(Model):
     """The same with mmdet's names and anchors.
 
     Args:
@@ -284,28 +291,27 @@ class MMDetRetinaNet(keras.Model):
             block,
             layers,
             planes=planes,
-            norm=norm,
-            norm_eps=norm_eps,
+            norm=functools.partial(choose_norm(norm), epsilon=norm_eps),
             norm_eval=norm_eval,
             frozen_stages=frozen_stages,
             features_only=True,
             out_indices=(2, 3, 4),
         )
-        channels = tuple(width * block.expansion for width in planes[1:])
-        self.neck = FPN(channels, out_channels, len(LEVELS), extra, relu_before_extra)
+        self.neck = FPN(self.backbone.channels, out_channels, len(LEVELS), extra, relu_before_extra)
         self.cells = [cell_anchors([BASE_SIZE * stride * octave for octave in OCTAVES], RATIOS) for stride in STRIDES]
         self.bbox_head = RetinaHead(out_channels, len(self.cells[0]), num_classes, num_convs)
 
     def call(self, images, training=False):
-        maps = self.neck(*self.backbone(images, training=training).values(), training=training)
+        maps = self.neck(self.backbone(images, training=training), training=training)
         logits, deltas = self.bbox_head(maps)
         outputs = {"cls_logits": logits, "bbox_regression": deltas}
-        for level, cell, stride, x in zip(LEVELS, self.cells, STRIDES, maps):
+        for (level, x), cell, stride in zip(maps.items(), self.cells, STRIDES):
             anchors = grid_anchors(cell, x.shape[1:3], (stride, stride))
             outputs[f"anchors_{level}"] = tf.constant(anchors, x.dtype)
         return {**outputs, "image_size": tf.constant(tuple(images.shape[1:3]), tf.int64)}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RetinaNetCriterion(keras.layers.Layer):
     """Focal loss of the classes and a regression loss of the boxes, with the assignment in the graph.
 
@@ -383,6 +389,7 @@ class RetinaNetCriterion(keras.layers.Layer):
         return l1_loss(deltas, wanted) if self.box_loss == "l1" else smooth_l1_loss(deltas, wanted, self.beta)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RetinaNetPostProcess(keras.layers.Layer):
     """The best boxes of every image: threshold, best pairs of anchor and class of each level, decoding, NMS by class.
 

@@ -9,7 +9,9 @@ import itertools
 
 import keras
 
-from tf_impl.layers.normalization import BatchNorm2d, freeze_norm
+from tf_impl.layers.model import Model
+from tf_impl.layers.names import named_layers
+from tf_impl.layers.normalization import BatchNorm2d, BatchNormalization, freeze_norm
 
 __all__ = ["Backbone", "split"]
 
@@ -19,11 +21,14 @@ def split(blocks, ends) -> list[list]:
     return [list(blocks[a:b]) for a, b in itertools.pairwise([0, *(end + 1 for end in ends)])]
 
 
-class Backbone(keras.Model):
+class Backbone(Model):
     """The base of the classifiers that detectors and segmenters are built on.
 
     A network that is one list of blocks keeps it in ``features`` and the index of the last block at each stride in
     ``stage_ends``; any other says what its parts are in ``levels`` and ``forward_features``.
+
+    ``channels`` and ``strides`` say by name, such as "c4", what ``forward_features`` returns: who builds on a backbone
+    asks, and does not compute.
     """
 
     def levels(self) -> list[list[keras.layers.Layer]]:
@@ -49,8 +54,8 @@ class Backbone(keras.Model):
             raise ValueError(f"frozen_stages={frozen_stages}; -1 to {len(levels) - 1} is allowed")
         if norm == "frozen":
             freeze_norm(self)
-        for layer in self._flatten_layers():
-            if isinstance(layer, BatchNorm2d):
+        for _, layer in named_layers(self):
+            if isinstance(layer, (BatchNorm2d, BatchNormalization)):
                 layer.norm_eval = norm_eval
         for part in (part for level in levels[: frozen_stages + 1] for part in level):
             part.trainable = False  # mirror: PyTorch freezes

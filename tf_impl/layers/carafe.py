@@ -7,15 +7,15 @@ Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the sum: in a file the turns meet those of the
   convolutions and vanish.
 - Neighbours come from ``F.unfold`` in PyTorch, from shifted maps in TensorFlow; in both from one ``Gather`` in ONNX.
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- Keras infers the widths of the maps.
 """
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from .convolution import Conv2d
-from .feature_pyramid import ConvModule
+from .conv_module import ConvModule
+from .convolution import Conv2D
 from .native import exporting
 
 __all__ = ["CARAFE", "FPNCARAFE", "CARAFEPack", "carafe"]
@@ -106,6 +106,7 @@ class CARAFE(keras.layers.Layer):
         return carafe(features, masks, self.kernel_size, self.group_size, self.scale_factor)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CARAFEPack(keras.layers.Layer):
     """Upsampling by CARAFE that finds its masks itself, by two convolutions and a softmax over the neighbourhood.
 
@@ -119,8 +120,6 @@ class CARAFEPack(keras.layers.Layer):
 
     x: (N, H, W, C) -> (N, s H, s W, C).
     """
-
-    keeps_initial_values = True
 
     def __init__(
         self,
@@ -136,18 +135,17 @@ class CARAFEPack(keras.layers.Layer):
         super().__init__(**kwargs)
         _check(channels, up_group * up_kernel**2, up_kernel, up_group)
         self.scale_factor, self.up_kernel, self.up_group = scale_factor, up_kernel, up_group
-        self.channel_compressor = Conv2d(channels, compressed_channels, 1)
-        self.content_encoder = Conv2d(
-            compressed_channels,
+        self.channel_compressor = Conv2D(
+            compressed_channels, 1, kernel_initializer="glorot_uniform", bias_initializer="zeros"
+        )
+        self.content_encoder = Conv2D(  # mirror: infers the widths
             up_kernel**2 * up_group * scale_factor**2,
             encoder_kernel,
             padding=(encoder_kernel - 1) * encoder_dilation // 2,
-            dilation=encoder_dilation,
+            dilation_rate=encoder_dilation,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.001),
+            bias_initializer="zeros",
         )
-        self.channel_compressor.kernel_initializer = "glorot_uniform"  # mirror: PyTorch fills tensors
-        self.content_encoder.kernel_initializer = keras.initializers.RandomNormal(stddev=0.001)
-        for conv in (self.channel_compressor, self.content_encoder):
-            conv.bias_initializer = "zeros"
 
     def call(self, x):
         _, height, width, _ = x.shape
@@ -158,11 +156,12 @@ class CARAFEPack(keras.layers.Layer):
         return reassemble(x, tf.nn.softmax(tf.transpose(masks, (0, 1, 4, 3, 2))))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FPNCARAFE(keras.layers.Layer):
     """Feature pyramid whose top-down path goes through CARAFE, also from the levels beyond the maps.
 
     Args:
-        in_channels: channels of every map, fine to coarse.
+        in_channels: channels of every map, fine to coarse; Keras needs their number only.
         out_channels: channels of the levels.
         num_outs: number of levels.
 
@@ -170,19 +169,15 @@ class FPNCARAFE(keras.layers.Layer):
     Returns: list of ``num_outs`` maps (N, H_i, W_i, out_channels), fine to coarse.
     """
 
-    keeps_initial_values = True
-
     def __init__(self, in_channels: tuple[int, ...], out_channels: int = 256, num_outs: int = 5, **kwargs):
         super().__init__(**kwargs)
-        extra = num_outs - len(in_channels)
-        laterals = [ConvModule(c, out_channels, 1, relu=False) for c in in_channels]
-        for channels in (in_channels[-1], *(out_channels,) * (extra - 1))[:extra]:
-            laterals.append(ConvModule(channels, out_channels, 3, 2, 1, relu=False))
+        options = dict(activation=None, kernel_initializer="glorot_uniform")
+        laterals = [ConvModule(out_channels, 1, **options) for _ in in_channels]
+        for _ in range(num_outs - len(in_channels)):
+            laterals.append(ConvModule(out_channels, 3, strides=2, padding=1, **options))
         self.lateral_convs = laterals
-        self.fpn_convs = [ConvModule(out_channels, out_channels, 3, 1, 1, relu=False) for _ in laterals]
+        self.fpn_convs = [ConvModule(out_channels, 3, padding=1, **options) for _ in laterals]
         self.upsample_modules = [CARAFEPack(out_channels, 2) for _ in laterals[1:]]
-        for module in (*self.lateral_convs, *self.fpn_convs):
-            module.conv.kernel_initializer, module.conv.bias_initializer = "glorot_uniform", "zeros"
 
     def call(self, *maps, training=False):
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps)]

@@ -7,26 +7,30 @@ Networks", 2017, arXiv:1711.07971. Parameter names: mmcv ``cnn/bricks/context_bl
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
   those of the convolutions and vanish.
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 - The layer normalisation over [P, 1, 1] is PyTorch's own; TensorFlow has a small layer for it.
 """
+
+import functools
 
 import keras
 import tensorflow as tf
 
-from .convolution import Conv2d
-from .feature_pyramid import ConvModule
+from .conv_module import ConvModule
+from .convolution import Conv2D
+from .initialization import KaimingNormal
 from .native import exporting, onnx_node
-from .pooling import MaxPool2d, adaptive_avg_pool2d
+from .normalization import BatchNormalization
+from .pooling import MaxPooling2D, adaptive_avg_pool2d
 
 __all__ = ["ContextBlock", "NonLocal2d"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ContextBlock(keras.layers.Layer):
     """One context vector of the whole map, added to every place or multiplied with it.
 
     Args:
-        in_channels: width C of the map.
         ratio: the two 1x1 convolutions of a branch have P = int(C * ratio) channels between them.
         pooling_type: "att", a mean weighted by a softmax over all places, or "avg", the plain mean.
         fusion_types: "channel_mul" (through a sigmoid, first), "channel_add", or both.
@@ -35,11 +39,8 @@ class ContextBlock(keras.layers.Layer):
     Raises: ValueError if ``pooling_type`` or one of ``fusion_types`` is another one.
     """
 
-    keeps_initial_values = True
-
     def __init__(
         self,
-        in_channels: int,
         ratio: float,
         pooling_type: str = "att",
         fusion_types: tuple[str, ...] = ("channel_add",),
@@ -50,15 +51,17 @@ class ContextBlock(keras.layers.Layer):
             raise ValueError(f"pooling_type={pooling_type!r} must be 'att' or 'avg'")
         if not fusion_types or not set(fusion_types) <= {"channel_add", "channel_mul"}:
             raise ValueError(f"fusion_types={fusion_types!r} must hold 'channel_add', 'channel_mul' or both")
-        self.pooling_type = pooling_type
-        if pooling_type == "att":
-            self.conv_mask = Conv2d(in_channels, 1, 1)
-            # mirror: PyTorch fills tensors
-            self.conv_mask.kernel_initializer = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
-            self.conv_mask.bias_initializer = "zeros"
-        planes = int(in_channels * ratio)
-        self.channel_add_conv = branch(in_channels, planes) if "channel_add" in fusion_types else None
-        self.channel_mul_conv = branch(in_channels, planes) if "channel_mul" in fusion_types else None
+        self.ratio, self.pooling_type, self.fusion_types = ratio, pooling_type, tuple(fusion_types)
+
+    def build(self, input_shape):  # mirror: infers the width
+        channels = input_shape[-1]
+        if self.pooling_type == "att":
+            self.conv_mask = Conv2D(1, 1, kernel_initializer=full_normal(), bias_initializer="zeros")
+        self.channel_add_conv = self.channel_mul_conv = None
+        if "channel_add" in self.fusion_types:
+            self.channel_add_conv = branch(channels, int(channels * self.ratio))
+        if "channel_mul" in self.fusion_types:
+            self.channel_mul_conv = branch(channels, int(channels * self.ratio))
 
     def call(self, x):
         context = self.pool(x)
@@ -73,54 +76,66 @@ class ContextBlock(keras.layers.Layer):
         """The context.  (N, H, W, C) -> (N, 1, 1, C)."""
         if self.pooling_type == "avg":
             return adaptive_avg_pool2d(x, 1)
-        _, height, width, channels = x.shape
-        attention = tf.nn.softmax(tf.reshape(self.conv_mask(x), (-1, height * width)))  # (N, H W)
-        context = tf.matmul(flatten(x), tf.expand_dims(attention, -1))
-        return tf.transpose(tf.reshape(context, (-1, channels, 1, 1)), (0, 2, 3, 1))
+        maps = flatten(x)  # (N, C, H W)
+        attention = tf.nn.softmax(tf.reshape(self.conv_mask(x), (-1, places(x))))  # (N, H W)
+        context = tf.matmul(maps, tf.expand_dims(attention, -1))
+        return tf.transpose(tf.reshape(context, (-1, x.shape[-1], 1, 1)), (0, 2, 3, 1))
+
+
+def full_normal():
+    """Normal with variance 2 / fan_in."""
+    return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
+
+
+def places(x):
+    """H W of (N, H, W, C): a number if both are known."""
+    return x.shape[1:3].num_elements() or tf.shape(x)[1] * tf.shape(x)[2]
 
 
 def flatten(x):
     """(N, H, W, C) -> (N, C, H W)."""
-    _, height, width, channels = x.shape
-    return tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, channels, height * width))  # mirror: matrix products
+    return tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, x.shape[-1], places(x)))  # mirror: matrix products
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ChannelNorm(keras.layers.Layer):  # mirror: layer normalisation over
     """Layer normalisation over the channels of a 1x1 map.  x: (N, 1, 1, P), the same shape out."""
 
     torch_names = {"gamma": ("weight", None), "beta": ("bias", None)}
 
-    def __init__(self, channels: int, eps: float = 1e-5, **kwargs):
+    def __init__(self, epsilon: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
-        self.channels, self.eps = channels, eps
+        self.epsilon = epsilon
 
     def build(self, input_shape):
-        shape = (self.channels, 1, 1)
+        shape = (input_shape[-1], 1, 1)
         self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
         self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
 
     def call(self, x):
         gamma, beta = (tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
         if exporting():
-            y = tf.transpose(x, (0, 3, 1, 2))
-            y = onnx_node("LayerNormalization", [y, gamma, beta], {"axis": 1, "epsilon": self.eps}, y.dtype, y.shape)
+            y, attributes = tf.transpose(x, (0, 3, 1, 2)), {"axis": 1, "epsilon": self.epsilon}
+            y = onnx_node("LayerNormalization", [y, gamma, beta], attributes, y.dtype, y.shape)
             return tf.transpose(y, (0, 2, 3, 1))
         mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-        return (x - mean) * tf.math.rsqrt(variance + self.eps) * gamma[:, 0, 0] + beta[:, 0, 0]
+        return (x - mean) * tf.math.rsqrt(variance + self.epsilon) * gamma[:, 0, 0] + beta[:, 0, 0]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 def branch(channels: int, planes: int):
     """C -> P -> C with layer normalisation and ReLU between; starts as zero."""
-    last = Conv2d(planes, channels, 1)
-    last.kernel_initializer = last.bias_initializer = "zeros"
-    return keras.Sequential([Conv2d(channels, planes, 1), ChannelNorm(planes), keras.layers.ReLU(), last])
+    last = Conv2D(channels, 1, kernel_initializer="zeros", bias_initializer="zeros")
+    return keras.Sequential([Conv2D(planes, 1), ChannelNorm(), keras.layers.ReLU(), last])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class NonLocal2d(keras.layers.Layer):
     """Every place receives a weighted sum over all places, the weights from pairs of places.
 
     Args:
-        in_channels: width C of the map.
         reduction: the sum is of I = max(C // reduction, 1) channels.
         use_scale: "embedded_gaussian" divides by sqrt(I) before the softmax.
         norm: normalisation after the last convolution, None or "batch".
@@ -133,11 +148,8 @@ class NonLocal2d(keras.layers.Layer):
     Raises: ValueError if there is no such ``mode``.
     """
 
-    keeps_initial_values = True
-
     def __init__(
         self,
-        in_channels: int,
         reduction: int = 2,
         use_scale: bool = True,
         norm: str | None = None,
@@ -149,52 +161,56 @@ class NonLocal2d(keras.layers.Layer):
         super().__init__(**kwargs)
         if mode not in ("gaussian", "embedded_gaussian", "dot_product", "concatenation"):
             raise ValueError(f"mode={mode!r} must be 'gaussian', 'embedded_gaussian', 'dot_product' or 'concatenation'")
-        self.use_scale, self.mode = use_scale, mode
-        self.inter_channels = width = max(in_channels // reduction, 1)
-        inner = [ConvModule(in_channels, width, 1, relu=False) for _ in range(1 if mode == "gaussian" else 3)]
-        self.g = keras.Sequential([inner[0], MaxPool2d(2)]) if sub_sample else inner[0]
-        self.conv_out = ConvModule(width, in_channels, 1, norm=norm, relu=False)
-        if mode == "gaussian":
-            self.phi = MaxPool2d(2) if sub_sample else None
-        else:
-            self.theta = inner[1]
-            self.phi = keras.Sequential([inner[2], MaxPool2d(2)]) if sub_sample else inner[2]
-        if mode == "concatenation":
-            self.concat_project = {"conv": Conv2d(2 * width, 1, 1, bias=False)}
-            self.concat_project["conv"].kernel_initializer = keras.initializers.VarianceScaling(
-                2.0, "fan_out", "untruncated_normal"
-            )
-        small = keras.initializers.RandomNormal(stddev=0.01)
-        for layer in inner:
-            layer.conv.kernel_initializer, layer.conv.bias_initializer = small, "zeros"
-        if zeros_init and norm is not None:
-            self.conv_out.bn.gamma_initializer = "zeros"
-        else:
-            self.conv_out.conv.kernel_initializer = "zeros" if zeros_init else small
-        self.conv_out.conv.bias_initializer = "zeros"
+        self.reduction, self.use_scale, self.norm, self.mode = reduction, use_scale, norm, mode
+        self.sub_sample, self.zeros_init = sub_sample, zeros_init
 
     def build(self, input_shape):
-        if self.mode == "concatenation":  # its kernel is used without a call
-            self.concat_project["conv"].build(None)
+        channels = input_shape[-1]
+        width = max(channels // self.reduction, 1)
+
+        def inner():
+            small = keras.initializers.RandomNormal(stddev=0.01)
+            return ConvModule(width, 1, activation=None, kernel_initializer=small)
+
+        def sampled(layer):
+            return keras.Sequential([layer, MaxPooling2D(2)]) if self.sub_sample else layer
+
+        self.g = sampled(inner())
+        zero, norm = self.zeros_init, self.norm
+        if norm is not None and zero:
+            norm = functools.partial(BatchNormalization, gamma_initializer="zeros")
+        kernel = "zeros" if zero and norm is None else keras.initializers.RandomNormal(stddev=0.01)
+        self.conv_out = ConvModule(channels, 1, norm=norm, activation=None, kernel_initializer=kernel)
+        if self.mode == "gaussian":
+            self.phi = MaxPooling2D(2) if self.sub_sample else None
+        else:
+            self.theta = inner()
+            self.phi = sampled(inner())
+        if self.mode == "concatenation":
+            conv = Conv2D(1, 1, use_bias=False, kernel_initializer=KaimingNormal)
+            conv.build((None, None, None, 2 * width))  # its kernel is used without a call
+            self.concat_project = {"conv": conv}
+        self.inter_channels = width
 
     def call(self, x, training=False):
-        _, height, width, _ = x.shape
         values = flatten(self.g(x))  # (N, I, K)
         queries = flatten(x if self.mode == "gaussian" else self.theta(x))  # (N, I, Q)
         keys = flatten(x if self.phi is None else self.phi(x))
         weights = self.pairwise(queries, keys)  # (N, Q, K)
-        y = tf.reshape(tf.matmul(values, weights, transpose_b=True), (-1, self.inter_channels, height, width))
+        shape = [n or tf.shape(x)[axis] for axis, n in enumerate(x.shape[1:3], start=1)]
+        y = tf.reshape(tf.matmul(values, weights, transpose_b=True), (-1, self.inter_channels, *shape))
         return x + self.conv_out(tf.transpose(y, (0, 2, 3, 1)), training=training)
 
     def pairwise(self, queries, keys):
         """Weight of every pair.  (N, I, Q), (N, I, K) -> (N, Q, K)."""
+        count = keys.shape[-1] or tf.cast(tf.shape(keys)[-1], keys.dtype)
         if self.mode == "concatenation":  # w . [theta, phi] = w1 . theta + w2 . phi
             of_query, of_key = tf.unstack(tf.reshape(self.concat_project["conv"].kernel, (2, 1, -1)))
             energy = tf.matmul(queries, of_query[0, :, None], transpose_a=True) + tf.matmul(of_key, keys)
-            return tf.nn.relu(energy) / keys.shape[-1]
+            return tf.nn.relu(energy) / count
         energy = tf.matmul(queries, keys, transpose_a=True)
         if self.mode == "dot_product":
-            return energy / keys.shape[-1]
+            return energy / count
         if self.mode == "embedded_gaussian" and self.use_scale:
             energy = energy / self.inter_channels**0.5
         return tf.nn.softmax(energy)

@@ -12,7 +12,7 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from .convolution import Conv2d
+from .convolution import Conv2D
 from .native import exporting, onnx_node
 
 __all__ = ["DeformConv2dPack", "ModulatedDeformConv2dPack", "deform_conv2d"]
@@ -34,7 +34,7 @@ def deform_conv2d(
     """Convolution whose tap k of output pixel (i, j) samples the input bilinearly at its regular place plus an offset.
 
     Args:
-        x: (N, H, W, C); all but N are static.
+        x: (N, H, W, C).
         offset: (N, h, w, 2 G K) in pixels, with G ``deform_groups`` and K = kh kw: for each group and tap dy, then dx.
         weight: (kh, kw, C / groups, out).
         bias: (out,) or ``None``.
@@ -53,11 +53,11 @@ def deform_conv2d(
         ValueError: if ``border_grad`` is neither, or ``offset`` or ``mask`` has a wrong number of channels.
     """
     (sh, sw), (ph, pw), (dh, dw) = _pair(stride), _pair(padding), _pair(dilation)
-    _, height, width, channels = x.shape
+    (height, width), channels = _sizes(x), x.shape[-1]
     kh, kw, _, out_channels = weight.shape
     taps = kh * kw
     _check(border_grad, offset.shape[-1], None if mask is None else mask.shape[-1], deform_groups, taps)
-    h, w = offset.shape[1:3]
+    h, w = _sizes(offset)
     if exporting():
         attributes = {"kernel_shape": [kh, kw], "strides": [sh, sw], "pads": [ph, pw, ph, pw], "dilations": [dh, dw]}
         attributes |= {"group": groups, "offset_group": deform_groups}
@@ -67,7 +67,7 @@ def deform_conv2d(
         inputs = [x, tf.transpose(weight, [3, 2, 0, 1]), offset, bias, mask]  # mirror: Weights are
         while inputs[-1] is None:
             inputs.pop()
-        out = onnx_node("DeformConv", inputs, attributes, x.dtype, [x.shape[0], out_channels, h, w])
+        out = onnx_node("DeformConv", inputs, attributes, x.dtype, [x.shape[0], out_channels, *offset.shape[2:]])
         return tf.transpose(out, [0, 2, 3, 1])
 
     offset = tf.reshape(offset, [-1, h, w, deform_groups, taps, 2])
@@ -82,6 +82,7 @@ def deform_conv2d(
     if mask is not None:
         corner_weight = corner_weight * tf.reshape(mask, [-1, h, w, deform_groups, taps, 1, 1])
 
+    height, width = (tf.cast(n, tf.int64) for n in (height, width))
     image, group = tf.range(tf.shape(x, tf.int64)[0]), tf.range(deform_groups, dtype=tf.int64)
     image, group = tf.reshape(image, [-1, 1, 1, 1, 1, 1, 1]), tf.reshape(group, [-1, 1, 1, 1])
     index = ((image * height + y_index[..., :, None]) * width + x_index[..., None, :]) * deform_groups + group
@@ -95,6 +96,11 @@ def deform_conv2d(
     out = tf.transpose(tf.matmul(columns, weight), [1, 0, 2])  # (N h w, groups, out / groups)
     out = tf.reshape(out, [-1, h, w, out_channels])
     return out if bias is None else out + bias
+
+
+def _sizes(x) -> list:
+    """Height and width: numbers where they are known, else integer tensors."""
+    return [n or tf.shape(x)[axis] for axis, n in enumerate(x.shape[1:3], start=1)]
 
 
 def _pair(value):
@@ -119,8 +125,9 @@ def _corners(position, size):
     low = tf.floor(tf.stop_gradient(position))
     fraction = position - low
     corner = tf.stack([low, low + 1.0], axis=-1)
-    inside = tf.cast((corner >= 0) & (corner <= size - 1), position.dtype)
-    index = tf.cast(tf.clip_by_value(corner, 0, size - 1), tf.int64)
+    last = tf.cast(size - 1, position.dtype)
+    inside = tf.cast((corner >= 0) & (corner <= last), position.dtype)
+    index = tf.cast(tf.clip_by_value(corner, 0, last), tf.int64)
     return index, tf.stack([1.0 - fraction, fraction], axis=-1) * inside
 
 
@@ -129,58 +136,65 @@ def _weighted_rows(table, index, weight):
     return tf.squeeze(tf.matmul(weight[..., None, :], tf.gather(table, index)), axis=-2)  # mirror: four corners
 
 
+@keras.saving.register_keras_serializable("diptych")
 class DeformConv2dPack(keras.layers.Layer):
     """Deformable convolution v1 that finds its offsets itself, by a convolution that starts as zero.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of a convolution.
+        filters, kernel_size, strides, padding, dilation_rate, groups, use_bias: as of a convolution.
         deform_groups, border_grad: see :func:`deform_conv2d`.
+        kernel_initializer: by default uniform with 1 / sqrt(C kh kw); the bias starts as zero.
 
-    Inputs: (N, H, W, in_channels).  Returns: (N, h, w, out_channels).
+    Inputs: (N, H, W, C).  Returns: (N, h, w, filters).
     """
 
     torch_names = {"kernel": ("weight", (3, 2, 0, 1)), "bias": ("bias", None)}
     offset_channels_per_tap = 2
-    keeps_initial_values = True
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        filters: int,
         kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
+        strides: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        dilation_rate: int | tuple[int, int] = 1,
         groups: int = 1,
         deform_groups: int = 1,
-        bias: bool = False,
+        use_bias: bool = False,
         border_grad: str = "torchvision",
+        kernel_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.filters, self.kernel_size = filters, _pair(kernel_size)
+        self.strides, self.padding, self.dilation_rate = _pair(strides), _pair(padding), _pair(dilation_rate)
         self.groups, self.deform_groups, self.border_grad = groups, deform_groups, border_grad
-        kh, kw = _pair(kernel_size)
-        self.kernel_shape, self.use_bias = (kh, kw, in_channels // groups, out_channels), bias
-        self.bound = (in_channels * kh * kw) ** -0.5
-        self.conv_offset = Conv2d(
-            in_channels,
+        self.use_bias, self.kernel_initializer = use_bias, keras.initializers.get(kernel_initializer)
+        kh, kw = self.kernel_size
+        self.conv_offset = Conv2D(
             self.offset_channels_per_tap * deform_groups * kh * kw,
-            (kh, kw),
-            stride,
-            padding,
-            dilation,
+            self.kernel_size,
+            strides=strides,
+            padding=padding,
+            dilation_rate=dilation_rate,
+            kernel_initializer="zeros",
+            bias_initializer="zeros",
             dtype=self.dtype_policy,
         )
-        self.conv_offset.kernel_initializer = self.conv_offset.bias_initializer = "zeros"
 
     def build(self, input_shape):
-        uniform = keras.initializers.RandomUniform(-self.bound, self.bound)
-        self.kernel = self.add_weight(name="kernel", shape=self.kernel_shape, initializer=uniform)
+        (kh, kw), channels = self.kernel_size, input_shape[-1]
+        bound = (channels * kh * kw) ** -0.5
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(kh, kw, channels // self.groups, self.filters),
+            initializer=self.kernel_initializer or keras.initializers.RandomUniform(-bound, bound),
+        )
         self.bias = None
         if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=self.kernel_shape[-1:], initializer="zeros")
-        self.conv_offset.build(input_shape)
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+        if not self.conv_offset.built:
+            self.conv_offset.build(input_shape)
 
     def call(self, x):
         return self.deform(x, self.conv_offset(x), None)
@@ -192,53 +206,58 @@ class DeformConv2dPack(keras.layers.Layer):
             offset,
             tf.convert_to_tensor(self.kernel),
             None if self.bias is None else tf.convert_to_tensor(self.bias),
-            self.stride,
+            self.strides,
             self.padding,
-            self.dilation,
+            self.dilation_rate,
             mask,
             self.groups,
             self.deform_groups,
             self.border_grad,
         )
 
+    def compute_output_shape(self, input_shape):
+        return (*self.conv_offset.compute_output_shape(input_shape)[:-1], self.filters)
 
+
+@keras.saving.register_keras_serializable("diptych")
 class ModulatedDeformConv2dPack(DeformConv2dPack):
     """Deformable convolution v2 that finds its offsets and mask itself; the mask starts as one half everywhere.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of a convolution.
+        filters, kernel_size, strides, padding, dilation_rate, groups, use_bias: as of a convolution.
         deform_groups, border_grad: see :func:`deform_conv2d`.
+        kernel_initializer: by default uniform with 1 / sqrt(C kh kw); the bias starts as zero.
 
-    Inputs: (N, H, W, in_channels).  Returns: (N, h, w, out_channels).
+    Inputs: (N, H, W, C).  Returns: (N, h, w, filters).
     """
 
     offset_channels_per_tap = 3
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        filters: int,
         kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
+        strides: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        dilation_rate: int | tuple[int, int] = 1,
         groups: int = 1,
         deform_groups: int = 1,
-        bias: bool = True,
+        use_bias: bool = True,
         border_grad: str = "torchvision",
+        kernel_initializer=None,
         **kwargs,
     ):
         super().__init__(
-            in_channels,
-            out_channels,
+            filters,
             kernel_size,
-            stride,
+            strides,
             padding,
-            dilation,
+            dilation_rate,
             groups,
             deform_groups,
-            bias,
+            use_bias,
             border_grad,
+            kernel_initializer,
             **kwargs,
         )
 

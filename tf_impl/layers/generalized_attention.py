@@ -6,7 +6,7 @@
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
   those of the convolutions and vanish.
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 """
 
 import math
@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .convolution import Conv2d
-from .linear import Linear
+from .convolution import Conv2D
+from .linear import Dense
 from .resize import resize_bilinear
 
 __all__ = ["GeneralizedAttention"]
@@ -24,6 +24,7 @@ __all__ = ["GeneralizedAttention"]
 WAVE_LENGTH = 1000  # longest of the position embedding
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GeneralizedAttention(keras.layers.Layer):
     """Attention of every place (query) to every place (key), over the heads' blocks of channels.
 
@@ -36,7 +37,6 @@ class GeneralizedAttention(keras.layers.Layer):
     here each has its own range. ``local_constraint_map``, which it stores, is computed from the size of the map.
 
     Args:
-        in_channels: width C of the map.
         position_embedding_dim: width E of the embedding of a relative position, a multiple of 4; -1 for C.
         position_magnitude: factor of the positions.
         num_heads: heads M, each of C // M channels.
@@ -49,11 +49,8 @@ class GeneralizedAttention(keras.layers.Layer):
     Raises: ValueError if ``attention_type`` is not of this form or chooses nothing.
     """
 
-    keeps_initial_values = True
-
     def __init__(
         self,
-        in_channels: int,
         spatial_range: int = -1,
         num_heads: int = 9,
         position_embedding_dim: int = -1,
@@ -67,31 +64,33 @@ class GeneralizedAttention(keras.layers.Layer):
         if len(attention_type) != 4 or not set(attention_type) <= {"0", "1"} or attention_type == "0000":
             raise ValueError(f"attention_type={attention_type!r} must be four characters 0 or 1, not all of them 0")
         self.num_heads, self.spatial_range, self.attention_type = num_heads, spatial_range, attention_type
-        self.embedding_dim = position_embedding_dim if position_embedding_dim > 0 else in_channels
-        self.position_magnitude, self.kv_stride, self.q_stride = position_magnitude, kv_stride, q_stride
-        self.head_dim = in_channels // num_heads
-        width = self.head_dim * num_heads
-        qk, qr, bk, br = (bit == "1" for bit in attention_type)
+        self.position_embedding_dim, self.position_magnitude = position_embedding_dim, position_magnitude
+        self.kv_stride, self.q_stride = kv_stride, q_stride
+
+    def build(self, input_shape):  # mirror: infers the width
+        channels = input_shape[-1]
+        self.embedding_dim = self.position_embedding_dim if self.position_embedding_dim > 0 else channels
+        self.head_dim = channels // self.num_heads
+        width = self.head_dim * self.num_heads
+        qk, qr, bk, br = (bit == "1" for bit in self.attention_type)
         bound = (2 * self.head_dim) ** -0.5
-        uniform = keras.initializers.RandomUniform(-bound, bound)
         if bk:
+            uniform = keras.initializers.RandomUniform(-bound, bound)
             self.appr_bias = self.add_weight(name="appr_bias", shape=(width,), initializer=uniform)
         if br:
+            uniform = keras.initializers.RandomUniform(-bound, bound)
             self.geom_bias = self.add_weight(name="geom_bias", shape=(width,), initializer=uniform)
         self.gamma = self.add_weight(name="gamma", shape=(1,), initializer="zeros")
+        options = dict(use_bias=False, kernel_initializer="lecun_uniform")
         if qk or qr:
-            self.query_conv = Conv2d(in_channels, width, 1, bias=False)
+            self.query_conv = Conv2D(width, 1, **options)
         if qk or bk:
-            self.key_conv = Conv2d(in_channels, width, 1, bias=False)
-        self.value_conv = Conv2d(in_channels, width, 1, bias=False)
+            self.key_conv = Conv2D(width, 1, **options)
+        self.value_conv = Conv2D(width, 1, **options)
         if qr or br:
-            self.appr_geom_fc_x = Linear(self.embedding_dim // 2, width, bias=False)
-            self.appr_geom_fc_y = Linear(self.embedding_dim // 2, width, bias=False)
-        self.proj_conv = Conv2d(width, in_channels, 1)
-        for layer in self._flatten_layers(include_self=False, recursive=False):
-            # mirror: PyTorch fills tensors
-            layer.kernel_initializer = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
-        self.proj_conv.bias_initializer = "zeros"
+            self.appr_geom_fc_x = Dense(width, **options)
+            self.appr_geom_fc_y = Dense(width, **options)
+        self.proj_conv = Conv2D(channels, 1, kernel_initializer="lecun_uniform", bias_initializer="zeros")
 
     def call(self, x):
         heads, dim = self.num_heads, self.head_dim

@@ -10,7 +10,7 @@ import keras
 
 from .convolution import Conv2d, ConvTranspose2d
 
-__all__ = ["KaimingNormal", "KaimingUniform", "kaiming_normal", "kaiming_uniform", "normal"]
+__all__ = ["KaimingNormal", "KaimingUniform", "SmallNormal", "kaiming_normal", "kaiming_uniform", "normal"]
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -30,6 +30,17 @@ class KaimingUniform(keras.initializers.VarianceScaling):
 
     def __init__(self, seed=None):
         super().__init__(2.0, "fan_in", "uniform", seed)
+
+    def get_config(self):
+        return {"seed": super().get_config()["seed"]}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class SmallNormal(keras.initializers.RandomNormal):
+    """Normal with deviation 0.01, as of detectors' heads. A layer that is given the class makes its own."""
+
+    def __init__(self, seed=None):
+        super().__init__(stddev=0.01, seed=seed)
 
     def get_config(self):
         return {"seed": super().get_config()["seed"]}

@@ -72,7 +72,7 @@ class Model(keras.Model):
         given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
         given = {**given, **given.pop("kwargs", {})}
         given.pop(next(iter(inspect.signature(cls.__init__).parameters)))
-        object.__setattr__(self, "arguments", given)
+        object.__setattr__(self, "_arguments", given)
         return self
 
     def __setattr__(self, name, value):
@@ -84,7 +84,7 @@ class Model(keras.Model):
         super().__setattr__(name, value)
 
     def get_config(self):
-        return {**super().get_config(), **{key: _encode(value) for key, value in self.arguments.items()}}
+        return {**super().get_config(), **{key: _encode(value) for key, value in self._arguments.items()}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -24,6 +24,7 @@ __all__ = [
     "LayerNorm",
     "LayerNormalization",
     "StdLayerNorm",
+    "choose_norm",
     "freeze_norm",
 ]
 
@@ -466,3 +467,15 @@ def freeze_norm(model) -> None:
     for _, layer in named_layers(model):
         if isinstance(layer, (BatchNorm2d, BatchNormalization)):
             layer.fixed = True  # mirror: told before they build
+
+
+def choose_norm(norm):
+    """What makes a normalisation: by name, "batch", "frozen" (fixed scale and shift) or "group" (32 groups), or itself.
+
+    Raises:
+        ValueError: if there is no such name.
+    """
+    known = {"batch": BatchNormalization, "frozen": FrozenBatchNormalization, "group": GroupNormalization}
+    if isinstance(norm, str) and norm not in known:
+        raise ValueError(f"norm={norm!r} must be one of {sorted(known)}, or make a normalisation")
+    return known[norm] if isinstance(norm, str) else norm

@@ -11,22 +11,31 @@ import tensorflow as tf
 
 from .native import exporting, onnx_node
 
-__all__ = ["resize_bicubic", "resize_bilinear", "resize_nearest"]
+__all__ = ["map_size", "resize_bicubic", "resize_bilinear", "resize_nearest"]
+
+
+def map_size(x) -> tuple:
+    """Height and width of (N, H, W, C): numbers where they are known, else integer tensors."""
+    return tuple(n or tf.shape(x)[axis] for axis, n in enumerate(x.shape[1:3], start=1))
 
 
 def resize_nearest(x, size: tuple[int, int]):
     """Nearest neighbour: output pixel i shows input pixel floor(i * in / out).
 
     Args:
-        x: (N, H, W, C); H and W are static.
-        size: (h, w) of the output.
+        x: (N, H, W, C).
+        size: (h, w) of the output, numbers or integer tensors.
 
     Returns:
         (N, h, w, C).
     """
-    if exporting() and _runtimes_agree(x.shape[1], size[0]) and _runtimes_agree(x.shape[2], size[1]):
+    known = all(isinstance(n, int) for n in (*x.shape[1:3], *size))
+    if known and exporting() and _runtimes_agree(x.shape[1], size[0]) and _runtimes_agree(x.shape[2], size[1]):
         return _onnx_resize(x, size, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     for axis in (1, 2):
+        if not known:
+            x = tf.gather(x, _dynamic_nearest_index(tf.shape(x)[axis], size[axis - 1]), axis=axis)
+            continue
         size_in, size_out = x.shape[axis], size[axis - 1]
         index = _nearest_index(size_in, size_out)
         if np.array_equal(index, np.repeat(np.arange(size_in), size_out // size_in)):
@@ -40,8 +49,8 @@ def resize_bilinear(x, size: tuple[int, int], align_corners: bool = False):
     """Linear interpolation between the two nearest pixels in each direction, without anti-aliasing.
 
     Args:
-        x: (N, H, W, C); H and W are static.
-        size: (h, w) of the output.
+        x: (N, H, W, C).
+        size: (h, w) of the output, numbers or integer tensors.
         align_corners: map corner centres onto corner centres (scale (in - 1) / (out - 1)); otherwise the image borders
             onto each other (scale in / out).
 
@@ -50,6 +59,8 @@ def resize_bilinear(x, size: tuple[int, int], align_corners: bool = False):
     """
     if exporting():
         return _onnx_resize(x, size, mode="linear", coordinate_transformation_mode=_coordinates(align_corners))
+    if not all(isinstance(n, int) for n in (*x.shape[1:3], *size)):
+        return _dynamic_bilinear(_dynamic_bilinear(x, 1, size[0], align_corners), 2, size[1], align_corners)
     return _interpolate(x, size, _linear_matrix, align_corners)
 
 
@@ -76,8 +87,10 @@ def _coordinates(align_corners):
 
 def _onnx_resize(x, size, **attributes):
     # With ``axes``, the sizes of batch and channels need not be known (opset 18).
-    x, sizes = tf.transpose(x, [0, 3, 1, 2]), tf.constant(size, tf.int64)  # mirror: NHWC
-    shape = [*x.shape[:2], *size]
+    x = tf.transpose(x, [0, 3, 1, 2])  # mirror: NHWC
+    known = all(isinstance(n, int) for n in size)
+    sizes = tf.constant(size, tf.int64) if known else tf.stack([tf.cast(n, tf.int64) for n in size])
+    shape = [*x.shape[:2], *(n if isinstance(n, int) else None for n in size)]
     x = onnx_node("Resize", [x, None, None, sizes], {"axes": [2, 3], **attributes}, x.dtype, shape)
     return tf.transpose(x, [0, 2, 3, 1])
 
@@ -87,6 +100,28 @@ def _nearest_index(size_in, size_out):
     ratio = np.float32(size_in) / np.float32(size_out)
     index = np.floor(np.arange(size_out, dtype=np.float32) * ratio).astype(np.int64)
     return np.minimum(index, size_in - 1)
+
+
+def _dynamic_nearest_index(size_in, size_out):
+    ratio = tf.cast(size_in, tf.float32) / tf.cast(size_out, tf.float32)
+    index = tf.floor(tf.cast(tf.range(size_out), tf.float32) * ratio)
+    return tf.minimum(tf.cast(index, tf.int32), size_in - 1)
+
+
+def _dynamic_bilinear(x, axis, size_out, align_corners):
+    """Along one axis whose length is a tensor: a weighted sum of two gathers."""
+    size_in, i = tf.shape(x)[axis], tf.cast(tf.range(size_out), x.dtype)
+    length_in, length_out = tf.cast(size_in, x.dtype), tf.cast(size_out, x.dtype)
+    if align_corners:
+        position = i * ((length_in - 1) / tf.maximum(length_out - 1, 1))
+    else:
+        position = tf.maximum((i + 0.5) * (length_in / length_out) - 0.5, 0)
+    left = tf.floor(position)
+    weight = tf.reshape(position - left, (-1, *(1,) * (3 - axis)))
+    left = tf.cast(left, tf.int32)
+    return tf.gather(x, left, axis=axis) * (1 - weight) + weight * tf.gather(
+        x, tf.minimum(left + 1, size_in - 1), axis=axis
+    )
 
 
 def _runtimes_agree(size_in, size_out):

@@ -7,12 +7,14 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from .convolution import Conv2d
+from .convolution import Conv2D
+from .initialization import KaimingNormal
 from .pooling import adaptive_avg_pool2d
 
 __all__ = ["SqueezeExcite"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SqueezeExcite(keras.layers.Layer):
     """Channel attention: every channel is scaled by a gate that sees the means of all channels (arXiv:1709.01507).
 
@@ -26,8 +28,9 @@ class SqueezeExcite(keras.layers.Layer):
 
     def __init__(self, channels: int, squeezed: int, gate=tf.sigmoid, **kwargs):
         super().__init__(**kwargs)
-        self.fc1 = Conv2d(channels, squeezed, 1)
-        self.fc2 = Conv2d(squeezed, channels, 1)
+        options = dict(kernel_initializer=KaimingNormal, bias_initializer="zeros")
+        self.fc1 = Conv2D(squeezed, 1, **options)
+        self.fc2 = Conv2D(channels, 1, **options)
         self.gate = gate
 
     def call(self, x):

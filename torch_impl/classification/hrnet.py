@@ -7,6 +7,7 @@ Parameter names: the authors' ``lib/models/cls_hrnet.py`` (MIT), the same as tim
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -16,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.classification.resnet import NORMS, BasicBlock, Bottleneck
+from torch_impl.classification.resnet import BasicBlock, Bottleneck
 from torch_impl.layers.backbone import Backbone
 from torch_impl.layers.initialization import kaiming_normal
+from torch_impl.layers.normalization import choose_norm
 from torch_impl.layers.resize import resize_bilinear, resize_nearest
 from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -54,7 +56,7 @@ def conv_bn(in_channels: int, out_channels: int, norm, kernel_size=3, stride=2, 
 def blocks(block, depth: int, in_channels: int, planes: int, norm):
     """Residual blocks at stride 1 in a row."""
     widths = (in_channels, *(planes * block.expansion,) * (depth - 1))
-    return nn.Sequential(*(block(width, planes, norm=norm) for width in widths))
+    return nn.Sequential(*(block(width, planes, norm=norm) for width in widths))  # mirror: told whether
 
 
 class HRNetModule(nn.Module):
@@ -117,8 +119,7 @@ class HRNet(Backbone):
         head_planes: nominal widths of the bottlenecks of the classification head.
         fuse_upsample: "nearest" (classification, pose), "bilinear", or "bilinear_corners", with aligned corner centres.
         dropout: rate before the classifier.
-        norm: "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
-        norm_eps, norm_momentum: added to the variance inside the root; weight of the batch's running statistics.
+        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no head; return the branches.
@@ -141,9 +142,7 @@ class HRNet(Backbone):
         head_planes: tuple[int, int, int, int] = (32, 64, 128, 256),
         fuse_upsample: str = "nearest",
         dropout: float = 0.0,
-        norm: str = "batch",
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
+        norm="batch",
         norm_eval: bool = False,
         frozen_stages: int = -1,
         features_only: bool = False,
@@ -154,53 +153,47 @@ class HRNet(Backbone):
             raise ValueError(f"head={head!r} must be one of {HEADS}")
         if fuse_upsample not in UPSAMPLE:
             raise ValueError(f"fuse_upsample={fuse_upsample!r} must be one of {sorted(UPSAMPLE)}")
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
         self.out_indices, self.upsample = tuple(out_indices), UPSAMPLE[fuse_upsample]
         self.head = None if features_only else head
-        constants = {"eps": norm_eps, **({"momentum": norm_momentum} if norm == "batch" else {})}
-        make_norm = functools.partial(NORMS[norm], **constants)
+        norm = choose_norm(norm)
         self.conv1 = nn.Conv2d(in_chans, 64, 3, 2, 1, bias=False)  # mirror: padding is explicit
-        self.bn1 = make_norm(64)
+        self.bn1 = norm(64)
         self.conv2 = nn.Conv2d(64, 64, 3, 2, 1, bias=False)
-        self.bn2 = make_norm(64)
-        self.layer1 = blocks(Bottleneck, stage1[0], 64, stage1[1], make_norm)
+        self.bn2 = norm(64)
+        self.layer1 = blocks(Bottleneck, stage1[0], 64, stage1[1], norm)
         widths = (stage1[1] * Bottleneck.expansion,)
         for i, count in enumerate(modules, start=1):
             before, widths = widths, tuple(channels * 2**j for j in range(i + 1))
             transition = []
             for j, width in enumerate(widths):
                 if j == len(before):
-                    transition.append(nn.Sequential(conv_bn(before[-1], width, make_norm)))
+                    transition.append(nn.Sequential(conv_bn(before[-1], width, norm)))
                 else:
                     unchanged = width == before[j]
-                    transition.append(nn.Identity() if unchanged else conv_bn(before[j], width, make_norm, stride=1))
+                    transition.append(nn.Identity() if unchanged else conv_bn(before[j], width, norm, stride=1))
             setattr(self, f"transition{i}", nn.ModuleList(transition))
             stage = []
             for j in range(count):
                 last = i == 3 and j == count - 1 and self.head == "pose"
-                stage.append(HRNetModule(widths, depth, make_norm, self.upsample, 1 if last else len(widths)))
+                stage.append(HRNetModule(widths, depth, norm, self.upsample, 1 if last else len(widths)))
             setattr(self, f"stage{i + 1}", nn.ModuleList(stage))
         if self.head == "classification":
             self.incre_modules = nn.ModuleList(
-                [
-                    blocks(Bottleneck, 1, width, planes, make_norm)
-                    for width, planes in zip(widths, head_planes, strict=True)
-                ]
+                [blocks(Bottleneck, 1, width, planes, norm) for width, planes in zip(widths, head_planes, strict=True)]
             )
             ends = [planes * Bottleneck.expansion for planes in head_planes]
-            self.downsamp_modules = nn.ModuleList(
-                [conv_bn(ends[i], ends[i + 1], make_norm, bias=True) for i in range(3)]
-            )
-            self.final_layer = conv_bn(ends[-1], 2 * ends[-1], make_norm, 1, 1, bias=True)
+            self.downsamp_modules = nn.ModuleList([conv_bn(ends[i], ends[i + 1], norm, bias=True) for i in range(3)])
+            self.final_layer = conv_bn(ends[-1], 2 * ends[-1], norm, 1, 1, bias=True)
             self.dropout = nn.Dropout(dropout)  # mirror: Dropout follows
             self.classifier = nn.Linear(2 * ends[-1], num_classes)
         elif self.head == "pose":
             self.final_layer = nn.Conv2d(channels, num_classes, 1)
         elif self.head == "segmentation":
-            joined = conv_bn(sum(widths), sum(widths), make_norm, 1, 1, bias=True)
+            joined = conv_bn(sum(widths), sum(widths), norm, 1, 1, bias=True)
             self.last_layer = nn.Sequential(*joined, nn.Conv2d(sum(widths), num_classes, 1))
         kaiming_normal(self)
+        self.channels = {f"c{i + 1}": widths[i - 1] for i in self.out_indices}
+        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
         self.freeze(norm_eval, frozen_stages)
 
     def levels(self) -> list:
@@ -242,33 +235,33 @@ class HRNet(Backbone):
         return self.classifier(self.dropout(self.final_layer(x).mean((2, 3))))  # mirror: NCHW
 
 
-def hrnet_w18(**options) -> HRNet:
-    return HRNet(**{"channels": 18, **options})
+def hrnet_w18(channels=18, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w18_small_v2(**options) -> HRNet:
-    return HRNet(**{"channels": 18, "modules": (1, 3, 2), "depth": 2, "stage1": (2, 64), **options})
+def hrnet_w18_small_v2(channels=18, modules=(1, 3, 2), depth=2, stage1=(2, 64), **options) -> HRNet:
+    return HRNet(channels=channels, modules=modules, depth=depth, stage1=stage1, **options)
 
 
-def hrnet_w30(**options) -> HRNet:
-    return HRNet(**{"channels": 30, **options})
+def hrnet_w30(channels=30, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w32(**options) -> HRNet:
-    return HRNet(**{"channels": 32, **options})
+def hrnet_w32(channels=32, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w40(**options) -> HRNet:
-    return HRNet(**{"channels": 40, **options})
+def hrnet_w40(channels=40, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w44(**options) -> HRNet:
-    return HRNet(**{"channels": 44, **options})
+def hrnet_w44(channels=44, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w48(**options) -> HRNet:
-    return HRNet(**{"channels": 48, **options})
+def hrnet_w48(channels=48, **options) -> HRNet:
+    return HRNet(channels=channels, **options)
 
 
-def hrnet_w64(**options) -> HRNet:
-    return HRNet(**{"channels": 64, **options})
+def hrnet_w64(channels=64, **options) -> HRNet:
+    return HRNet(channels=channels, **options)

@@ -5,6 +5,7 @@ Parameter names: timm ``res2net.py`` (Apache-2.0), the same as the authors' code
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -44,7 +45,7 @@ class Bottle2neck(nn.Module):
         dilation: not used; a block has one layer of 3x3 convolutions.
         groups, base_width: a chunk has ``planes * base_width // 64`` channels in each group.
         norm: makes the normalisation of a number of channels.
-        avg_down: see :class:`torch_impl.classification.resnet.ResNet`.
+        avg_down, zero_init_residual: see :class:`torch_impl.classification.resnet.ResNet`.
         stride_in_1x1: only False.
         scale: number of chunks; 1 leaves one convolution over all channels.
 
@@ -65,6 +66,7 @@ class Bottle2neck(nn.Module):
         norm=nn.BatchNorm2d,
         avg_down: bool = False,
         stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
         scale: int = 4,
     ):
         super().__init__()
@@ -84,8 +86,10 @@ class Bottle2neck(nn.Module):
         self.convs, self.bns = nn.ModuleList(convs), nn.ModuleList(bns)
         self.conv3 = nn.Conv2d(self.width * scale, out_channels, 1, bias=False)
         self.bn3 = norm(out_channels)
+        if zero_init_residual:
+            nn.init.zeros_(self.bn3.weight)
         self.pool = self.downsample = None
-        if stride != 1 or in_channels != out_channels:
+        if stride != 1 or in_channels != out_channels:  # mirror: told whether
             self.pool = nn.AvgPool2d(3, stride, 1)
             self.downsample = shortcut(in_channels, out_channels, stride, norm, avg_down)
 
@@ -110,7 +114,6 @@ class Res2Net(ResNet):
         layers: blocks of each stage.
         scale: see :class:`Bottle2neck`.
         base_width: see :class:`Bottle2neck`.
-        zero_init_residual: the last normalisation of each block starts with scale 0.
         options: of :class:`torch_impl.classification.resnet.ResNet`, whose inputs and results these are.
     """
 
@@ -119,49 +122,42 @@ class Res2Net(ResNet):
         layers: tuple[int, ...],
         scale: int = 4,
         base_width: int = 26,
-        zero_init_residual: bool = False,
         **options,
     ):
-        block = functools.partial(Bottle2neck, scale=scale)
-        block.expansion = Bottle2neck.expansion
-        super().__init__(block, layers, base_width=base_width, **options)
-        if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, Bottle2neck):
-                    nn.init.zeros_(module.bn3.weight)
+        super().__init__(functools.partial(Bottle2neck, scale=scale), layers, base_width=base_width, **options)
 
 
-def res2net50_26w_4s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 26, "scale": 4, **options})
+def res2net50_26w_4s(layers=(3, 4, 6, 3), base_width=26, scale=4, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_48w_2s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 48, "scale": 2, **options})
+def res2net50_48w_2s(layers=(3, 4, 6, 3), base_width=48, scale=2, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_14w_8s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 14, "scale": 8, **options})
+def res2net50_14w_8s(layers=(3, 4, 6, 3), base_width=14, scale=8, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_26w_6s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 26, "scale": 6, **options})
+def res2net50_26w_6s(layers=(3, 4, 6, 3), base_width=26, scale=6, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_26w_8s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "base_width": 26, "scale": 8, **options})
+def res2net50_26w_8s(layers=(3, 4, 6, 3), base_width=26, scale=8, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net101_26w_4s(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 23, 3), "base_width": 26, "scale": 4, **options})
+def res2net101_26w_4s(layers=(3, 4, 23, 3), base_width=26, scale=4, **options) -> Res2Net:
+    return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)
 
 
-def res2net50_v1b(**options) -> Res2Net:
-    return res2net50_26w_4s(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def res2net50_v1b(deep_stem=(32, 32, 64), avg_down=True, **options) -> Res2Net:
+    return res2net50_26w_4s(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def res2net101_v1b(**options) -> Res2Net:
-    return res2net101_26w_4s(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def res2net101_v1b(deep_stem=(32, 32, 64), avg_down=True, **options) -> Res2Net:
+    return res2net101_26w_4s(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def res2next50(**options) -> Res2Net:
-    return Res2Net(**{"layers": (3, 4, 6, 3), "groups": 8, "base_width": 4, "scale": 4, **options})
+def res2next50(layers=(3, 4, 6, 3), groups=8, base_width=4, scale=4, **options) -> Res2Net:
+    return Res2Net(layers=layers, groups=groups, base_width=base_width, scale=scale, **options)

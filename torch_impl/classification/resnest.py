@@ -5,6 +5,7 @@ Parameter names: the authors' ``resnest/torch/models`` (Apache-2.0) and timm ``r
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -91,7 +92,7 @@ class ResNeStBottleneck(nn.Module):
         first_dilation: of the 3x3 convolution.
         groups, base_width: there are ``groups * (planes * base_width // 64)`` channels between the 1x1 convolutions.
         norm: makes the normalisation of a number of channels.
-        avg_down: see :class:`torch_impl.classification.resnet.ResNet`.
+        avg_down, zero_init_residual: see :class:`torch_impl.classification.resnet.ResNet`.
         stride_in_1x1: only False.
         radix, avd, avd_first: see :class:`ResNeSt`.
 
@@ -112,6 +113,7 @@ class ResNeStBottleneck(nn.Module):
         norm=nn.BatchNorm2d,
         avg_down: bool = True,
         stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
         radix: int = 2,
         avd: bool = True,
         avd_first: bool = False,
@@ -127,8 +129,10 @@ class ResNeStBottleneck(nn.Module):
         self.pool = nn.AvgPool2d(3, stride, 1) if avd and stride > 1 else None
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = norm(out_channels)
+        if zero_init_residual:
+            nn.init.zeros_(self.bn3.weight)
         self.downsample = None
-        if stride != 1 or in_channels != out_channels:
+        if stride != 1 or in_channels != out_channels:  # mirror: told whether
             self.downsample = shortcut(in_channels, out_channels, stride, norm, avg_down)
 
     def forward(self, x):
@@ -155,7 +159,6 @@ class ResNeSt(ResNet):
             too, where dilation replaces it.
         avd_first: the pool comes before the split attention.
         dropout: rate before the classifier.
-        zero_init_residual: the last normalisation of each block starts with scale 0.
         options: of :class:`torch_impl.classification.resnet.ResNet`, whose inputs and results these are; ``groups`` is
             the cardinality.
     """
@@ -169,53 +172,47 @@ class ResNeSt(ResNet):
         avd: bool = True,
         avd_first: bool = False,
         dropout: float = 0.0,
-        zero_init_residual: bool = False,
         **options,
     ):
         block = functools.partial(ResNeStBottleneck, radix=radix, avd=avd, avd_first=avd_first)
-        block.expansion = ResNeStBottleneck.expansion
         super().__init__(block, layers, deep_stem=deep_stem, avg_down=avg_down, **options)
         for stage in (self.layer2, self.layer3, self.layer4):
             if avd and stage[0].pool is None:
                 stage[0].pool = nn.AvgPool2d(3, 1, 1)
         self.dropout = nn.Dropout(dropout)  # mirror: Dropout follows
-        if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, ResNeStBottleneck):
-                    nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images):
         maps = self.forward_features(images)
         return maps if self.features_only else self.fc(self.dropout(maps["c5"].mean((2, 3))))  # mirror: NCHW
 
 
-def resnest14(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (1, 1, 1, 1), **options})
+def resnest14(layers=(1, 1, 1, 1), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, **options)
 
 
-def resnest26(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (2, 2, 2, 2), **options})
+def resnest26(layers=(2, 2, 2, 2), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, **options)
 
 
-def resnest50(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 4, 6, 3), **options})
+def resnest50(layers=(3, 4, 6, 3), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, **options)
 
 
-def resnest101(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 4, 23, 3), "deep_stem": (64, 64, 128), **options})
+def resnest101(layers=(3, 4, 23, 3), deep_stem=(64, 64, 128), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, deep_stem=deep_stem, **options)
 
 
-def resnest200(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 24, 36, 3), "deep_stem": (64, 64, 128), **options})
+def resnest200(layers=(3, 24, 36, 3), deep_stem=(64, 64, 128), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, deep_stem=deep_stem, **options)
 
 
-def resnest269(**options) -> ResNeSt:
-    return ResNeSt(**{"layers": (3, 30, 48, 8), "deep_stem": (64, 64, 128), **options})
+def resnest269(layers=(3, 30, 48, 8), deep_stem=(64, 64, 128), **options) -> ResNeSt:
+    return ResNeSt(layers=layers, deep_stem=deep_stem, **options)
 
 
-def resnest50_fast_1s4x24d(**options) -> ResNeSt:
-    return resnest50(**{"radix": 1, "groups": 4, "base_width": 24, "avd_first": True, **options})
+def resnest50_fast_1s4x24d(radix=1, groups=4, base_width=24, avd_first=True, **options) -> ResNeSt:
+    return resnest50(radix=radix, groups=groups, base_width=base_width, avd_first=avd_first, **options)
 
 
-def resnest50_fast_4s2x40d(**options) -> ResNeSt:
-    return resnest50(**{"radix": 4, "groups": 2, "base_width": 40, "avd_first": True, **options})
+def resnest50_fast_4s2x40d(radix=4, groups=2, base_width=40, avd_first=True, **options) -> ResNeSt:
+    return resnest50(radix=radix, groups=groups, base_width=base_width, avd_first=avd_first, **options)

@@ -1,4 +1,4 @@
-"""ResNet: stages of residual blocks; also its wide, grouped (ResNeXt) and "bag of tricks" (-B, -C, -D) forms.
+"""ResNet: stages of residual blocks; also its wide, grouped (ResNeXt) and "bag of tricks" (-B, -C, -D) variants.
 
 "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385; "Wide Residual Networks", 2016,
 arXiv:1605.07146; "Aggregated Residual Transformations for Deep Neural Networks", 2016, arXiv:1611.05431; "Bag of Tricks
@@ -8,6 +8,7 @@ Parameter names: torchvision ``models/resnet.py`` (BSD-3); deep stem and average
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -20,7 +21,7 @@ from torch_impl.layers.context import ContextBlock
 from torch_impl.layers.deform_conv import DeformConv2dPack, ModulatedDeformConv2dPack
 from torch_impl.layers.generalized_attention import GeneralizedAttention
 from torch_impl.layers.initialization import kaiming_normal
-from torch_impl.layers.normalization import FrozenBatchNorm2d
+from torch_impl.layers.normalization import choose_norm
 from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -56,21 +57,54 @@ __all__ = [
     "wide_resnet101_2",
 ]
 
-NORMS = {
-    "batch": nn.BatchNorm2d,
-    "frozen": FrozenBatchNorm2d,
-    "group": functools.partial(nn.GroupNorm, 32),
+CONV = functools.partial(nn.Conv2d, bias=False)
+DEFORM = {
+    name: functools.partial(layer, bias=False)
+    for name, layer in (("v1", DeformConv2dPack), ("v2", ModulatedDeformConv2dPack))
 }
-DEFORM = {"v1": DeformConv2dPack, "v2": ModulatedDeformConv2dPack}
+
+
+def expansion(block) -> int:
+    """Width of what a block returns over its nominal width; of a class or of a partial of one."""
+    return getattr(block, "func", block).expansion
+
+
+def stage_dilations(output_stride: int, dilations=None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and dilations of the four stages.
+
+    Raises:
+        ValueError: if ``output_stride`` is not 8, 16 or 32, or ``dilations`` are not four.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
+    if dilations is None:
+        dilations = tuple(max(stride // output_stride, 1) for stride in (4, 8, 16, 32))
+    if len(dilations) != 4:
+        raise ValueError(f"dilations={tuple(dilations)} must be four, one for each stage")
+    return (1, *(1 if dilation > 1 else 2 for dilation in dilations[1:])), tuple(dilations)
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, norm, avg_down: bool):
     """Projection of the shortcut: 1x1 convolution with the stride (-B), or an average pool before it (-D)."""
     if not avg_down:
-        return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
+        return nn.Sequential(CONV(in_channels, out_channels, 1, stride), norm(out_channels))
     # a last odd row or column is kept, and averaged over what there is of it
     pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels))
+    return nn.Sequential(pool, CONV(in_channels, out_channels, 1), norm(out_channels))
+
+
+def deep_convs(in_chans: int, widths: tuple[int, int, int], norm) -> list[nn.Module]:
+    """Three 3x3 convolutions, the first two with normalisation and ReLU."""
+    first, second, third = widths
+    return [
+        CONV(in_chans, first, 3, 2, padding=1),
+        norm(first),
+        nn.ReLU(),
+        CONV(first, second, 3, padding=1),
+        norm(second),
+        nn.ReLU(),
+        CONV(second, third, 3, padding=1),
+    ]
 
 
 class BasicBlock(nn.Module):
@@ -82,7 +116,7 @@ class BasicBlock(nn.Module):
         dilation: of the second convolution.
         groups, base_width: only 1 and 64, see :class:`Bottleneck`.
         norm: makes the normalisation of a number of channels.
-        avg_down, stride_in_1x1: see :class:`ResNet`; the second means nothing here.
+        avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`; the second means nothing here.
 
     x: (N, C, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
     """
@@ -101,18 +135,21 @@ class BasicBlock(nn.Module):
         norm=nn.BatchNorm2d,
         avg_down: bool = False,
         stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
     ):
         super().__init__()
         if groups != 1 or base_width != 64:
             raise ValueError(
                 f"BasicBlock has groups=1 and base_width=64 only; groups={groups}, base_width={base_width}"
             )
-        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, first_dilation, first_dilation, bias=False)
+        self.conv1 = CONV(in_channels, planes, 3, stride, padding=first_dilation, dilation=first_dilation)
         self.bn1 = norm(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
+        self.conv2 = CONV(planes, planes, 3, padding=dilation, dilation=dilation)
         self.bn2 = norm(planes)
+        if zero_init_residual:
+            nn.init.zeros_(self.bn2.weight)
         self.downsample = None
-        if stride != 1 or in_channels != planes:
+        if stride != 1 or in_channels != planes:  # mirror: told whether
             self.downsample = shortcut(in_channels, planes, stride, norm, avg_down)
 
     def forward(self, x):
@@ -131,9 +168,9 @@ class Bottleneck(nn.Module):
         dilation: not used; a :class:`BasicBlock` has a second 3x3 convolution.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
         norm: makes the normalisation of a number of channels.
-        avg_down, stride_in_1x1: see :class:`ResNet`.
-        deform: makes a deformable convolution in place of the 3x3 one, or None.
-        plugins: (name, position, layer of a number of channels); position is "after_conv1" or "after_conv2", behind the
+        avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`.
+        conv: makes the 3x3 convolution.
+        plugins: (name, position, layer of a number of channels); position is "after_conv1" or "after_conv2", after the
             ReLU, or "after_conv3", before the shortcut is added. The layer becomes an attribute of that name.
 
     x: (N, C, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
@@ -153,21 +190,23 @@ class Bottleneck(nn.Module):
         norm=nn.BatchNorm2d,
         avg_down: bool = False,
         stride_in_1x1: bool = False,
-        deform=None,
+        zero_init_residual: bool = False,
+        conv=CONV,
         plugins: tuple[tuple, ...] = (),
     ):
         super().__init__()
         width, out_channels = int(planes * base_width / 64) * groups, planes * self.expansion
         stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)  # -A, Caffe; -B, torchvision
-        self.conv1 = nn.Conv2d(in_channels, width, 1, stride1, bias=False)
+        self.conv1 = CONV(in_channels, width, 1, stride1)
         self.bn1 = norm(width)
-        conv3x3 = nn.Conv2d if deform is None else deform
-        self.conv2 = conv3x3(width, width, 3, stride2, first_dilation, first_dilation, groups, bias=False)
+        self.conv2 = conv(width, width, 3, stride2, padding=first_dilation, dilation=first_dilation, groups=groups)
         self.bn2 = norm(width)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.conv3 = CONV(width, out_channels, 1)
         self.bn3 = norm(out_channels)
+        if zero_init_residual:
+            nn.init.zeros_(self.bn3.weight)
         self.downsample = None
-        if stride != 1 or in_channels != out_channels:
+        if stride != 1 or in_channels != out_channels:  # mirror: told whether
             self.downsample = shortcut(in_channels, out_channels, stride, norm, avg_down)
         self.plugins = [(name, position) for name, position, _ in plugins]
         for name, position, layer in plugins:
@@ -201,15 +240,14 @@ class ResNet(Backbone):
         avg_down: average pool before the projection of the shortcut (-D).
         stride_in_1x1: stride on the first 1x1 convolution (-A) instead of the 3x3 one (-B).
         output_stride: 32, 16 or 8; strides beyond it become dilations.
+        dilations: of every stage, in place of ``output_stride``; a stage with one beyond 1 has no stride.
         contract_dilation: a dilated stage's first block keeps the dilation of the stage before (torchvision, timm).
-        norm: "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
-        norm_eps: added to the variance inside the root.
+        multi_grid: dilations of the last stage's blocks, in place of the stage's own (arXiv:1706.05587, section 3.3).
+        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         zero_init_residual: the last normalisation of each block starts with scale 0.
-        deform: "v1" or "v2": deformable 3x3 convolutions, without and with a mask (arXiv:1703.06211, arXiv:1811.11168).
-        deform_groups: groups of offsets of each.
-        deform_stages: which of the four stages have them.
+        conv: what makes the 3x3 convolutions of the bottlenecks, or four of them, one for each stage.
         plugins: dicts of ``"name"``, ``"position"``, ``"layer"``, see :class:`Bottleneck`, and ``"stages"``, which of
             the four have it (arXiv:1904.11492, for one).
         features_only: no classifier; return the feature maps instead of logits.
@@ -232,93 +270,86 @@ class ResNet(Backbone):
         avg_down: bool = False,
         stride_in_1x1: bool = False,
         output_stride: int = 32,
+        dilations: tuple[int, ...] | None = None,
         contract_dilation: bool = True,
-        norm: str = "batch",
-        norm_eps: float = 1e-5,
+        multi_grid: tuple[int, ...] | None = None,
+        norm="batch",
         norm_eval: bool = False,
         frozen_stages: int = -1,
         zero_init_residual: bool = False,
-        deform: str | None = None,
-        deform_groups: int = 1,
-        deform_stages: tuple[bool, bool, bool, bool] = (False, True, True, True),
+        conv=CONV,
         plugins: tuple[dict, ...] = (),
         features_only: bool = False,
         out_indices: tuple[int, ...] = (1, 2, 3, 4),
     ):
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
-        if deform not in (None, *DEFORM):
-            raise ValueError(f"deform={deform!r} must be None or one of {sorted(DEFORM)}")
-        if block is BasicBlock and (deform or plugins):
-            raise ValueError("deform and plugins need a Bottleneck; BasicBlock has neither")
+        strides, dilations = stage_dilations(output_stride, dilations)
+        if multi_grid is not None and len(multi_grid) != layers[-1]:
+            raise ValueError(f"multi_grid={tuple(multi_grid)} must have one dilation for each of {layers[-1]} blocks")
+        convs = tuple(conv) if isinstance(conv, (list, tuple)) else (conv,) * 4
+        if block is BasicBlock and (set(convs) != {CONV} or plugins):
+            raise ValueError("conv and plugins need a Bottleneck; BasicBlock has neither")
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        make_norm = functools.partial(NORMS[norm], eps=norm_eps)
-        if deep_stem is None:
-            channels = planes[0]
-            self.conv1 = nn.Conv2d(in_chans, channels, 7, 2, 3, bias=False)  # mirror: padding is explicit
-        else:
-            first, second, channels = deep_stem
-            self.conv1 = nn.Sequential(
-                nn.Conv2d(in_chans, first, 3, 2, 1, bias=False),
-                make_norm(first),
-                nn.ReLU(),
-                nn.Conv2d(first, second, 3, 1, 1, bias=False),
-                make_norm(second),
-                nn.ReLU(),
-                nn.Conv2d(second, channels, 3, 1, 1, bias=False),
-            )
-        self.bn1 = make_norm(channels)
-        reached, dilation = 4, 1
+        norm = choose_norm(norm)
+        channels = planes[0] if deep_stem is None else deep_stem[-1]
+        self.make_stem(in_chans, channels, deep_stem, norm)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        stride, first_dilation, widths, reached = 4, 1, {}, {}
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
-            stride, first_dilation = 1 if i == 0 else 2, dilation
-            if reached * stride > output_stride:
-                dilation, stride = dilation * stride, 1
-            reached *= stride
-            extras = {}
-            if deform and deform_stages[i]:
-                extras["deform"] = functools.partial(DEFORM[deform], deform_groups=deform_groups)
             chosen = [plugin for plugin in plugins if plugin["stages"][i]]
+            extras = {"conv": convs[i]} if convs[i] is not CONV else {}
             if chosen:
                 extras["plugins"] = tuple((plugin["name"], plugin["position"], plugin["layer"]) for plugin in chosen)
+            grid = tuple(multi_grid) if multi_grid is not None and i == 3 else (dilations[i],) * depth
+            if (multi_grid is not None and i == 3) or not contract_dilation:
+                first_dilation = grid[0]
             blocks = []
             for j in range(depth):
                 blocks.append(
                     block(
                         channels,
                         width,
-                        stride if j == 0 else 1,
-                        dilation,
-                        first_dilation if j == 0 and contract_dilation else dilation,
-                        groups,
-                        base_width,
-                        make_norm,
-                        avg_down,
-                        stride_in_1x1,
+                        strides[i] if j == 0 else 1,
+                        grid[j],
+                        first_dilation if j == 0 else grid[j],
+                        groups=groups,
+                        base_width=base_width,
+                        norm=norm,
+                        avg_down=avg_down,
+                        stride_in_1x1=stride_in_1x1,
+                        zero_init_residual=zero_init_residual,
                         **extras,
                     )
                 )
-                channels = width * block.expansion
+                channels = width * expansion(block)
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+            stride, first_dilation = stride * strides[i], dilations[i]
+            widths[f"c{i + 2}"], reached[f"c{i + 2}"] = channels, stride
+        names = [f"c{i + 1}" for i in self.out_indices]
+        self.channels, self.strides = ({name: found[name] for name in names} for found in (widths, reached))
         if not features_only:
             self.fc = nn.Linear(channels, num_classes)
         kaiming_normal(self)
-        if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, (BasicBlock, Bottleneck)):
-                    nn.init.zeros_((module.bn2 if block is BasicBlock else module.bn3).weight)
         self.freeze(norm_eval, frozen_stages)
+
+    def make_stem(self, in_chans: int, channels: int, deep_stem, norm) -> None:
+        """The layers before the pool."""
+        if deep_stem is None:
+            self.conv1 = CONV(in_chans, channels, 7, 2, padding=3)  # mirror: padding is explicit
+        else:
+            self.conv1 = nn.Sequential(*deep_convs(in_chans, deep_stem, norm))
+        self.bn1 = norm(channels)
+
+    def forward_stem(self, images):
+        """(N, in_chans, H, W) -> (N, C, ceil(H / 4), ceil(W / 4))."""
+        return self.maxpool(F.relu(self.bn1(self.conv1(images))))
 
     def levels(self) -> list:
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        x = F.relu(self.bn1(self.conv1(images)))
-        x = F.max_pool2d(x, 3, 2, 1)
-        maps = {}
+        x, maps = self.forward_stem(images), {}
         for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
             if i > max(self.out_indices):
                 break
@@ -332,97 +363,108 @@ class ResNet(Backbone):
         return maps if self.features_only else self.fc(maps["c5"].mean((2, 3)))  # mirror: NCHW
 
 
-def resnet18(**options) -> ResNet:
-    return ResNet(BasicBlock, **{"layers": (2, 2, 2, 2), **options})
+def resnet18(layers=(2, 2, 2, 2), **options) -> ResNet:
+    return ResNet(BasicBlock, layers, **options)
 
 
-def resnet34(**options) -> ResNet:
-    return ResNet(BasicBlock, **{"layers": (3, 4, 6, 3), **options})
+def resnet34(layers=(3, 4, 6, 3), **options) -> ResNet:
+    return ResNet(BasicBlock, layers, **options)
 
 
-def resnet50(**options) -> ResNet:
-    return ResNet(Bottleneck, **{"layers": (3, 4, 6, 3), **options})
+def resnet50(layers=(3, 4, 6, 3), **options) -> ResNet:
+    return ResNet(Bottleneck, layers, **options)
 
 
-def resnet101(**options) -> ResNet:
-    return ResNet(Bottleneck, **{"layers": (3, 4, 23, 3), **options})
+def resnet101(layers=(3, 4, 23, 3), **options) -> ResNet:
+    return ResNet(Bottleneck, layers, **options)
 
 
-def resnet152(**options) -> ResNet:
-    return ResNet(Bottleneck, **{"layers": (3, 8, 36, 3), **options})
+def resnet152(layers=(3, 8, 36, 3), **options) -> ResNet:
+    return ResNet(Bottleneck, layers, **options)
 
 
-def wide_resnet50_2(**options) -> ResNet:
-    return resnet50(**{"base_width": 128, **options})
+def wide_resnet50_2(base_width=128, **options) -> ResNet:
+    return resnet50(base_width=base_width, **options)
 
 
-def wide_resnet101_2(**options) -> ResNet:
-    return resnet101(**{"base_width": 128, **options})
+def wide_resnet101_2(base_width=128, **options) -> ResNet:
+    return resnet101(base_width=base_width, **options)
 
 
-def resnext50_32x4d(**options) -> ResNet:
-    return resnet50(**{"groups": 32, "base_width": 4, **options})
+def resnext50_32x4d(groups=32, base_width=4, **options) -> ResNet:
+    return resnet50(groups=groups, base_width=base_width, **options)
 
 
-def resnext101_32x8d(**options) -> ResNet:
-    return resnet101(**{"groups": 32, "base_width": 8, **options})
+def resnext101_32x8d(groups=32, base_width=8, **options) -> ResNet:
+    return resnet101(groups=groups, base_width=base_width, **options)
 
 
-def resnext101_64x4d(**options) -> ResNet:
-    return resnet101(**{"groups": 64, "base_width": 4, **options})
+def resnext101_64x4d(groups=64, base_width=4, **options) -> ResNet:
+    return resnet101(groups=groups, base_width=base_width, **options)
 
 
-def resnet18d(**options) -> ResNet:
-    return resnet18(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet18d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet18(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet34d(**options) -> ResNet:
-    return resnet34(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet34d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet34(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet50d(**options) -> ResNet:
-    return resnet50(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet50d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet50(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet101d(**options) -> ResNet:
-    return resnet101(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet101d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet101(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet152d(**options) -> ResNet:
-    return resnet152(**{"deep_stem": (32, 32, 64), "avg_down": True, **options})
+def resnet152d(deep_stem=(32, 32, 64), avg_down=True, **options) -> ResNet:
+    return resnet152(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnet50c(**options) -> ResNet:
-    return resnet50(**{"deep_stem": (32, 32, 64), **options})
+def resnet50c(deep_stem=(32, 32, 64), **options) -> ResNet:
+    return resnet50(deep_stem=deep_stem, **options)
 
 
-def resnet101c(**options) -> ResNet:
-    return resnet101(**{"deep_stem": (32, 32, 64), **options})
+def resnet101c(deep_stem=(32, 32, 64), **options) -> ResNet:
+    return resnet101(deep_stem=deep_stem, **options)
 
 
-def resnet152c(**options) -> ResNet:
-    return resnet152(**{"deep_stem": (32, 32, 64), **options})
+def resnet152c(deep_stem=(32, 32, 64), **options) -> ResNet:
+    return resnet152(deep_stem=deep_stem, **options)
 
 
-def resnet50s(**options) -> ResNet:
-    return resnet50(**{"deep_stem": (64, 64, 128), **options})
+def resnet50s(deep_stem=(64, 64, 128), **options) -> ResNet:
+    return resnet50(deep_stem=deep_stem, **options)
 
 
-def resnet101s(**options) -> ResNet:
-    return resnet101(**{"deep_stem": (64, 64, 128), **options})
+def resnet101s(deep_stem=(64, 64, 128), **options) -> ResNet:
+    return resnet101(deep_stem=deep_stem, **options)
 
 
-def resnet152s(**options) -> ResNet:
-    return resnet152(**{"deep_stem": (64, 64, 128), **options})
+def resnet152s(deep_stem=(64, 64, 128), **options) -> ResNet:
+    return resnet152(deep_stem=deep_stem, **options)
 
 
-def resnet50_gn(**options) -> ResNet:
-    return resnet50(**{"norm": "group", **options})
+def resnet50_gn(norm="group", **options) -> ResNet:
+    return resnet50(norm=norm, **options)
 
 
-def resnet50_dcn(**options) -> ResNet:
-    """With modulated deformable convolutions in stages 2 to 4 (arXiv:1811.11168, table 1)."""
-    return resnet50(**{"deform": "v2", **options})
+def resnet50_dcn(
+    deform: str = "v2", deform_groups: int = 1, deform_stages=(False, True, True, True), **options
+) -> ResNet:
+    """With deformable 3x3 convolutions in stages 2 to 4.
+
+    Args:
+        deform: "v1" or "v2", without and with a mask (arXiv:1703.06211, arXiv:1811.11168, table 1).
+        deform_groups: groups of offsets of each.
+        deform_stages: which of the four stages have them.
+    """
+    if deform not in DEFORM:
+        raise ValueError(f"deform={deform!r} must be one of {sorted(DEFORM)}")
+    conv = functools.partial(DEFORM[deform], deform_groups=deform_groups)
+    return resnet50(conv=tuple(conv if chosen else CONV for chosen in deform_stages), **options)
 
 
 def resnet50_gcb(ratio: float = 1 / 16, **options) -> ResNet:
@@ -433,15 +475,15 @@ def resnet50_gcb(ratio: float = 1 / 16, **options) -> ResNet:
         "layer": functools.partial(ContextBlock, ratio=ratio),
         "stages": (False, True, True, True),
     }
-    return resnet50(**{"plugins": (plugin,), **options})
+    return resnet50(plugins=(plugin,), **options)
 
 
 def resnet50_attention(attention_type: str = "1111", num_heads: int = 8, **options) -> ResNet:
-    """With generalised attention behind the 3x3 convolutions of stages 3 and 4 (arXiv:1904.05873, section 4.2)."""
+    """With generalised attention after the 3x3 convolutions of stages 3 and 4 (arXiv:1904.05873, section 4.2)."""
     plugin = {
         "name": "gen_attention_block",
         "position": "after_conv2",
         "layer": functools.partial(GeneralizedAttention, num_heads=num_heads, attention_type=attention_type),
         "stages": (False, False, True, True),
     }
-    return resnet50(**{"plugins": (plugin,), **options})
+    return resnet50(plugins=(plugin,), **options)

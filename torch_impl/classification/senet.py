@@ -5,17 +5,16 @@ Parameter names: timm ``senet.py`` (Apache-2.0), which has those of the port of 
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
-
-import functools
 
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.classification.resnet import NORMS
 from torch_impl.layers.backbone import Backbone
 from torch_impl.layers.initialization import kaiming_normal
+from torch_impl.layers.normalization import choose_norm
 from torch_impl.layers.squeeze_excite import SqueezeExcite
 from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -64,7 +63,7 @@ class Stem(nn.Module):
 
 
 def shortcut(in_channels: int, out_channels: int, kernel_size: int, stride: int, norm):
-    """Projection of the shortcut; its 3x3 form pads."""
+    """Projection of the shortcut; a 3x3 one pads."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False), norm(out_channels)
     )
@@ -161,7 +160,7 @@ class SEBottleneck(nn.Module):
         self.bn3 = norm(out_channels)
         self.se_module = SqueezeExcite(out_channels, out_channels // REDUCTION)
         self.downsample = None
-        if stride != 1 or in_channels != out_channels:
+        if stride != 1 or in_channels != out_channels:  # mirror: told whether
             self.downsample = shortcut(in_channels, out_channels, downsample_kernel, stride, norm)
 
     def forward(self, x):
@@ -187,8 +186,7 @@ class SENet(Backbone):
         stride_in_1x1: stride on the first 1x1 convolution (SE-ResNet) instead of the 3x3 one.
         downsample_kernel: kernel size of the shortcut's projection in the stages 2 to 4.
         dropout: rate before the classifier.
-        norm: "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
-        norm_eps: added to the variance inside the root.
+        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
@@ -212,29 +210,29 @@ class SENet(Backbone):
         stride_in_1x1: bool = False,
         downsample_kernel: int = 1,
         dropout: float = 0.0,
-        norm: str = "batch",
-        norm_eps: float = 1e-5,
+        norm="batch",
         norm_eval: bool = False,
         frozen_stages: int = -1,
         features_only: bool = False,
         out_indices: tuple[int, ...] = (1, 2, 3, 4),
     ):
         super().__init__()
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        make_norm = functools.partial(NORMS[norm], eps=norm_eps)
-        self.layer0 = Stem(in_chans, tuple(stem), make_norm)
-        channels = stem[-1]
+        norm = choose_norm(norm)
+        self.layer0 = Stem(in_chans, tuple(stem), norm)
+        # the windows start at the first pixel, and a last one that is cut off counts, as in Caffe
+        self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        channels, widths = stem[-1], {}
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
             stride, kernel = (1, 1) if i == 0 else (2, downsample_kernel)
             blocks = []
             for _ in range(depth):
-                blocks.append(
-                    block(channels, width, stride, groups, base_width, doubled, stride_in_1x1, make_norm, kernel)
-                )
+                blocks.append(block(channels, width, stride, groups, base_width, doubled, stride_in_1x1, norm, kernel))
                 channels, stride = width * block.expansion, 1
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+            widths[f"c{i + 2}"] = channels
+        self.channels = {f"c{i + 1}": widths[f"c{i + 1}"] for i in self.out_indices}
+        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
         if not features_only:
             self.dropout = nn.Dropout(dropout)  # mirror: Dropout follows
             self.last_linear = nn.Linear(channels, num_classes)
@@ -262,36 +260,36 @@ class SENet(Backbone):
         return maps if self.features_only else self.last_linear(self.dropout(maps["c5"].mean((2, 3))))  # mirror: NCHW
 
 
-def se_resnet18(**options) -> SENet:
-    return SENet(SEBasicBlock, **{"layers": (2, 2, 2, 2), **options})
+def se_resnet18(layers=(2, 2, 2, 2), **options) -> SENet:
+    return SENet(SEBasicBlock, layers=layers, **options)
 
 
-def se_resnet34(**options) -> SENet:
-    return SENet(SEBasicBlock, **{"layers": (3, 4, 6, 3), **options})
+def se_resnet34(layers=(3, 4, 6, 3), **options) -> SENet:
+    return SENet(SEBasicBlock, layers=layers, **options)
 
 
-def se_resnet50(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 6, 3), "stride_in_1x1": True, **options})
+def se_resnet50(layers=(3, 4, 6, 3), stride_in_1x1=True, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, stride_in_1x1=stride_in_1x1, **options)
 
 
-def se_resnet101(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 23, 3), "stride_in_1x1": True, **options})
+def se_resnet101(layers=(3, 4, 23, 3), stride_in_1x1=True, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, stride_in_1x1=stride_in_1x1, **options)
 
 
-def se_resnet152(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 8, 36, 3), "stride_in_1x1": True, **options})
+def se_resnet152(layers=(3, 8, 36, 3), stride_in_1x1=True, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, stride_in_1x1=stride_in_1x1, **options)
 
 
-def se_resnext26_32x4d(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (2, 2, 2, 2), "groups": 32, "base_width": 4, **options})
+def se_resnext26_32x4d(layers=(2, 2, 2, 2), groups=32, base_width=4, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, groups=groups, base_width=base_width, **options)
 
 
-def se_resnext50_32x4d(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 6, 3), "groups": 32, "base_width": 4, **options})
+def se_resnext50_32x4d(layers=(3, 4, 6, 3), groups=32, base_width=4, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, groups=groups, base_width=base_width, **options)
 
 
-def se_resnext101_32x4d(**options) -> SENet:
-    return SENet(SEBottleneck, **{"layers": (3, 4, 23, 3), "groups": 32, "base_width": 4, **options})
+def se_resnext101_32x4d(layers=(3, 4, 23, 3), groups=32, base_width=4, **options) -> SENet:
+    return SENet(SEBottleneck, layers=layers, groups=groups, base_width=base_width, **options)
 
 
 def senet154(**options) -> SENet:

@@ -10,6 +10,7 @@ Mirror notes:
 - NCHW here, NHWC in TensorFlow: the heads' maps need a transposition before they become rows of anchors, there none.
 """
 
+import functools
 import math
 
 import torch
@@ -20,12 +21,14 @@ from torch_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
-from torch_impl.layers.feature_pyramid import FPN, ConvModule, FeaturePyramidNetwork
+from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.normalization import choose_norm
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.box import giou_loss, l1_loss, smooth_l1_loss
 from torch_impl.losses.focal import sigmoid_focal_loss
+from torch_impl.necks.fpn import FPN, FeaturePyramidNetwork
 
 __all__ = [
     "MMDetRetinaNet",
@@ -70,7 +73,7 @@ def tower(channels: int, num_convs: int, norm_groups: int | None):
 
 
 class RetinaNetClassificationHead(nn.Module):
-    """Class logits of every anchor.  List of (N, C, H, W) -> (N, sum of H * W * A, K)."""
+    """Class logits of every anchor.  Dict of (N, C, H, W) -> (N, sum of H * W * A, K)."""
 
     def __init__(self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int, norm_groups: int | None):
         super().__init__()
@@ -81,11 +84,11 @@ class RetinaNetClassificationHead(nn.Module):
         nn.init.constant_(self.cls_logits.bias, PRIOR_BIAS)
 
     def forward(self, maps):
-        return torch.cat([anchor_rows(self.cls_logits(self.conv(x)), self.num_classes) for x in maps], 1)
+        return torch.cat([anchor_rows(self.cls_logits(self.conv(x)), self.num_classes) for x in maps.values()], 1)
 
 
 class RetinaNetRegressionHead(nn.Module):
-    """Box deltas of every anchor.  List of (N, C, H, W) -> (N, sum of H * W * A, 4)."""
+    """Box deltas of every anchor.  Dict of (N, C, H, W) -> (N, sum of H * W * A, 4)."""
 
     def __init__(self, in_channels: int, num_anchors: int, num_convs: int, norm_groups: int | None):
         super().__init__()
@@ -94,7 +97,7 @@ class RetinaNetRegressionHead(nn.Module):
         normal(self, 0.01)
 
     def forward(self, maps):
-        return torch.cat([anchor_rows(self.bbox_reg(self.conv(x)), 4) for x in maps], 1)
+        return torch.cat([anchor_rows(self.bbox_reg(self.conv(x)), 4) for x in maps.values()], 1)
 
 
 class RetinaNetHead(nn.Module):
@@ -107,7 +110,7 @@ class RetinaNetHead(nn.Module):
         num_convs: convolutions of each head before the last one.
         norm_groups: groups of a group normalisation in place of their biases, or None.
 
-    Inputs: list of (N, C, H, W).
+    Inputs: dict of levels (N, C, H, W).
     Returns: class logits (N, sum of H * W * A, K), box deltas (N, sum of H * W * A, 4).
     """
 
@@ -149,7 +152,7 @@ class RetinaHead(nn.Module):
 
     def forward(self, maps):
         logits, deltas = [], []
-        for x in maps:
+        for x in maps.values():
             y = x
             for conv in self.cls_convs:
                 y = conv(y)
@@ -161,14 +164,14 @@ class RetinaHead(nn.Module):
 
 
 class BackboneWithFPN(nn.Module):
-    """Residual network and pyramid.  (N, 3, H, W) -> list of five levels."""
+    """Residual network and pyramid.  (N, 3, H, W) -> dict of five levels."""
 
     def __init__(self, body, fpn):
         super().__init__()
         self.body, self.fpn = body, fpn
 
     def forward(self, images):
-        return self.fpn(*self.body(images).values())
+        return self.fpn(self.body(images))
 
 
 class RetinaNet(nn.Module):
@@ -210,15 +213,13 @@ class RetinaNet(nn.Module):
             block,
             layers,
             planes=planes,
-            norm=norm,
-            norm_eps=norm_eps,
+            norm=functools.partial(choose_norm(norm), eps=norm_eps),
             norm_eval=norm_eval,
             frozen_stages=frozen_stages,
             features_only=True,
             out_indices=(2, 3, 4),
         )
-        channels = tuple(width * block.expansion for width in planes[1:])
-        self.backbone = BackboneWithFPN(body, FeaturePyramidNetwork(channels, out_channels, extra))
+        self.backbone = BackboneWithFPN(body, FeaturePyramidNetwork(body.channels, out_channels, extra))
         # the sizes are cut to whole pixels, too: 32, 40, 50; 64, 80, 101; ...
         self.cells = [
             cell_anchors([int(BASE_SIZE * stride * octave) for octave in OCTAVES], RATIOS, True) for stride in STRIDES
@@ -230,7 +231,7 @@ class RetinaNet(nn.Module):
         logits, deltas = self.head(maps)
         outputs = {"cls_logits": logits, "bbox_regression": deltas}
         height, width = images.shape[2:]
-        for level, cell, x in zip(LEVELS, self.cells, maps):
+        for (level, x), cell in zip(maps.items(), self.cells):
             size = x.shape[2:]
             # NOTE: not the nominal stride where the image is no multiple of it
             anchors = grid_anchors(cell, size, (height // size[0], width // size[1]))
@@ -272,23 +273,21 @@ class MMDetRetinaNet(nn.Module):
             block,
             layers,
             planes=planes,
-            norm=norm,
-            norm_eps=norm_eps,
+            norm=functools.partial(choose_norm(norm), eps=norm_eps),
             norm_eval=norm_eval,
             frozen_stages=frozen_stages,
             features_only=True,
             out_indices=(2, 3, 4),
         )
-        channels = tuple(width * block.expansion for width in planes[1:])
-        self.neck = FPN(channels, out_channels, len(LEVELS), extra, relu_before_extra)
+        self.neck = FPN(self.backbone.channels, out_channels, len(LEVELS), extra, relu_before_extra)
         self.cells = [cell_anchors([BASE_SIZE * stride * octave for octave in OCTAVES], RATIOS) for stride in STRIDES]
         self.bbox_head = RetinaHead(out_channels, len(self.cells[0]), num_classes, num_convs)
 
     def forward(self, images):
-        maps = self.neck(*self.backbone(images).values())
+        maps = self.neck(self.backbone(images))
         logits, deltas = self.bbox_head(maps)
         outputs = {"cls_logits": logits, "bbox_regression": deltas}
-        for level, cell, stride, x in zip(LEVELS, self.cells, STRIDES, maps):
+        for (level, x), cell, stride in zip(maps.items(), self.cells, STRIDES):
             anchors = grid_anchors(cell, x.shape[2:], (stride, stride))
             outputs[f"anchors_{level}"] = torch.from_numpy(anchors).to(x)
         return {**outputs, "image_size": torch.tensor(images.shape[2:], device=images.device)}

@@ -24,6 +24,9 @@ class Backbone(nn.Module):
 
     A network that is one list of blocks keeps it in ``features`` and the index of the last block at each stride in
     ``stage_ends``; any other says what its parts are in ``levels`` and ``forward_features``.
+
+    ``channels`` and ``strides`` say by name, such as "c4", what ``forward_features`` returns: who builds on a backbone
+    asks, and does not compute.
     """
 
     def levels(self) -> list[list[nn.Module]]:

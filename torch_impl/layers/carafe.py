@@ -7,7 +7,7 @@ Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the sum: in a file the turns meet those of the
   convolutions and vanish.
 - Neighbours come from ``F.unfold`` in PyTorch, from shifted maps in TensorFlow; in both from one ``Gather`` in ONNX.
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- Keras infers the widths of the maps.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .feature_pyramid import ConvModule
+from .conv_module import ConvModule
 from .native import exporting
 
 __all__ = ["CARAFE", "FPNCARAFE", "CARAFEPack", "carafe"]
@@ -133,14 +133,14 @@ class CARAFEPack(nn.Module):
         _check(channels, up_group * up_kernel**2, up_kernel, up_group)
         self.scale_factor, self.up_kernel, self.up_group = scale_factor, up_kernel, up_group
         self.channel_compressor = nn.Conv2d(channels, compressed_channels, 1)
-        self.content_encoder = nn.Conv2d(
+        self.content_encoder = nn.Conv2d(  # mirror: infers the widths
             compressed_channels,
             up_kernel**2 * up_group * scale_factor**2,
             encoder_kernel,
             padding=(encoder_kernel - 1) * encoder_dilation // 2,
             dilation=encoder_dilation,
         )
-        nn.init.xavier_uniform_(self.channel_compressor.weight)  # mirror: PyTorch fills tensors
+        nn.init.xavier_uniform_(self.channel_compressor.weight)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
         for conv in (self.channel_compressor, self.content_encoder):
             nn.init.zeros_(conv.bias)
@@ -157,7 +157,7 @@ class FPNCARAFE(nn.Module):
     """Feature pyramid whose top-down path goes through CARAFE, also from the levels beyond the maps.
 
     Args:
-        in_channels: channels of every map, fine to coarse.
+        in_channels: channels of every map, fine to coarse; Keras needs their number only.
         out_channels: channels of the levels.
         num_outs: number of levels.
 
@@ -170,11 +170,13 @@ class FPNCARAFE(nn.Module):
     def __init__(self, in_channels: tuple[int, ...], out_channels: int = 256, num_outs: int = 5):
         super().__init__()
         extra = num_outs - len(in_channels)
-        laterals = [ConvModule(c, out_channels, 1, relu=False) for c in in_channels]
+        laterals = [ConvModule(c, out_channels, 1, activation=None) for c in in_channels]
         for channels in (in_channels[-1], *(out_channels,) * (extra - 1))[:extra]:
-            laterals.append(ConvModule(channels, out_channels, 3, 2, 1, relu=False))
+            laterals.append(ConvModule(channels, out_channels, 3, 2, 1, activation=None))
         self.lateral_convs = nn.ModuleList(laterals)
-        self.fpn_convs = nn.ModuleList(ConvModule(out_channels, out_channels, 3, 1, 1, relu=False) for _ in laterals)
+        self.fpn_convs = nn.ModuleList(
+            ConvModule(out_channels, out_channels, 3, 1, 1, activation=None) for _ in laterals
+        )
         self.upsample_modules = nn.ModuleList(CARAFEPack(out_channels, 2) for _ in laterals[1:])
         for module in (*self.lateral_convs, *self.fpn_convs):
             nn.init.xavier_uniform_(module.conv.weight)

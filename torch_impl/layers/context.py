@@ -7,7 +7,7 @@ Networks", 2017, arXiv:1711.07971. Parameter names: mmcv ``cnn/bricks/context_bl
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
   those of the convolutions and vanish.
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 - The layer normalisation over [P, 1, 1] is PyTorch's own; TensorFlow has a small layer for it.
 """
 
@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .feature_pyramid import ConvModule
-from .pooling import MaxPool2d, adaptive_avg_pool2d
+from .conv_module import ConvModule
 
 __all__ = ["ContextBlock", "NonLocal2d"]
 
@@ -51,9 +50,9 @@ class ContextBlock(nn.Module):
         self.pooling_type = pooling_type
         if pooling_type == "att":
             self.conv_mask = nn.Conv2d(in_channels, 1, 1)
-            nn.init.kaiming_normal_(self.conv_mask.weight)  # mirror: PyTorch fills tensors
+            nn.init.kaiming_normal_(self.conv_mask.weight)
             nn.init.zeros_(self.conv_mask.bias)
-        planes = int(in_channels * ratio)
+        planes = int(in_channels * ratio)  # mirror: infers the width
         self.channel_add_conv = branch(in_channels, planes) if "channel_add" in fusion_types else None
         self.channel_mul_conv = branch(in_channels, planes) if "channel_mul" in fusion_types else None
 
@@ -69,7 +68,7 @@ class ContextBlock(nn.Module):
     def pool(self, x):
         """The context.  (N, C, H, W) -> (N, C, 1, 1)."""
         if self.pooling_type == "avg":
-            return adaptive_avg_pool2d(x, 1)
+            return F.adaptive_avg_pool2d(x, 1)
         _, channels, height, width = x.shape
         attention = self.conv_mask(x).reshape(-1, height * width).softmax(-1)  # (N, H W)
         # mirror: matrix products
@@ -120,14 +119,14 @@ class NonLocal2d(nn.Module):
             raise ValueError(f"mode={mode!r} must be 'gaussian', 'embedded_gaussian', 'dot_product' or 'concatenation'")
         self.use_scale, self.mode = use_scale, mode
         self.inter_channels = width = max(in_channels // reduction, 1)
-        inner = [ConvModule(in_channels, width, 1, relu=False) for _ in range(1 if mode == "gaussian" else 3)]
-        self.g = nn.Sequential(inner[0], MaxPool2d(2)) if sub_sample else inner[0]
-        self.conv_out = ConvModule(width, in_channels, 1, norm=norm, relu=False)
+        inner = [ConvModule(in_channels, width, 1, activation=None) for _ in range(1 if mode == "gaussian" else 3)]
+        self.g = nn.Sequential(inner[0], nn.MaxPool2d(2)) if sub_sample else inner[0]
+        self.conv_out = ConvModule(width, in_channels, 1, norm=norm, activation=None)
         if mode == "gaussian":
-            self.phi = MaxPool2d(2) if sub_sample else None
+            self.phi = nn.MaxPool2d(2) if sub_sample else None
         else:
             self.theta = inner[1]
-            self.phi = nn.Sequential(inner[2], MaxPool2d(2)) if sub_sample else inner[2]
+            self.phi = nn.Sequential(inner[2], nn.MaxPool2d(2)) if sub_sample else inner[2]
         if mode == "concatenation":
             self.concat_project = nn.ModuleDict({"conv": nn.Conv2d(2 * width, 1, 1, bias=False)})
             nn.init.kaiming_normal_(self.concat_project["conv"].weight, mode="fan_out")

@@ -6,7 +6,7 @@
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
   those of the convolutions and vanish.
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 """
 
 import math
@@ -67,7 +67,7 @@ class GeneralizedAttention(nn.Module):
         self.embedding_dim = position_embedding_dim if position_embedding_dim > 0 else in_channels
         self.position_magnitude, self.kv_stride, self.q_stride = position_magnitude, kv_stride, q_stride
         self.head_dim = in_channels // num_heads
-        width = self.head_dim * num_heads
+        width = self.head_dim * num_heads  # mirror: infers the width
         qk, qr, bk, br = (bit == "1" for bit in attention_type)
         bound = (2 * self.head_dim) ** -0.5
         if bk:
@@ -85,7 +85,7 @@ class GeneralizedAttention(nn.Module):
             self.appr_geom_fc_y = nn.Linear(self.embedding_dim // 2, width, bias=False)
         self.proj_conv = nn.Conv2d(width, in_channels, 1)
         for module in self.children():
-            nn.init.kaiming_uniform_(module.weight, a=1)  # mirror: PyTorch fills tensors
+            nn.init.kaiming_uniform_(module.weight, a=1)
         nn.init.zeros_(self.proj_conv.bias)
 
     def forward(self, x):

@@ -6,6 +6,8 @@ Mirror notes:
 - ``freeze_norm`` puts new modules in PyTorch; Keras builds lazily, so its layers are told before they build.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm  # mirror: unbiased batch; mirror: momentum is
@@ -17,6 +19,7 @@ __all__ = [
     "InstanceNorm2d",
     "LayerNorm",
     "StdLayerNorm",
+    "choose_norm",
     "freeze_norm",
 ]
 
@@ -85,3 +88,15 @@ def freeze_norm(model) -> None:
             setattr(model, name, frozen)  # mirror: told before they build
         else:
             freeze_norm(child)
+
+
+def choose_norm(norm):
+    """What makes a normalisation: by name, "batch", "frozen" (fixed scale and shift) or "group" (32 groups), or itself.
+
+    Raises:
+        ValueError: if there is no such name.
+    """
+    known = {"batch": BatchNorm2d, "frozen": FrozenBatchNorm2d, "group": functools.partial(GroupNorm, 32)}
+    if isinstance(norm, str) and norm not in known:
+        raise ValueError(f"norm={norm!r} must be one of {sorted(known)}, or make a normalisation")
+    return known[norm] if isinstance(norm, str) else norm

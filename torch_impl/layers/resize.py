@@ -12,7 +12,12 @@ import torch.nn.functional as F
 
 from .native import exporting, onnx_node
 
-__all__ = ["resize_bicubic", "resize_bilinear", "resize_nearest"]
+__all__ = ["map_size", "resize_bicubic", "resize_bilinear", "resize_nearest"]
+
+
+def map_size(x) -> tuple[int, int]:
+    """Height and width of (N, C, H, W)."""
+    return tuple(x.shape[2:])
 
 
 def resize_nearest(x, size: tuple[int, int]):

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .pooling import adaptive_avg_pool2d
-
 __all__ = ["SqueezeExcite"]
 
 
@@ -31,5 +29,5 @@ class SqueezeExcite(nn.Module):
         self.gate = gate
 
     def forward(self, x):
-        s = adaptive_avg_pool2d(x, 1)  # mirror: keeps both axes
+        s = F.adaptive_avg_pool2d(x, 1)  # mirror: keeps both axes
         return x * self.gate(self.fc2(F.relu(self.fc1(s))))
