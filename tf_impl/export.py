@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tf_impl import state
 from tf_impl.layers import native
+from tf_impl.layers.resize import map_size
 from weights import onnx_file, store
 
 __all__ = ["apply_postprocess", "export", "export_forms"]
@@ -27,8 +28,15 @@ LARGE = 2**20  # elements of a matrix that the graph is handed; tf2onnx copies w
 
 
 def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
-    """Results of a model's outputs; ``image_size`` (N, 2) int64, if it is asked for, is that of the first input."""
-    if "image_size" not in inspect.signature(postprocess.call).parameters:
+    """Results of a model's outputs.
+
+    A post-process that takes ``image_size`` is given (N, 2) int64, one that takes ``input_size`` height and width as
+    numbers (as tensors where they are not known): those of the first input.
+    """
+    parameters = inspect.signature(postprocess.call).parameters
+    if "input_size" in parameters:
+        return postprocess(outputs, input_size=map_size(inputs[0]))
+    if "image_size" not in parameters:
         return postprocess(outputs)
     static, shape = inputs[0].shape, tf.shape(inputs[0], out_type=tf.int64)
     size = shape[1:3] if None in static[1:3] else tf.constant(static[1:3], tf.int64)

@@ -55,8 +55,15 @@ class _Graph(nn.Module):
 
 
 def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
-    """Results of a model's outputs; ``image_size`` (N, 2) int64, if it is asked for, is that of the first input."""
-    if "image_size" not in inspect.signature(postprocess.forward).parameters:
+    """Results of a model's outputs.
+
+    A post-process that takes ``image_size`` is given (N, 2) int64, one that takes ``input_size`` height and width as
+    numbers: those of the first input.
+    """
+    parameters = inspect.signature(postprocess.forward).parameters
+    if "input_size" in parameters:
+        return postprocess(outputs, tuple(inputs[0].shape[2:]))
+    if "image_size" not in parameters:
         return postprocess(outputs)
     size = torch.tensor(inputs[0].shape[2:], device=inputs[0].device)
     return postprocess(outputs, size.expand(inputs[0].shape[0], 2))
