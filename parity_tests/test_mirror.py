@@ -1,24 +1,48 @@
-"""The mirror rule: every file has its twin, with the same public names, signatures and order; imports run one way."""
+"""The mirror rule: every file has its twin, with the same public names, signatures and order; imports run one way.
+
+Models, criteria, post-processes and builders have the same words in both panels. Blocks and layers have those of their
+framework, which ``harness.vocabulary`` translates.
+"""
 
 import ast
-import importlib
-import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from parity_tests.harness.vocabulary import ARGUMENTS, CLASSES, INPUT_WIDTHS
 
 ROOT = Path(__file__).resolve().parents[1]
 PANELS = ("tf_impl", "torch_impl")
-FILES = sorted(
-    {path.relative_to(ROOT / panel).as_posix() for panel in PANELS for path in (ROOT / panel).rglob("*.py")}
-    - {"state.py"}  # the walk over a Keras model's attributes has no counterpart
-)
+NO_TWIN = "No twin:"  # a room of one panel says so in its docstring
+KERAS_ONLY = {"project", "kernel_initializer", "bias_initializer"}  # a block is told; values are given to constructors
+HOOKS = {  # methods that a framework asks for
+    "tf_impl": {"build", "build_from_config", "compute_output_shape", "convolution_op", "from_config", "get_config"},
+    "torch_impl": {"train", "reset_parameters", "extra_repr"},
+}
+EXACT = ("Criterion", "PostProcess", "Trainer")
 
 
 def parse(panel: str, file: str) -> ast.Module:
     return ast.parse((ROOT / panel / file).read_text())
+
+
+def _files() -> list[str]:
+    found = {path.relative_to(ROOT / panel).as_posix() for panel in PANELS for path in (ROOT / panel).rglob("*.py")}
+    found -= {"state.py"}  # the walk over a Keras model's attributes has no counterpart
+    own = {
+        file
+        for file in found
+        if file.startswith("layers/")
+        for panel in PANELS
+        if (ROOT / panel / file).is_file() and NO_TWIN in (ast.get_docstring(parse(panel, file)) or "")
+    }
+    return sorted(found - own)
+
+
+FILES = _files()
 
 
 def public(tree: ast.Module) -> list[str]:
@@ -32,10 +56,14 @@ def definitions(tree: ast.Module) -> dict[str, ast.AST]:
     return {node.name: node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
 
 
+def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    return {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+
+
 def signature(node) -> list[tuple[str, str | None]]:
     """(parameter, default) of a function, or of a class's ``__init__`` without what Keras adds."""
     if isinstance(node, ast.ClassDef):
-        node = next((n for n in node.body if getattr(n, "name", "") == "__init__"), None)
+        node = methods(node).get("__init__")
         if node is None:
             return []
     arguments = node.args
@@ -43,15 +71,6 @@ def signature(node) -> list[tuple[str, str | None]]:
     defaults = [None] * (len(plain) - len(arguments.defaults)) + list(arguments.defaults)
     pairs = [*zip(plain, defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
     return [(argument.arg, normal(default)) for argument, default in pairs if argument.arg not in ("self", "training")]
-
-
-def constructor(module) -> list[inspect.Parameter]:
-    """What a PyTorch module takes; a class such as ``nn.LSTM`` hands ``*args`` on to its base."""
-    for cls in module.__mro__:
-        accepted = list(inspect.signature(cls.__init__).parameters.values())
-        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in accepted):
-            return accepted
-    raise TypeError(f"{module.__name__} names its arguments nowhere")
 
 
 def normal(default) -> str | None:
@@ -62,39 +81,110 @@ def normal(default) -> str | None:
     return text.removeprefix("nn.").removeprefix("keras.layers.").removeprefix("torch.").removeprefix("tf.")
 
 
+def translated(node, twin) -> list[tuple[str, str | None]]:
+    """The signature of a PyTorch block in Keras' words; ``twin`` is Keras'."""
+    theirs = [name for name, _ in signature(twin)]
+    found = []
+    for name, default in signature(node):
+        name = ARGUMENTS[name] if ARGUMENTS.get(name) in theirs else name
+        if name in INPUT_WIDTHS and name not in theirs:
+            continue  # Keras infers them
+        if name == "momentum" and default is not None:
+            default = repr(round(1 - float(default), 6))
+        if name == "activation" and default not in (None, "None"):
+            default = repr(default.lower())  # nn.ReLU, "relu"
+        found.append((name, CLASSES.get(default, default)))
+    return found
+
+
+def is_block(file: str, node) -> bool:
+    """Whether a definition has the words of its framework."""
+    if file.startswith("layers/") or isinstance(node, ast.FunctionDef):
+        return file.startswith("layers/") or not file_public(file, node.name)
+    bases = {ast.unparse(base) for base in node.bases}
+    return not node.name.endswith(EXACT) and "keras.layers.Layer" in bases
+
+
+def file_public(file: str, name: str) -> bool:
+    return name in public(parse("tf_impl", file))
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_both_panels_define_the_same(file):
     trees = {}
     for panel in PANELS:
-        assert (ROOT / panel / file).is_file(), f"{panel}/{file} is missing"
+        assert (ROOT / panel / file).is_file(), f"{panel}/{file} is missing; {NO_TWIN!r} in its docstring would say why"
         trees[panel] = parse(panel, file)
     names = {panel: public(tree) for panel, tree in trees.items()}
-    assert names["tf_impl"] == names["torch_impl"]
     own = {panel: definitions(tree) for panel, tree in trees.items()}
+    if file.startswith("layers/"):  # what PyTorch ships is imported from it; what it does not has a twin
+        known = {CLASSES.get(name, name) for name in names["torch_impl"]}
+        ships = {keras for name, keras in CLASSES.items() if hasattr(torch.nn, name)}
+        initial = {"KaimingNormal", "KaimingUniform", "SmallNormal"}  # PyTorch fills tensors by functions
+        assert not set(names["tf_impl"]) - known - ships - initial - set(names["torch_impl"])
+        mine = {CLASSES.get(name, name) for name in own["torch_impl"]} & known
+        assert not mine - set(names["tf_impl"]) - {"Conv2dSame"}  # padding="same" in Keras
+    else:
+        assert names["tf_impl"] == names["torch_impl"]
     both = [name for name in own["tf_impl"] if name in own["torch_impl"]]
     assert both == [name for name in own["torch_impl"] if name in own["tf_impl"]], "another order of definitions"
     for name in both:
-        assert signature(own["tf_impl"][name]) == signature(own["torch_impl"][name]), f"{file}: {name}"
+        ours, theirs = own["tf_impl"][name], own["torch_impl"][name]
+        if is_block(file, ours):
+            found = [pair for pair in signature(ours) if pair[0] not in KERAS_ONLY]
+            assert found == translated(theirs, ours), f"{file}: {name}"
+        else:
+            assert signature(ours) == signature(theirs), f"{file}: {name}"
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.startswith(("layers/", "boxes/", "losses/"))])
-def test_what_pytorch_ships_has_the_same_arguments(file):
-    """Where a twin re-exports PyTorch's own class, ours takes the same arguments in the same order."""
-    own = definitions(parse("tf_impl", file))
-    module = importlib.import_module("torch_impl." + file.removesuffix(".py").replace("/", "."))
-    for name in public(parse("torch_impl", file)):
-        theirs = getattr(module, name)
-        if not inspect.isclass(theirs) or theirs.__module__.startswith("torch_impl"):
+@pytest.mark.parametrize("file", FILES)
+def test_both_panels_have_the_same_methods(file):
+    own = {panel: definitions(parse(panel, file)) for panel in PANELS}
+    for name in own["tf_impl"].keys() & own["torch_impl"].keys():
+        classes = [own[panel][name] for panel in PANELS]
+        if not all(isinstance(node, ast.ClassDef) for node in classes):
             continue
-        accepted = constructor(theirs)
-        positions = {parameter.name: i for i, parameter in enumerate(accepted)}
-        ours = signature(own[name])
-        assert [positions[argument] for argument, _ in ours] == sorted(positions[argument] for argument, _ in ours), (
-            name
-        )
-        for argument, default in ours:
-            if default is not None:
-                assert ast.literal_eval(default) == accepted[positions[argument]].default, f"{name}({argument})"
+        found = []
+        for panel, node in zip(PANELS, classes, strict=True):
+            theirs = {key: m for key, m in methods(node).items() if not key.startswith("_") and key not in HOOKS[panel]}
+            if panel == "torch_impl" and "forward" in theirs and "call" in methods(classes[0]):
+                theirs["call"] = theirs.pop("forward")
+            found.append(theirs)
+        assert set(found[0]) == set(found[1]), f"{file}: {name}"
+        if "call" in found[0]:
+            taken = [[argument for argument, _ in signature(theirs["call"])] for theirs in found]
+            assert taken[0] == taken[1], f"{file}: {name}.call"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_layers_are_registered_and_nothing_private_of_keras_is_called(file):
+    """So that ``.keras`` files, ``clone_model`` and ``get_config`` work."""
+    private = ("_flatten_layers", "_layers", "_tracker", "_lock", "_build_shapes_dict")
+    tree = parse("tf_impl", file)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in private, f"{file}: {node.attr} in line {node.lineno}"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in LAYERS for base in node.bases):
+            marks = [ast.unparse(mark) for mark in node.decorator_list]
+            assert any("register_keras_serializable" in mark for mark in marks), (
+                f"{file}: {node.name} is not registered"
+            )
+
+
+def test_registered_names_are_different():
+    """Keras takes the last of two classes of one name without a word."""
+    names = {}
+    for file in sorted((ROOT / "tf_impl").rglob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            for mark in getattr(node, "decorator_list", []):
+                if isinstance(mark, ast.Call) and "register_keras_serializable" in ast.unparse(mark):
+                    name = mark.args[1].value if len(mark.args) > 1 else node.name
+                    names.setdefault(name, []).append(file.name)
+    assert not {name: files for name, files in names.items() if len(files) > 1}
+
+
+LAYERS = {"keras.layers.Layer", "keras.Model", "Model", "Backbone", "ResNet"}
 
 
 def test_public_names_are_defined_and_not_keras_names():

@@ -10,6 +10,7 @@ __all__ = ["ARGUMENTS", "CLASSES", "INPUT_WIDTHS", "to_keras"]
 
 ARGUMENTS = {  # PyTorch -> Keras
     "out_channels": "filters",
+    "channels": "filters",
     "out_features": "units",
     "stride": "strides",
     "dilation": "dilation_rate",
@@ -21,7 +22,15 @@ ARGUMENTS = {  # PyTorch -> Keras
 }
 
 # Keras infers them
-INPUT_WIDTHS = ("in_channels", "in_features", "in_chans", "num_features", "num_channels", "normalized_shape")
+INPUT_WIDTHS = (
+    "in_channels",
+    "channels",
+    "in_features",
+    "in_chans",
+    "num_features",
+    "num_channels",
+    "normalized_shape",
+)
 
 CLASSES = {  # torch.nn, or ours with PyTorch's arguments -> tf_impl.layers, or keras.layers
     "Conv1d": "Conv1D",
@@ -49,7 +58,12 @@ POOLING = {"kernel_size": "pool_size"}
 def to_keras(options: Mapping) -> dict:
     """The arguments of a layer in Keras' words: input widths are dropped, and momentum m is the weight of the new value
     in PyTorch, 1 - m that of the old one in Keras."""
-    found = {ARGUMENTS.get(name, name): value for name, value in options.items() if name not in INPUT_WIDTHS}
+    names = {**ARGUMENTS, "channels": "channels"}
+    found = {
+        names.get(name, name): value
+        for name, value in options.items()
+        if name == "channels" or name not in INPUT_WIDTHS
+    }
     if "momentum" in found:
         found["momentum"] = 1 - found["momentum"]
     if "affine" in found:

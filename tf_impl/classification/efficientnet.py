@@ -70,6 +70,7 @@ def activation(x, lite: bool):
     return tf.nn.relu6(x) if lite else tf.nn.silu(x)
 
 
+@keras.saving.register_keras_serializable("diptych", "efficientnet.SqueezeExcite")
 class SqueezeExcite(keras.layers.Layer):
     """Channel attention with swish; its width follows the block's input, not the expanded map.
 
@@ -86,6 +87,7 @@ class SqueezeExcite(keras.layers.Layer):
         return x * tf.sigmoid(self.conv_expand(s))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class DepthwiseSeparable(keras.layers.Layer):
     """Depthwise convolution, squeeze-and-excitation, 1x1 projection without activation: a block without expansion.
 
@@ -109,6 +111,7 @@ class DepthwiseSeparable(keras.layers.Layer):
         return x + self.drop_path(y, training=training) if self.shortcut else y
 
 
+@keras.saving.register_keras_serializable("diptych", "efficientnet.InvertedResidual")
 class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection without activation (MBConv).
 
@@ -138,6 +141,7 @@ class InvertedResidual(keras.layers.Layer):
         return x + self.drop_path(y, training=training) if self.shortcut else y
 
 
+@keras.saving.register_keras_serializable("diptych")
 class EfficientNet(Backbone):
     """The classifier.
 

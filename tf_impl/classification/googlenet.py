@@ -80,6 +80,7 @@ def to_inception_range(images):
     return images * scale + shift
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BasicConv2d(keras.layers.Layer):
     """Convolution, batch normalisation, ReLU.
 
@@ -106,6 +107,7 @@ class BasicConv2d(keras.layers.Layer):
         return tf.nn.relu(self.bn(self.conv(x), training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionBlock(keras.layers.Layer):
     """Four branches side by side: 1x1, 3x3, "5x5", max pool (figure 2 b).
 
@@ -135,6 +137,7 @@ class InceptionBlock(keras.layers.Layer):
         return tf.concat([branch(x, training=training) for branch in branches], -1)
 
 
+@keras.saving.register_keras_serializable("diptych", "googlenet.AuxiliaryHead")
 class AuxiliaryHead(keras.layers.Layer):
     """Classifier of an inner map: average over 4x4 bins, 1x1 convolution, two fully connected layers.
 
@@ -162,6 +165,7 @@ class AuxiliaryHead(keras.layers.Layer):
         return self.fc2(self.dropout(tf.nn.relu(self.fc1(x)), training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GoogLeNet(Backbone):
     """The classifier.
 
@@ -271,6 +275,7 @@ class GoogLeNet(Backbone):
         }
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GoogLeNetCriterion(ClassificationCriterion):
     """Cross-entropy of the logits, plus 0.3 of that of each auxiliary head.
 

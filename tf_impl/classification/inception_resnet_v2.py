@@ -34,6 +34,7 @@ __all__ = [
 SCALES = (0.17, 0.10, 0.20)  # of the residuals of the three stages; the paper says 0.1 to 0.3
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Mixed5b(keras.layers.Layer):
     """1x1, 5x5, twice 3x3, average pool side by side.
 
@@ -62,6 +63,7 @@ class Mixed5b(keras.layers.Layer):
         return tf.concat([branch(x, training=training) for branch in branches], -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Block35(keras.layers.Layer):
     """Residual block of 35x35 maps: 1x1, 3x3, twice 3x3 (figure 16).
 
@@ -90,6 +92,7 @@ class Block35(keras.layers.Layer):
         return tf.nn.relu(x + self.scale * self.conv2d(y))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Mixed6a(keras.layers.Layer):
     """3x3, twice 3x3, max pool, all with stride 2 (figure 7).
 
@@ -115,6 +118,7 @@ class Mixed6a(keras.layers.Layer):
         return tf.concat((self.branch0(x, training=training), self.branch1(x, training=training), pooled), -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Block17(keras.layers.Layer):
     """Residual block of 17x17 maps: 1x1, and 7x7 as 1x7 and 7x1 (figure 17).
 
@@ -145,6 +149,7 @@ class Block17(keras.layers.Layer):
         return tf.nn.relu(x + self.scale * self.conv2d(y))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Mixed7a(keras.layers.Layer):
     """3x3, 3x3, twice 3x3, max pool, all with stride 2 (figure 18).
 
@@ -171,6 +176,7 @@ class Mixed7a(keras.layers.Layer):
         return tf.concat([*(branch(x, training=training) for branch in branches), pooled], -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Block8(keras.layers.Layer):
     """Residual block of 8x8 maps: 1x1, and 3x3 as 1x3 and 3x1 (figure 19).
 
@@ -203,6 +209,7 @@ class Block8(keras.layers.Layer):
         return tf.nn.relu(y) if self.relu else y
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionResNetV2(Backbone):
     """The classifier.
 

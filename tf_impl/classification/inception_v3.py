@@ -35,6 +35,7 @@ AUXILIARY = {"aux": 0.4}  # of torchvision's training script
 LABEL_SMOOTHING = 0.1  # section 7
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v3.InceptionA")
 class InceptionA(keras.layers.Layer):
     """1x1, 5x5, twice 3x3, average pool side by side (figure 5).
 
@@ -67,6 +68,7 @@ class InceptionA(keras.layers.Layer):
         return tf.concat((one, five, three, pooled), -1)
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v3.InceptionB")
 class InceptionB(keras.layers.Layer):
     """3x3, twice 3x3, max pool, all with stride 2 (figure 10).
 
@@ -92,6 +94,7 @@ class InceptionB(keras.layers.Layer):
         return tf.concat((self.branch3x3(x, training=training), three, max_pool2d(x, 3, 2)), -1)
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v3.InceptionC")
 class InceptionC(keras.layers.Layer):
     """1x1, 7x7, twice 7x7, average pool side by side; 7x7 as 1x7 and 7x1 (figure 6).
 
@@ -129,6 +132,7 @@ class InceptionC(keras.layers.Layer):
         return tf.concat((one, seven, twice, pooled), -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionD(keras.layers.Layer):
     """3x3, 7x7 and 3x3, max pool, all with stride 2.
 
@@ -157,6 +161,7 @@ class InceptionD(keras.layers.Layer):
         return tf.concat((three, seven, max_pool2d(x, 3, 2)), -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionE(keras.layers.Layer):
     """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 7).
 
@@ -204,6 +209,7 @@ STAGES = (  # the first block of the second and of the third halves the map
 )
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v3.AuxiliaryHead")
 class AuxiliaryHead(keras.layers.Layer):
     """Classifier of an inner map (figure 8).
 
@@ -227,6 +233,7 @@ class AuxiliaryHead(keras.layers.Layer):
         return self.fc(tf.reduce_mean(x, (1, 2)))  # mirror: NHWC
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionV3(Backbone):
     """The classifier.
 
@@ -330,6 +337,7 @@ class InceptionV3(Backbone):
         return {"logits": logits, "aux": self.AuxLogits(maps[3], training=training)}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionV3Criterion(ClassificationCriterion):
     """Cross-entropy of the logits, plus 0.4 of that of the auxiliary head; labels smoothed by 0.1.
 

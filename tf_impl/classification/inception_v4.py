@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StemA(keras.layers.Layer):
     """Max pool and 3x3 convolution with stride 2 (figure 3, below).
 
@@ -52,6 +53,7 @@ class StemA(keras.layers.Layer):
         return tf.concat((self.maxpool(x), self.conv(x, training=training)), -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StemB(keras.layers.Layer):
     """3x3 beside 7x7 and 3x3, without padding (figure 3, middle).
 
@@ -80,6 +82,7 @@ class StemB(keras.layers.Layer):
         return tf.concat((self.branch0(x, training=training), self.branch1(x, training=training)), -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StemC(keras.layers.Layer):
     """3x3 convolution with stride 2 and max pool: other than in :class:`StemA`, the convolution comes first.
 
@@ -99,6 +102,7 @@ class StemC(keras.layers.Layer):
         return tf.concat((self.conv(x, training=training), self.maxpool(x)), -1)
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v4.InceptionA")
 class InceptionA(keras.layers.Layer):
     """1x1, 3x3, twice 3x3, average pool side by side (figure 4).
 
@@ -126,6 +130,7 @@ class InceptionA(keras.layers.Layer):
         return tf.concat([branch(x, training=training) for branch in branches], -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReductionA(keras.layers.Layer):
     """3x3, twice 3x3, max pool, all with stride 2 (figure 7).
 
@@ -151,6 +156,7 @@ class ReductionA(keras.layers.Layer):
         return tf.concat((self.branch0(x, training=training), self.branch1(x, training=training), pooled), -1)
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v4.InceptionB")
 class InceptionB(keras.layers.Layer):
     """1x1, 7x7, twice 7x7, average pool side by side; 7x7 as 1x7 and 7x1 (figure 5).
 
@@ -191,6 +197,7 @@ class InceptionB(keras.layers.Layer):
         return tf.concat([branch(x, training=training) for branch in branches], -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReductionB(keras.layers.Layer):
     """3x3, 7x7 and 3x3, max pool, all with stride 2 (figure 8).
 
@@ -221,6 +228,7 @@ class ReductionB(keras.layers.Layer):
         return tf.concat((self.branch0(x, training=training), self.branch1(x, training=training), pooled), -1)
 
 
+@keras.saving.register_keras_serializable("diptych", "inception_v4.InceptionC")
 class InceptionC(keras.layers.Layer):
     """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 6).
 
@@ -258,6 +266,7 @@ class InceptionC(keras.layers.Layer):
         return tf.concat((one, wide, high, wide2, high2, pooled), -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InceptionV4(Backbone):
     """The classifier.
 

@@ -51,6 +51,7 @@ def batch_norm(channels: int):
     return BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MobileNetV1(Backbone):
     """The classifier.
 

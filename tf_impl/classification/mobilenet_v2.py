@@ -54,6 +54,7 @@ def conv_bn_relu6(in_channels: int, out_channels: int, kernel_size: int = 1, str
     )
 
 
+@keras.saving.register_keras_serializable("diptych", "mobilenet_v2.InvertedResidual")
 class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, 3x3 depthwise, 1x1 linear projection, and a shortcut where the shapes agree (figure 4).
 
@@ -82,6 +83,7 @@ class InvertedResidual(keras.layers.Layer):
         return x + y if self.shortcut else y
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MobileNetV2(Backbone):
     """The classifier.
 

@@ -77,6 +77,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size=1, stride=1, dilati
     )
 
 
+@keras.saving.register_keras_serializable("diptych", "mobilenet_v3.InvertedResidual")
 class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 linear projection, shortcut (figure 4).
 
@@ -116,6 +117,7 @@ class InvertedResidual(keras.layers.Layer):
         return x + y if self.shortcut else y
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MobileNetV3(Backbone):
     """The classifier.
 

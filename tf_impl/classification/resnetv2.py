@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Downsample(keras.layers.Layer):
     """1x1 convolution of the shortcut, without normalisation; with ``avg_down`` an average pool carries the stride."""
 
@@ -54,6 +55,7 @@ class Downsample(keras.layers.Layer):
         return self.conv(x if self.pool is None else self.pool(x))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class PreActBasic(keras.layers.Layer):
     """Two pre-activated 3x3 convolutions.
 
@@ -83,6 +85,7 @@ class PreActBasic(keras.layers.Layer):
         return self.conv2(tf.nn.relu(self.norm2(y, training=training))) + shortcut
 
 
+@keras.saving.register_keras_serializable("diptych")
 class PreActBottleneck(keras.layers.Layer):
     """Pre-activated 1x1, 3x3, 1x1 convolutions; the middle is a quarter as wide.
 
@@ -114,6 +117,7 @@ class PreActBottleneck(keras.layers.Layer):
         return self.conv3(tf.nn.relu(self.norm3(y, training=training))) + shortcut
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Stage(keras.layers.Layer):
     """Blocks of one width; the first has the stride and, in the bottleneck form, always a projection."""
 
@@ -129,6 +133,7 @@ class Stage(keras.layers.Layer):
         return self.blocks(x, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych", "resnetv2.Stem")
 class Stem(keras.layers.Layer):
     """7x7 convolution alone, or three 3x3 ones (``deep``), then the pool.
 
@@ -165,6 +170,7 @@ class Stem(keras.layers.Layer):
         )
 
 
+@keras.saving.register_keras_serializable("diptych", "resnetv2.Head")
 class Head(keras.layers.Layer):
     """Global average pool and a classifier that is stored as a 1x1 convolution.  (N, H, W, C) -> (N, K)."""
 
@@ -176,6 +182,7 @@ class Head(keras.layers.Layer):
         return self.fc(tf.reduce_mean(x, (1, 2), keepdims=True))[:, 0, 0]  # mirror: NHWC
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ResNetV2(Backbone):
     """Stem, four stages, normalisation, classifier.
 

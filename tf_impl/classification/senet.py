@@ -45,7 +45,7 @@ CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNorma
 REDUCTION = 16  # width of the map over the width between the two layers of its gate
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "senet.Stem")
 class Stem(keras.layers.Layer):
     """Convolutions at stride 2 with normalisation and ReLU: one 7x7, or several 3x3 of which the first has the stride.
 

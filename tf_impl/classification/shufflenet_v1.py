@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ShuffleUnit(keras.layers.Layer):
     """1x1 in groups, 3x3 depthwise, shuffle, 1x1 in groups (figure 2 b; figure 2 c at stride 2).
 
@@ -78,6 +79,7 @@ class ShuffleUnit(keras.layers.Layer):
         return tf.concat((self.branch_proj(x), tf.nn.relu(y)), -1)  # mirror: NHWC
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ShuffleNetV1(Backbone):
     """The classifier.
 

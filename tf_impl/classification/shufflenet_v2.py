@@ -47,6 +47,7 @@ def depthwise_bn(channels: int, stride: int) -> list:
     ]
 
 
+@keras.saving.register_keras_serializable("diptych", "shufflenet_v2.InvertedResidual")
 class InvertedResidual(keras.layers.Layer):
     """The unit of figure 3 (c), and with stride 2 that of figure 3 (d), which convolves both halves.
 
@@ -80,6 +81,7 @@ class InvertedResidual(keras.layers.Layer):
         return channel_shuffle(x, 2)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ShuffleNetV2(Backbone):
     """The classifier.
 

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Fire(keras.layers.Layer):
     """1x1 squeeze, then 1x1 and 3x3 expansions of the same input, concatenated in this order (section 3.2).
 
@@ -49,6 +50,7 @@ class Fire(keras.layers.Layer):
         return tf.nn.relu(tf.concat((self.expand1x1(x), self.expand3x3(x)), -1))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SqueezeNet(Backbone):
     """The classifier.
 

@@ -40,6 +40,7 @@ def shrink(x, pad_mode: str):
     return max_pool2d(x, 3, 2, (height % 2, width % 2), ceil_mode=True)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SeparableConv2d(keras.layers.Layer):
     """3x3 depthwise convolution and 1x1 convolution with nothing in between.
 
@@ -58,6 +59,7 @@ class SeparableConv2d(keras.layers.Layer):
         return self.pointwise(self.conv1(x))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class XceptionBlock(keras.layers.Layer):
     """ReLU, separable convolution, normalisation, several times; a pool where the map shrinks; a shortcut.
 
@@ -92,6 +94,7 @@ class XceptionBlock(keras.layers.Layer):
         return y + (x if self.skip is None else self.skipbn(self.skip(x), training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Xception(Backbone):
     """The classifier.
 

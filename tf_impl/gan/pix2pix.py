@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class UnetSkipConnectionBlock(keras.layers.Layer):
     """One level of the U-Net: halve the size, go through the level below, double the size, and append to the input.
 

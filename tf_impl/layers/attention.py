@@ -90,6 +90,7 @@ def attend(query, key, value, bias=None, dropout: keras.layers.Dropout | None = 
     return tf.matmul(weights if dropout is None else dropout(weights, training=training), value)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class DotAttention(keras.layers.Layer):
     """Attention of one head whose score is q . k (arXiv:1508.04025, equation 8).
 
@@ -108,6 +109,7 @@ class DotAttention(keras.layers.Layer):
         return {"output": tf.matmul(weights, value), "weights": weights}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ScaledDotAttention(DotAttention):
     """The score q . k / sqrt(K) (arXiv:1706.03762, equation 1).  Inputs and returns: :class:`DotAttention`."""
 
@@ -115,6 +117,7 @@ class ScaledDotAttention(DotAttention):
         return super().scores(query * key.shape[-1] ** -0.5, key)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GeneralAttention(DotAttention):
     """The score q^T W k (arXiv:1508.04025, equation 8).  Inputs and returns: :class:`DotAttention`.
 
@@ -130,6 +133,7 @@ class GeneralAttention(DotAttention):
         return super().scores(query, self.key_proj(key))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class AdditiveAttention(DotAttention):
     """The score v^T tanh(W_q q + W_k k + b) (arXiv:1409.0473, appendix A.1.2).  Otherwise: :class:`DotAttention`.
 
@@ -150,6 +154,7 @@ class AdditiveAttention(DotAttention):
         return self.score_proj(tf.tanh(pairs))[..., 0]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ConcatAttention(DotAttention):
     """The score v^T tanh(W [q; k]) (arXiv:1508.04025, equation 8).  Inputs and returns: :class:`DotAttention`.
 
@@ -172,6 +177,7 @@ class ConcatAttention(DotAttention):
         return self.score_proj(tf.tanh(of_query[:, :, None] + of_key[:, None]))[..., 0]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LocalAttention(GeneralAttention):
     """Attention to a window of keys around a position p of each query (arXiv:1508.04025, section 3.2).
 
@@ -214,6 +220,7 @@ class LocalAttention(GeneralAttention):
         return {"output": tf.matmul(weights, value), "weights": weights}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MultiheadAttention(keras.layers.Layer):
     """Scaled dot-product attention of several heads with projections (arXiv:1706.03762, section 3.2.2).
 

@@ -21,6 +21,7 @@ def split(blocks, ends) -> list[list]:
     return [list(blocks[a:b]) for a, b in itertools.pairwise([0, *(end + 1 for end in ends)])]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Backbone(Model):
     """The base of the classifiers that detectors and segmenters are built on.
 

@@ -89,6 +89,7 @@ def neighbour_index(height: int, width: int, kernel_size: int) -> np.ndarray:
     return taps[:, None] + (rows[:, None] + columns).ravel()
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CARAFE(keras.layers.Layer):
     """:func:`carafe` as a layer.
 

@@ -14,7 +14,7 @@ from .convolution import Conv2D
 from .initialization import KaimingNormal
 from .normalization import BatchNormalization, GroupNormalization, InstanceNormalization
 
-__all__ = ["ConvModule"]
+__all__ = ["ConvModule", "DepthwiseSeparableConvModule"]
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -79,3 +79,45 @@ class ConvModule(keras.layers.Layer):
         if self.norm_name is not None:
             y = getattr(self, self.norm_name)(y, training=training)
         return self.activation(y)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class DepthwiseSeparableConvModule(keras.layers.Layer):
+    """A convolution of every channel by itself, then a 1x1 convolution; both with normalisation and activation.
+
+    Args:
+        filters, kernel_size, strides, padding, dilation_rate: of the convolutions, the last three of the first one.
+        norm, activation: of both, see :class:`ConvModule`.
+
+    x: (N, H, W, C) -> (N, H', W', filters).
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        strides: int = 1,
+        padding: int = 0,
+        dilation_rate: int = 1,
+        norm="batch",
+        activation="relu",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.options = {"strides": strides, "padding": padding, "dilation_rate": dilation_rate}
+        self.kernel_size, self.norm, self.activation = kernel_size, norm, activation
+        self.pointwise_conv = ConvModule(filters, 1, norm=norm, activation=activation)
+
+    def build(self, input_shape):  # mirror: infers the input width
+        channels = input_shape[-1]
+        self.depthwise_conv = ConvModule(
+            channels,
+            self.kernel_size,
+            **self.options,
+            groups=channels,
+            norm=self.norm,
+            activation=self.activation,
+        )
+
+    def call(self, x, training=False):
+        return self.pointwise_conv(self.depthwise_conv(x, training=training), training=training)

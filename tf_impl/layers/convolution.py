@@ -215,7 +215,7 @@ class Conv2D(Padded, keras.layers.Conv2D):  # mirror: ships Conv2d
         return convolve(inputs, kernel, self.strides, self.pads(inputs), self.dilation_rate, self.groups)
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "convolution.Conv1D")
 class Conv1D(Padded, keras.layers.Conv1D):
     """The same along one axis.
 
@@ -359,6 +359,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         return {**super().get_config(), "padding": self.cut, "output_padding": self.output_padding}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Conv2d(keras.layers.Layer):
     """Two-dimensional convolution.
 
@@ -458,6 +459,7 @@ class Conv2d(keras.layers.Layer):
         return y[:, ::sh, ::sw]  # TensorFlow's depthwise convolution has one stride for both axes
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Conv2dSame(Conv2d):
     """Convolution whose output is as long as the input divided by the stride, rounded up: TensorFlow's "SAME".
 
@@ -487,6 +489,7 @@ class Conv2dSame(Conv2d):
         return [[0, 0], *(list(same_padding(*size)) for size in sizes), [0, 0]]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ConvTranspose2d(keras.layers.Layer):
     """Transposed convolution.
 
@@ -554,6 +557,7 @@ class ConvTranspose2d(keras.layers.Layer):
         return tf.transpose(y, (0, 2, 3, 1))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StdConv2d(Conv2d):
     """Convolution whose kernel is standardised per output channel: (w - mean) / sqrt(biased variance + eps).
 

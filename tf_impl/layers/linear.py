@@ -50,6 +50,7 @@ class Dense(keras.layers.Dense):
             self.bias_initializer = None
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Linear(keras.layers.Layer):
     """y = x W + b.
 
@@ -85,7 +86,7 @@ class Linear(keras.layers.Layer):
         return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "linear.Embedding")
 class Embedding(keras.layers.Embedding):
     """keras.layers.Embedding with PyTorch's initial values (normal, deviation 1); negative indices are not allowed.
 

@@ -59,6 +59,7 @@ def _decode(value):
     return {key: _decode(item) for key, item in value.items()}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Model(keras.Model):
     """keras.Model whose summary, ``.keras`` file and copies work whatever its constructor takes.
 

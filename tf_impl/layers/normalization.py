@@ -237,6 +237,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         return tf.cast((x - mean) * tf.math.rsqrt(variance + self.epsilon) * gamma + beta, inputs.dtype)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BatchNorm2d(keras.layers.Layer):
     """Batch normalisation over N, H, W (arXiv:1502.03167).
 
@@ -302,6 +303,7 @@ class BatchNorm2d(keras.layers.Layer):
         self.num_batches_tracked.assign_add(1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FrozenBatchNorm2d(BatchNorm2d):
     """Batch normalisation as a fixed scale and shift: all four tensors are buffers.
 
@@ -318,6 +320,7 @@ class FrozenBatchNorm2d(BatchNorm2d):
         self.fixed = True
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GroupNorm(keras.layers.Layer):
     """Group normalisation: mean and biased variance over each sample's channel group, H and W (arXiv:1803.08494).
 
@@ -364,6 +367,7 @@ class GroupNorm(keras.layers.Layer):
         return y * tf.reshape(scale, (-1, 1, 1, channels)) + tf.convert_to_tensor(self.beta)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class InstanceNorm2d(keras.layers.Layer):
     """Instance normalisation: mean and biased variance of every channel of every image (arXiv:1607.08022).
 
@@ -400,6 +404,7 @@ class InstanceNorm2d(keras.layers.Layer):
         return x * scale + (shift - mean * scale)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LayerNorm(keras.layers.Layer):
     """Layer normalisation over the last axis, with the biased variance (arXiv:1607.06450).
 
@@ -430,6 +435,7 @@ class LayerNorm(keras.layers.Layer):
         return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StdLayerNorm(keras.layers.Layer):
     """Layer normalisation by the unbiased deviation, to which eps is added outside the root.
 

@@ -15,6 +15,7 @@ from .native import exporting, onnx_node
 __all__ = ["FC", "DynamicGRU", "bidirectional_gru"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FC(keras.layers.Layer):
     """y = x W + b with W (in, out).
 
@@ -34,6 +35,7 @@ class FC(keras.layers.Layer):
         return tf.matmul(x, tf.convert_to_tensor(self.w_0)) + tf.convert_to_tensor(self.b_0)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class DynamicGRU(keras.layers.Layer):
     """The recurrent part of a gated recurrent unit (arXiv:1406.1078); the input comes multiplied already.
 

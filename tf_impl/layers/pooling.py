@@ -225,6 +225,7 @@ class AveragePooling2D(Pooling, keras.layers.AveragePooling2D):
         return {**super().get_config(), "count_include_pad": self.count_include_pad}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class AvgPool2d(keras.layers.Layer):
     """:func:`avg_pool2d` as a layer."""
 
@@ -236,6 +237,7 @@ class AvgPool2d(keras.layers.Layer):
         return avg_pool2d(x, *self.arguments)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MaxPool2d(keras.layers.Layer):
     """:func:`max_pool2d` as a layer."""
 
@@ -245,3 +247,24 @@ class MaxPool2d(keras.layers.Layer):
 
     def call(self, x):
         return max_pool2d(x, *self.arguments)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class AdaptiveAveragePooling2D(keras.layers.Layer):
+    """The mean of each of a fixed number of bins, whatever the size of the map; see :func:`adaptive_avg_pool2d`.
+
+    Args:
+        size: bins, one number or (height, width).
+
+    Inputs: (N, H, W, C).  Returns: (N, h, w, C).
+    """
+
+    def __init__(self, size: int | tuple[int, int], **kwargs):
+        super().__init__(**kwargs)
+        self.size = pair(size)
+
+    def call(self, x):
+        return adaptive_avg_pool2d(x, self.size)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}

@@ -22,6 +22,7 @@ def turned(x, lengths):
     return tf.reverse_sequence(x, lengths, seq_axis=0, batch_axis=1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LSTM(keras.layers.Layer):
     """Long short-term memory over a sequence, stacked and in both directions if asked (Neural Computation 9(8), 1997).
 

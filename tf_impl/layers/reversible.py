@@ -16,6 +16,7 @@ from .native import exporting
 __all__ = ["ReversibleBlock", "ReversibleSequence"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Branch(keras.layers.Layer):
     """One of the two functions of a block."""
 
@@ -27,6 +28,7 @@ class Branch(keras.layers.Layer):
         return self.net(x, given)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReversibleBlock(keras.layers.Layer):
     """y1 = x1 + f(x2), y2 = x2 + g(y1).
 
@@ -86,6 +88,7 @@ def recompute(blocks, given, x1, x2):
     return run(x1, x2)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReversibleSequence(keras.layers.Layer):
     """Reversible blocks, one after the other.
 

@@ -14,7 +14,7 @@ from .pooling import adaptive_avg_pool2d
 __all__ = ["SqueezeExcite"]
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "squeeze_excite.SqueezeExcite")
 class SqueezeExcite(keras.layers.Layer):
     """Channel attention: every channel is scaled by a gate that sees the means of all channels (arXiv:1709.01507).
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 __all__ = ["StochasticDepth"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StochasticDepth(keras.layers.Layer):
     """Drop the branch of whole samples while training, and scale up the others (arXiv:1603.09382).
 

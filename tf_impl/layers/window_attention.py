@@ -17,6 +17,7 @@ from .positions import rotate
 __all__ = ["RotaryFrequencies", "WindowAttention"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class RotaryFrequencies(keras.layers.Layer):
     """Sines and cosines of the angles at positions 0, 1, ...: (T, E)."""
 
@@ -36,6 +37,7 @@ class RotaryFrequencies(keras.layers.Layer):
         return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class WindowAttention(keras.layers.Layer):
     """Scaled dot-product attention within windows, with rotary relative positions.
 

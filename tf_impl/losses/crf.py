@@ -97,6 +97,7 @@ def crf_decode(emissions, valid, start_transitions, end_transitions, transitions
     return tf.where(valid, tags, -tf.ones_like(tags)), tf.reduce_max(best, 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CRF(keras.layers.Layer):
     """The scores of tags by their neighbours.
 
@@ -133,6 +134,7 @@ class CRF(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CRFCriterion(keras.layers.Layer):
     """Negative log-likelihood of the right tags.
 
@@ -155,6 +157,7 @@ class CRFCriterion(keras.layers.Layer):
         return {"nll": loss, "total": loss}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CRFPostProcess(keras.layers.Layer):
     """The best sequence of tags.
 

@@ -40,6 +40,7 @@ def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ign
     return tf.reduce_sum(losses) / tf.maximum(total, 1e-12)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ClassificationCriterion(keras.layers.Layer):
     """Cross-entropy of the logits, plus that of auxiliary heads by weight.
 
@@ -80,6 +81,7 @@ class ClassificationCriterion(keras.layers.Layer):
         return {**losses, "total": total}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ClassificationPostProcess(keras.layers.Layer):
     """The best classes and their probabilities.
 

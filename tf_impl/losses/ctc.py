@@ -154,6 +154,7 @@ def greedy_decode(logits, blank: int = 0):
     return tf.reduce_sum(moved * (best[:, None] + 1), -1) - 1, tf.reduce_sum(kept, 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CTCCriterion(keras.layers.Layer):
     """Connectionist temporal classification over a batch.
 

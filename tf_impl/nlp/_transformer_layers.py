@@ -43,6 +43,7 @@ def embedding(vocab_size: int, dim: int) -> Embedding:
     return layer
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SinusoidalPositions(keras.layers.Layer):
     """Position embedding without learnt parameters.
 
@@ -89,6 +90,7 @@ class SinusoidalPositions(keras.layers.Layer):
         return sinusoids(counted + PAD + 1, self.dim, self.style) * words[..., None]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerAttention(keras.layers.Layer):
     """Attention of several heads.  query: (N, T, D), keys and values: (N, heads, S, E) -> (N, T, D)."""
 
@@ -110,6 +112,7 @@ class TransformerAttention(keras.layers.Layer):
         return self.out_proj(merge_heads(attend(q, keys, values, bias, self.dropout, training)))
 
 
+@keras.saving.register_keras_serializable("diptych", "transformer_layers.TransformerLayer")
 class TransformerLayer(keras.layers.Layer):
     """What both kinds of layers share: the feed-forward half, and the residual with a norm behind or before it."""
 
@@ -131,6 +134,7 @@ class TransformerLayer(keras.layers.Layer):
         return self.after(self.final_layer_norm, x, y, training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class EncoderLayer(TransformerLayer):
     """Self-attention and feed-forward network.  x: (N, S, D), bias: (N, 1, 1, S) -> (N, S, D)."""
 
@@ -148,6 +152,7 @@ class EncoderLayer(TransformerLayer):
         return self.feed_forward(self.after(self.self_attn_layer_norm, x, y, training), training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class DecoderLayer(TransformerLayer):
     """Self-attention, attention to the encoder, feed-forward network.
 
@@ -179,6 +184,7 @@ class DecoderLayer(TransformerLayer):
         return self.feed_forward(self.after(self.encoder_attn_layer_norm, x, y, training), training), present
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerStack(keras.layers.Layer):
     """Word and position embeddings, and the layers of one half; with the norm before each part there is one behind."""
 
@@ -199,6 +205,7 @@ class TransformerStack(keras.layers.Layer):
         return x if self.layer_norm is None else self.layer_norm(x)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerBody(keras.layers.Layer):
     """Encoder and decoder, and the embedding that they share, if they do."""
 

@@ -61,6 +61,7 @@ def normal_embedding(rows: int, hidden: int) -> Embedding:
     return embedding
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertEmbeddings(keras.layers.Layer):
     """Sum of word, position and segment embeddings, normalised.  (N, T) int -> (N, T, D)."""
 
@@ -78,6 +79,7 @@ class BertEmbeddings(keras.layers.Layer):
         return self.dropout(self.LayerNorm(x), training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertSelfAttention(keras.layers.Layer):
     """Scaled dot-product attention of several heads.  x: (N, T, D), bias: (N, 1, 1, T) -> (N, T, D)."""
 
@@ -96,6 +98,7 @@ class BertSelfAttention(keras.layers.Layer):
         return merge_heads(attend(q, k, v, bias, self.dropout, training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertOutput(keras.layers.Layer):
     """Projection, dropout, residual, normalisation: the end of both halves of a layer."""
 
@@ -109,6 +112,7 @@ class BertOutput(keras.layers.Layer):
         return self.LayerNorm(self.dropout(self.dense(x), training=training) + residual)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertAttention(keras.layers.Layer):
     """Self-attention with its residual.  x: (N, T, D), bias: (N, 1, 1, T) -> (N, T, D)."""
 
@@ -121,6 +125,7 @@ class BertAttention(keras.layers.Layer):
         return self.output_(self.self(x, bias, training=training), x, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertIntermediate(keras.layers.Layer):
     """Dense and GELU.  (N, T, D) -> (N, T, F)."""
 
@@ -132,6 +137,7 @@ class BertIntermediate(keras.layers.Layer):
         return gelu(self.dense(x))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertLayer(keras.layers.Layer):
     """Attention and feed-forward network, each with a residual and a normalisation behind it."""
 
@@ -146,6 +152,7 @@ class BertLayer(keras.layers.Layer):
         return self.output_(self.intermediate(x), x, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertEncoder(keras.layers.Layer):
     """The stack of layers."""
 
@@ -159,6 +166,7 @@ class BertEncoder(keras.layers.Layer):
         return x
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertPooler(keras.layers.Layer):
     """tanh of a dense layer on the first token.  (N, T, D) -> (N, D)."""
 
@@ -170,6 +178,7 @@ class BertPooler(keras.layers.Layer):
         return tf.tanh(self.dense(x[:, 0]))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertModel(keras.Model):
     """Embeddings, encoder, pooler.
 
@@ -211,6 +220,7 @@ class BertModel(keras.Model):
         return {"last_hidden_state": x, **pooled}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SentenceEncoder(BertModel):
     """BERT whose answer is one vector of length 1 per sentence: the mean over its tokens (sentence-transformers).
 
@@ -226,6 +236,7 @@ class SentenceEncoder(BertModel):
         return {"embedding": mean / length, **outputs}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertPredictionHeadTransform(keras.layers.Layer):
     """Dense, GELU, normalisation.  (N, T, D) -> (N, T, D)."""
 
@@ -238,6 +249,7 @@ class BertPredictionHeadTransform(keras.layers.Layer):
         return self.LayerNorm(gelu(self.dense(x)))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TiedDecoder(keras.layers.Layer):
     """y = x E^T + b with the word embedding E and a bias that another layer owns.  (N, T, D) -> (N, T, V)."""
 
@@ -249,6 +261,7 @@ class TiedDecoder(keras.layers.Layer):
         return tf.matmul(x, tf.convert_to_tensor(self.weight), transpose_b=True) + tf.convert_to_tensor(self.bias)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertLMPredictionHead(keras.layers.Layer):
     """Scores of every word of the vocabulary; the matrix is the word embedding.  (N, T, D) -> (N, T, V)."""
 
@@ -262,6 +275,7 @@ class BertLMPredictionHead(keras.layers.Layer):
         return self.decoder(self.transform(x))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertPreTrainingHeads(keras.layers.Layer):
     """Word prediction on every token and sentence relation on the pooled one."""
 
@@ -274,6 +288,7 @@ class BertPreTrainingHeads(keras.layers.Layer):
         return self.predictions(x), self.seq_relationship(pooled)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertForPreTraining(keras.Model):
     """BERT with both pre-training heads.
 
@@ -296,6 +311,7 @@ class BertForPreTraining(keras.Model):
         return {"prediction_logits": words, "seq_relationship_logits": relation}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertForSequenceClassification(keras.Model):
     """BERT with a linear classifier on the pooled token.
 
@@ -318,6 +334,7 @@ class BertForSequenceClassification(keras.Model):
         return self.classifier(self.dropout(pooled, training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertForTokenClassification(keras.Model):
     """BERT with a linear classifier on every token.
 
@@ -340,6 +357,7 @@ class BertForTokenClassification(keras.Model):
         return self.classifier(self.dropout(x, training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertForQuestionAnswering(keras.Model):
     """BERT that points at the first and the last token of an answer.
 
@@ -361,6 +379,7 @@ class BertForQuestionAnswering(keras.Model):
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertForMultipleChoice(keras.Model):
     """BERT that scores several continuations of a text.
 
@@ -384,6 +403,7 @@ class BertForMultipleChoice(keras.Model):
         return tf.reshape(self.classifier(self.dropout(pooled, training=training)), (-1, choices))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertPreTrainingCriterion(keras.layers.Layer):
     """Cross-entropy of the masked words and of the sentence relation (section 3.1).
 
@@ -398,6 +418,7 @@ class BertPreTrainingCriterion(keras.layers.Layer):
         return {"mlm": mlm, "nsp": nsp, "total": mlm + nsp}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertPreTrainingPostProcess(keras.layers.Layer):
     """The most probable word of every token, and the probability that the second sentence follows.
 
@@ -412,6 +433,7 @@ class BertPreTrainingPostProcess(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BertQuestionAnsweringCriterion(keras.layers.Layer):
     """Cross-entropy over all tokens of the answer's first and last one (section 4.2), averaged.
 

@@ -38,6 +38,7 @@ UNCLIPPED = 1e9  # norm of gradients that is never reached
 POOLINGS = ("first", "mean", "max", "last")
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MultiHeadedAttention(keras.layers.Layer):
     """Scaled dot-product attention of several heads.  x: (N, T, D), bias: (N, 1, 1, T) -> (N, T, D)."""
 
@@ -55,6 +56,7 @@ class MultiHeadedAttention(keras.layers.Layer):
         return self.final_linear(merge_heads(attend(q, k, v, bias, self.dropout, training)))
 
 
+@keras.saving.register_keras_serializable("diptych", "fastbert.FeedForward")
 class FeedForward(keras.layers.Layer):
     """Two dense layers with GELU between them.  (N, T, D) -> (N, T, D)."""
 
@@ -67,6 +69,7 @@ class FeedForward(keras.layers.Layer):
         return self.linear_2(gelu(self.linear_1(x)))
 
 
+@keras.saving.register_keras_serializable("diptych", "fastbert.TransformerLayer")
 class TransformerLayer(keras.layers.Layer):
     """Attention and feed-forward network, each with a residual and a normalisation behind it."""
 
@@ -84,6 +87,7 @@ class TransformerLayer(keras.layers.Layer):
         return self.layer_norm_2(self.dropout_2(self.feed_forward(x), training=training) + x)
 
 
+@keras.saving.register_keras_serializable("diptych", "fastbert.Embedding")
 class Embedding(keras.layers.Layer):
     """Sum of word, position and segment embeddings, normalised.  (N, T) int -> (N, T, D).
 
@@ -110,6 +114,7 @@ class Embedding(keras.layers.Layer):
         return self.dropout(self.layer_norm(x + places), training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Encoder(keras.layers.Layer):
     """The layers, which the model runs one after the other."""
 
@@ -118,6 +123,7 @@ class Encoder(keras.layers.Layer):
         self.transformer = [TransformerLayer(hidden, heads, intermediate, dropout) for _ in range(layers)]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Classifier(keras.layers.Layer):
     """Narrow self-attention, one vector of all tokens, two dense layers.  (N, T, D) -> logits (N, K).
 
@@ -147,6 +153,7 @@ class Classifier(keras.layers.Layer):
         return self.output_layer_2(tf.tanh(self.output_layer_1(self.pool(x))))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FastBert(keras.Model):
     """Embeddings, layers, and a classifier behind each.
 
@@ -202,6 +209,7 @@ class FastBert(keras.Model):
         return tf.stack(logits, 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FastBertCriterion(keras.layers.Layer):
     """The losses of both phases; they share no parameter.
 
@@ -225,6 +233,7 @@ def uncertainty(logits):
     return -tf.reduce_sum(tf.exp(log_p) * log_p, -1) / math.log(logits.shape[-1])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FastBertPostProcess(keras.layers.Layer):
     """The answer of the first classifier that is sure enough, after all of them have been computed.
 

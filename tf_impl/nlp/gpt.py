@@ -40,6 +40,7 @@ EPS = 1e-5  # of every layer normalisation
 STD = 0.02  # of the initial matrices and embeddings
 
 
+@keras.saving.register_keras_serializable("diptych", "gpt.Conv1D")
 class Conv1D(keras.layers.Layer):
     """y = x W + b. W is (in, out), as OpenAI's convolution of width 1 has it, not turned like a linear layer's.
 
@@ -75,6 +76,7 @@ def insert(buffer, new, start):
     return tf.where(inside[:, None], tf.gather(new, tf.clip_by_value(slot, 0, length - 1), axis=2), buffer)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Attention(keras.layers.Layer):
     """Scaled dot-product attention of several heads over this token and those before it.
 
@@ -102,6 +104,7 @@ class Attention(keras.layers.Layer):
         return self.resid_dropout(self.c_proj(y), training=training), k, v
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MLP(keras.layers.Layer):
     """Two dense layers with the tanh form of GELU between them.  (N, T, D) -> (N, T, D)."""
 
@@ -115,6 +118,7 @@ class MLP(keras.layers.Layer):
         return self.dropout(self.c_proj(gelu(self.c_fc(x), "tanh")), training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPT1Block(keras.layers.Layer):
     """Attention and feed-forward network, each with a residual and a normalisation behind it.
 
@@ -134,6 +138,7 @@ class GPT1Block(keras.layers.Layer):
         return self.ln_2(x + self.mlp(x, training=training)), keys, values
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPT2Block(keras.layers.Layer):
     """Attention and feed-forward network, each with a normalisation before it and a residual around both.
 
@@ -186,6 +191,7 @@ def run(blocks, x, cache, training):
     return x, all_keys, all_values
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPT1Model(keras.layers.Layer):
     """The decoder of GPT-1.
 
@@ -225,6 +231,7 @@ class GPT1Model(keras.layers.Layer):
         return run(self.h, x, cache, training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPT2Model(keras.layers.Layer):
     """The decoder of GPT-2.
 
@@ -265,6 +272,7 @@ class GPT2Model(keras.layers.Layer):
         return self.ln_f(x), keys, values
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TiedHead(keras.layers.Layer):
     """y = x E^T with a word embedding E.  (..., D) -> (..., V)."""
 
@@ -276,6 +284,7 @@ class TiedHead(keras.layers.Layer):
         return tf.matmul(x, tf.convert_to_tensor(self.weight), transpose_b=True)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LMHeadModel(keras.Model):
     """A decoder whose word embedding is also its output layer.
 
@@ -295,6 +304,7 @@ class LMHeadModel(keras.Model):
         return self.lm_head(self.transformer(input_ids, training=training)[0])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class StepModel(LMHeadModel):
     """The same with a cache of fixed size, for one token after the other: what went before is not computed again.
 
@@ -308,6 +318,7 @@ class StepModel(LMHeadModel):
         return {"logits": self.lm_head(x[:, -1]), "keys": tf.stack(keys, 1), "values": tf.stack(values, 1)}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ChoiceHead(keras.layers.Layer):
     """A score from one token of a text.  x: (N, T, D), token: (N,) int -> (N,)."""
 
@@ -323,6 +334,7 @@ class ChoiceHead(keras.layers.Layer):
         return self.summary(self.first_dropout(chosen, training=training))[:, 0]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class DoubleHeadsModel(LMHeadModel):
     """A decoder that scores several continuations of a text, besides predicting their tokens.
 
@@ -353,6 +365,7 @@ def next_token_loss(logits, labels):
     return cross_entropy(logits[..., :-1, :], labels[..., 1:])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPTCriterion(keras.layers.Layer):
     """Cross-entropy of the next token.
 
@@ -366,6 +379,7 @@ class GPTCriterion(keras.layers.Layer):
         return {"lm": loss, "total": loss}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPTDoubleHeadsCriterion(keras.layers.Layer):
     """Cross-entropy of the right continuation, plus a share of that of the next token (GPT-1, equation 5).
 
@@ -387,6 +401,7 @@ class GPTDoubleHeadsCriterion(keras.layers.Layer):
         return {"mc": choice, "lm": lm, "total": choice + self.lm_coef * lm}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class GPTPostProcess(ClassificationPostProcess):
     """The most probable tokens behind a text.
 

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FastAttention(keras.layers.Layer):
     """FAVOR+ with its random features.
 
@@ -73,6 +74,7 @@ class FastAttention(keras.layers.Layer):
         return favor_attention(query, key, value, projection, padding_mask, **self.options)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class PerformerAttention(keras.layers.Layer):
     """Attention whose first heads are FAVOR+ and whose last ``local_heads`` look at windows.
 
@@ -111,6 +113,7 @@ class PerformerAttention(keras.layers.Layer):
         return self.dropout(self.to_out(merge_heads(tf.concat(found, 1))), training=training)
 
 
+@keras.saving.register_keras_serializable("diptych", "performer.FeedForward")
 class FeedForward(keras.layers.Layer):
     """Two linear layers with a GELU between them, which gates one half with the other if ``glu``.  (..., D), kept."""
 
@@ -131,6 +134,7 @@ class FeedForward(keras.layers.Layer):
         return self.w2(self.dropout(x, training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Chunk(keras.layers.Layer):
     """A layer that works on every position alone, applied to parts of the sequence to spare memory."""
 
@@ -146,6 +150,7 @@ class Chunk(keras.layers.Layer):
         return tf.concat([self.fn(part, training=training) for part in parts], 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class PreLayerNorm(keras.layers.Layer):
     """Layer normalisation before a layer."""
 
@@ -158,6 +163,7 @@ class PreLayerNorm(keras.layers.Layer):
         return self.fn(self.norm(x), *given, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class PreScaleNorm(keras.layers.Layer):
     """Vectors of one learnt length before a layer (arXiv:1910.05895)."""
 
@@ -171,6 +177,7 @@ class PreScaleNorm(keras.layers.Layer):
         return self.fn(x / tf.sqrt(square) * tf.convert_to_tensor(self.g), *given, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReZero(keras.layers.Layer):
     """A learnt factor behind a layer, close to 0 at first (arXiv:2003.04887)."""
 
@@ -186,6 +193,7 @@ class ReZero(keras.layers.Layer):
 WRAPPERS = {"layer": PreLayerNorm, "scale": PreScaleNorm, "rezero": ReZero}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SequentialSequence(keras.layers.Layer):
     """Residual layers, one after the other: attention takes what is ``given`` to its block."""
 
@@ -200,6 +208,7 @@ class SequentialSequence(keras.layers.Layer):
         return x
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReversiblePerformer(ReversibleSequence):
     """The same with two streams, whose sum is the result."""
 
@@ -208,6 +217,7 @@ class ReversiblePerformer(ReversibleSequence):
         return y1 + y2
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ProjectionUpdater(keras.layers.Layer):
     """Counts training steps and draws new random features after so many."""
 
@@ -229,6 +239,7 @@ class ProjectionUpdater(keras.layers.Layer):
             self.calls_since_last_redraw.assign_add(1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Performer(keras.layers.Layer):
     """The layers of a Performer.
 
@@ -331,6 +342,7 @@ class Performer(keras.layers.Layer):
         return self.net(x, given, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class AbsolutePositionalEmbedding(keras.layers.Layer):
     """A learnt vector per position: (T, D)."""
 
@@ -342,6 +354,7 @@ class AbsolutePositionalEmbedding(keras.layers.Layer):
         return tf.convert_to_tensor(self.emb.embeddings)[:length]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class FixedPositionalEmbedding(keras.layers.Layer):
     """Sines and cosines, in two halves, of every position: (T, D)."""
 
@@ -359,6 +372,7 @@ class FixedPositionalEmbedding(keras.layers.Layer):
         return tf.convert_to_tensor(self.emb)[:length]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class PerformerLM(keras.Model):
     """A Performer between an embedding of words and scores of words.
 

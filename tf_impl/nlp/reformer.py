@@ -24,6 +24,7 @@ from tf_impl.nlp.performer import AbsolutePositionalEmbedding, Chunk, FeedForwar
 __all__ = ["ClassificationCriterion", "ClassificationPostProcess", "Reformer", "ReformerLM", "reformer_lm"]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LSHSelfAttention(keras.layers.Layer):
     """Self-attention of several heads whose query is their key.
 
@@ -52,6 +53,7 @@ class LSHSelfAttention(keras.layers.Layer):
         return self.to_out(merge_heads(tf.reshape(y, (-1, self.heads, *shape[1:]))))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Reformer(keras.layers.Layer):
     """The layers of a Reformer: two streams, whose mean is the result.
 
@@ -103,6 +105,7 @@ class Reformer(keras.layers.Layer):
         return (y1 + y2) / 2
 
 
+@keras.saving.register_keras_serializable("diptych")
 class AxialPositionalEmbedding(keras.layers.Layer):
     """The sum of a vector per row and one per column of positions written in rows: (T, D) (section 4)."""
 
@@ -119,6 +122,7 @@ class AxialPositionalEmbedding(keras.layers.Layer):
         return tf.reshape(rows + columns, (-1, rows.shape[3]))[:length]
 
 
+@keras.saving.register_keras_serializable("diptych")
 class ReformerLM(keras.Model):
     """A Reformer between an embedding of words and scores of words.
 

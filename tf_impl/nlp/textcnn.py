@@ -32,6 +32,7 @@ RANGE = 0.25  # of initial word vectors
 NORM = 3.0  # largest norm of a class's weights
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TextCNN(keras.Model):
     """Embedding, convolutions of several heights, ReLU, maximum over time, dropout, linear classifier.
 
@@ -117,6 +118,7 @@ def initialize(model) -> None:
     model.fc1.bias_initializer = "zeros"
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TextCNNPostProcess(ClassificationPostProcess):
     """The most probable class.
 

@@ -47,6 +47,7 @@ __all__ = [
 EOS = 2  # the decoder starts with the end of a sentence, as in fairseq
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerHead(keras.layers.Layer):
     """y = x W^T.  (N, T, D) -> (N, T, V); W is the matrix of an embedding, if one is given."""
 
@@ -62,6 +63,7 @@ class TransformerHead(keras.layers.Layer):
         return tf.matmul(x, tf.convert_to_tensor(self.weight), transpose_b=True)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class Transformer(keras.Model):
     """Encoder, decoder, and scores of the next word.
 
@@ -179,6 +181,7 @@ class Transformer(keras.Model):
         return self.logits(x)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerEncode(Transformer):
     """The encoder as a graph: inputs and returns of :meth:`Transformer.encode`."""
 
@@ -186,6 +189,7 @@ class TransformerEncode(Transformer):
         return self.encode(input_ids, attention_mask, training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerStep(Transformer):
     """One step of the decoder as a graph: inputs and returns of :meth:`Transformer.step`."""
 
@@ -193,6 +197,7 @@ class TransformerStep(Transformer):
         return self.step(decoder_input_ids, position, attention_mask, memory_key, memory_value, past_key, past_value)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerCriterion(keras.layers.Layer):
     """Cross-entropy with label smoothing, averaged over the words that are no padding.
 
@@ -229,6 +234,7 @@ class TransformerCriterion(keras.layers.Layer):
         return {"nll": nll, "label_smoothed": smoothed, "total": smoothed}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TransformerPostProcess(keras.layers.Layer):
     """The most probable next word, and the logarithm of its probability.
 

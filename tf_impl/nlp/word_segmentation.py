@@ -37,6 +37,7 @@ def lengths_of(mask):
     return tf.maximum(tf.reduce_sum(tf.cast(mask != 0, tf.int64), 1), 1)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class LinearCRF(keras.Model):
     """Random field whose emissions are sums of weights of features.
 
@@ -87,6 +88,7 @@ class LinearCRFTrainer:
         return {"nll": losses["nll"], "penalty": penalty, "total": total}
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BiLSTMCRF(keras.Model):
     """Embedding, LSTM in both directions, dropout, linear layer, random field.
 
@@ -123,6 +125,7 @@ class BiLSTMCRF(keras.Model):
         return self.crf(self.hidden2tag(self.dropout(x, training=training)), mask)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BiGRUCRF(keras.Model):
     """Embedding, two GRU layers in both directions, linear layer, random field.
 

@@ -35,6 +35,7 @@ __all__ = [
 WIDTHS = (1, 2, 4, 4, 8, 8, 8)  # of the seven convolutions, times the first one's
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CRNNFeatures(keras.layers.Layer):
     """Seven convolutions; batch normalisation behind the third, fifth and seventh.
 
@@ -83,6 +84,7 @@ class CRNNFeatures(keras.layers.Layer):
         return self.activation(self.batchnorm6(self.conv6(x), training=training))
 
 
+@keras.saving.register_keras_serializable("diptych")
 class BidirectionalLSTM(keras.layers.Layer):
     """A recurrent layer in both directions and a linear one.  (T, B, in_features) -> (T, B, out_features)."""
 
@@ -95,6 +97,7 @@ class BidirectionalLSTM(keras.layers.Layer):
         return self.embedding(self.rnn(x)[0])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CRNN(keras.Model):
     """The network of the paper.
 
@@ -137,6 +140,7 @@ class CRNN(keras.Model):
         return x
 
 
+@keras.saving.register_keras_serializable("diptych")
 class VGGFeatures(keras.layers.Layer):
     """Seven convolutions without padded pools; batch normalisation behind the fifth and sixth.
 
@@ -179,6 +183,7 @@ class VGGFeatures(keras.layers.Layer):
         return self.ConvNet(x, training=training)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class SequenceModeling(keras.layers.Layer):
     """:class:`BidirectionalLSTM` under EasyOCR's names."""
 
@@ -191,6 +196,7 @@ class SequenceModeling(keras.layers.Layer):
         return self.linear(self.rnn(x)[0])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class VGGCRNN(keras.Model):
     """EasyOCR's form: the mean over the height instead of a fixed height, and a linear layer of its own at the end.
 
@@ -226,6 +232,7 @@ class VGGCRNN(keras.Model):
         return self.Prediction(x)
 
 
+@keras.saving.register_keras_serializable("diptych")
 class MeanCRNN(keras.Model):
     """A form with batch normalisation everywhere, the mean over the height, and one stacked recurrent module.
 
@@ -270,6 +277,7 @@ class MeanCRNN(keras.Model):
         return self.fc(self.rnn(x)[0])
 
 
+@keras.saving.register_keras_serializable("diptych")
 class CRNNPostProcess(keras.layers.Layer):
     """The labels of the best alignment (:func:`greedy_decode`).
 

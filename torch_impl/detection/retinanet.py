@@ -75,11 +75,11 @@ def tower(channels: int, num_convs: int, norm_groups: int | None):
 class RetinaNetClassificationHead(nn.Module):
     """Class logits of every anchor.  Dict of (N, C, H, W) -> (N, sum of H * W * A, K)."""
 
-    def __init__(self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int, norm_groups: int | None):
+    def __init__(self, channels: int, num_anchors: int, num_classes: int, num_convs: int, norm_groups: int | None):
         super().__init__()
         self.num_classes = num_classes
-        self.conv = tower(in_channels, num_convs, norm_groups)
-        self.cls_logits = nn.Conv2d(in_channels, num_anchors * num_classes, 3, 1, 1)
+        self.conv = tower(channels, num_convs, norm_groups)
+        self.cls_logits = nn.Conv2d(channels, num_anchors * num_classes, 3, 1, 1)
         normal(self, 0.01)
         nn.init.constant_(self.cls_logits.bias, PRIOR_BIAS)
 
@@ -90,10 +90,10 @@ class RetinaNetClassificationHead(nn.Module):
 class RetinaNetRegressionHead(nn.Module):
     """Box deltas of every anchor.  Dict of (N, C, H, W) -> (N, sum of H * W * A, 4)."""
 
-    def __init__(self, in_channels: int, num_anchors: int, num_convs: int, norm_groups: int | None):
+    def __init__(self, channels: int, num_anchors: int, num_convs: int, norm_groups: int | None):
         super().__init__()
-        self.conv = tower(in_channels, num_convs, norm_groups)
-        self.bbox_reg = nn.Conv2d(in_channels, num_anchors * 4, 3, 1, 1)
+        self.conv = tower(channels, num_convs, norm_groups)
+        self.bbox_reg = nn.Conv2d(channels, num_anchors * 4, 3, 1, 1)
         normal(self, 0.01)
 
     def forward(self, maps):
@@ -104,7 +104,7 @@ class RetinaNetHead(nn.Module):
     """Classification and box regression, shared by all levels (torchvision's names).
 
     Args:
-        in_channels: channels of the levels.
+        channels: channels of the levels and of the convolutions.
         num_anchors: anchors A of a cell.
         num_classes: classes K.
         num_convs: convolutions of each head before the last one.
@@ -115,13 +115,13 @@ class RetinaNetHead(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int = 4, norm_groups: int | None = None
+        self, channels: int, num_anchors: int, num_classes: int, num_convs: int = 4, norm_groups: int | None = None
     ):
         super().__init__()
         self.classification_head = RetinaNetClassificationHead(
-            in_channels, num_anchors, num_classes, num_convs, norm_groups
+            channels, num_anchors, num_classes, num_convs, norm_groups
         )
-        self.regression_head = RetinaNetRegressionHead(in_channels, num_anchors, num_convs, norm_groups)
+        self.regression_head = RetinaNetRegressionHead(channels, num_anchors, num_convs, norm_groups)
 
     def forward(self, maps):
         return self.classification_head(maps), self.regression_head(maps)
@@ -131,7 +131,7 @@ class RetinaHead(nn.Module):
     """The same with mmdet's names, always without normalisation.
 
     Args:
-        in_channels: channels of the levels.
+        channels: channels of the levels and of the convolutions.
         num_anchors: anchors A of a cell.
         num_classes: classes K.
         num_convs: convolutions of each tower before the last one.
@@ -139,14 +139,13 @@ class RetinaHead(nn.Module):
     Inputs and returns: as of :class:`RetinaNetHead`.
     """
 
-    def __init__(self, in_channels: int, num_anchors: int, num_classes: int, num_convs: int = 4):
+    def __init__(self, channels: int, num_anchors: int, num_classes: int, num_convs: int = 4):
         super().__init__()
         self.num_classes = num_classes
-        channels = [in_channels] * num_convs
-        self.cls_convs = nn.ModuleList(ConvModule(c, c, 3, 1, 1) for c in channels)
-        self.reg_convs = nn.ModuleList(ConvModule(c, c, 3, 1, 1) for c in channels)
-        self.retina_cls = nn.Conv2d(in_channels, num_anchors * num_classes, 3, 1, 1)
-        self.retina_reg = nn.Conv2d(in_channels, num_anchors * 4, 3, 1, 1)
+        self.cls_convs = nn.ModuleList(ConvModule(channels, channels, 3, 1, 1) for _ in range(num_convs))
+        self.reg_convs = nn.ModuleList(ConvModule(channels, channels, 3, 1, 1) for _ in range(num_convs))
+        self.retina_cls = nn.Conv2d(channels, num_anchors * num_classes, 3, 1, 1)
+        self.retina_reg = nn.Conv2d(channels, num_anchors * 4, 3, 1, 1)
         normal(self, 0.01)
         nn.init.constant_(self.retina_cls.bias, PRIOR_BIAS)
 

@@ -10,7 +10,7 @@ import functools
 
 from torch import nn
 
-__all__ = ["ConvModule"]
+__all__ = ["ConvModule", "DepthwiseSeparableConvModule"]
 
 
 class ConvModule(nn.Module):
@@ -75,3 +75,43 @@ class ConvModule(nn.Module):
         if self.norm_name is not None:
             y = getattr(self, self.norm_name)(y)
         return self.activation(y)
+
+
+class DepthwiseSeparableConvModule(nn.Module):
+    """A convolution of every channel by itself, then a 1x1 convolution; both with normalisation and activation.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation: of the convolutions, the last three of the
+            first one.
+        norm, activation: of both, see :class:`ConvModule`.
+
+    x: (N, C, H, W) -> (N, out_channels, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        norm="batch",
+        activation=nn.ReLU,
+    ):
+        super().__init__()
+        self.depthwise_conv = ConvModule(
+            in_channels,
+            in_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups=in_channels,
+            norm=norm,
+            activation=activation,
+        )
+        self.pointwise_conv = ConvModule(in_channels, out_channels, 1, norm=norm, activation=activation)
+
+    def forward(self, x):
+        return self.pointwise_conv(self.depthwise_conv(x))
