@@ -109,7 +109,7 @@ def test_unknown_model_is_suggested_by_every_command(args, monkeypatch, tmp_path
         (["parity"], ["--all", "diptych parity --help"]),
         (["parity", "--all", "resnet18"], ["either", "--all"]),
         (["parity", "resnet18", "--level", "output"], ["'output'", "'outputs'"]),
-        (["parity", "resnet18", "--jobs", "0"], ["--jobs", "x>=1"]),
+        (["parity", "resnet18", "--jobs", "0"], ["--jobs", "1<=x"]),
         (["parity", "resnet152"], ["resnet152 has no case of its own", "resnet50"]),
         (["export", MODEL], ["--out"]),
         (["export", MODEL, "--out", "x", "--framework", "jax"], ["'jax'", "tensorflow"]),

@@ -53,7 +53,7 @@ def _pictures(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Q
         answers = []
         for path, p in zip(inputs, _probabilities(outputs[next(iter(model.outputs))]), strict=True):
             for rank, k in enumerate(np.argsort(-p, kind="stable")[:top], start=1):
-                label = labels[k] if k < len(labels) else f"class {k}"
+                label = labels[k] if len(labels) == len(p) else f"class {k}"  # a head of another width has others
                 row = f"{Path(path).name} {rank}."
                 text = f"{label} {p[k]:.2%}"
                 answers.append({"row": row, "text": text, "class": int(k), "label": label, "probability": float(p[k])})
@@ -163,7 +163,15 @@ def agreement(outputs: Mapping[str, Arrays]) -> float:
     return max(onnx_file.relative(found[name], expected[name]) for found in outputs.values() for name in expected)
 
 
-def ask(model: catalog.Model, inputs: Sequence[str], weights: str | None, top: int, folder: Path) -> dict:
+def ask(
+    model: catalog.Model,
+    inputs: Sequence[str],
+    weights: str | None,
+    top: int,
+    folder: Path,
+    options: Mapping | None = None,
+    key: str | None = None,
+) -> dict:
     """Ask all engines; both ONNX files are left in the folder.
 
     Returns:
@@ -187,7 +195,7 @@ def ask(model: catalog.Model, inputs: Sequence[str], weights: str | None, top: i
     # exported with a batch of two at least: a batch of one would be taken for a constant
     examples = {name: np.concatenate([array] * 2) if len(array) == 1 else array for name, array in feed.items()}
     with asked(", ".join(map(str, inputs))):
-        panels, _ = twins(model, weights)
+        panels, _ = twins(model, weights, options=options, key=key)
         files = export_files(panels, folder, examples, None, example(model)[2])
     functions = engines(model, panels, files, torch.get_num_threads())
     outputs = {name: function(feed) for name, function in functions.items()}  # the first run traces and warms up
@@ -226,11 +234,19 @@ def print_answers(found: dict) -> None:
     print(f"largest relative difference from PyTorch: {found['difference']:.1e}")
 
 
-def predict(name: str, inputs: Sequence[str], checkpoint: str | None, top: int, as_json: bool) -> int:
+def predict(
+    name: str,
+    inputs: Sequence[str],
+    checkpoint: str | None,
+    top: int,
+    as_json: bool,
+    options: Mapping | None = None,
+    key: str | None = None,
+) -> int:
     """Answers of all engines; 1 if they differ by more than ``TOLERANCE``."""
     model = model_of(name)
     with tempfile.TemporaryDirectory() as folder:
-        found = ask(model, inputs, checkpoint, top, Path(folder))
+        found = ask(model, inputs, checkpoint, top, Path(folder), options, key)
     del found["files"]
     if as_json:
         print_json(found)

@@ -5,6 +5,7 @@ Exit codes: 0 good, 1 parity broken, 2 bad usage or input (one line says what), 
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,31 @@ INTERRUPTED = 130
 BUG = 70  # as in sysexits.h; 1 is for broken parity
 MOST = max(16, 4 * (os.cpu_count() or 1))  # threads or processes
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _read_options(ctx, parameter, values) -> dict:
+    """NAME=VALUE as a dictionary; a value is JSON (10, 0.5, true, [1, 2]) or else a word."""
+    found = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{value!r}; NAME=VALUE such as num_classes=10 was expected", ctx, parameter)
+        try:
+            found[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            found[name] = text
+    return found
+
+
+options = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_read_options,
+    help="Of the model's builder, such as num_classes=10; may be repeated.",
+)
+key = click.option("--key", help="Which set of weights, if a PyTorch file holds several, such as state_dict_ema.")
 
 
 def message(error: Exception) -> str | None:
@@ -222,16 +248,18 @@ def parity(names, everything, levels, trace, to_file, jobs, as_json):
 @click.option("--with-loss", is_flag=True, help="Model and criterion: inputs and targets in, losses out.")
 @click.option("--with-results", is_flag=True, help="Model and post-process.")
 @click.option("--half", is_flag=True, help="Weights and arithmetic in float16; inputs and outputs stay float32.")
+@options
+@key
 @click.option("--compare", is_flag=True, help="Show the operators of the graphs and stray Transposes.")
 @as_json
-def export(name, framework, out, weights, size, with_loss, with_results, half, compare, as_json):
+def export(name, framework, out, weights, size, with_loss, with_results, half, options, key, compare, as_json):
     """Write ONNX files, checked against eager."""
     if with_loss + with_results + half > 1:
         raise click.UsageError("--with-loss, --with-results and --half make different files: choose one")
     from scripts.files import export
 
     form = "loss" if with_loss else "results" if with_results else None
-    export(name, framework, out, weights, size, form, half, compare, as_json)
+    export(name, framework, out, weights, size, form, half, compare, as_json, options, key)
 
 
 @main.command()
@@ -239,12 +267,14 @@ def export(name, framework, out, weights, size, with_loss, with_results, half, c
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--model", "name", required=True, help="The model that the weights are of.")
 @click.option("--checkpoint", help="Apply the rename patterns and options of this checkpoint of the catalogue.")
+@options
+@key
 @as_json
-def convert(source, target, name, checkpoint, as_json):
+def convert(source, target, name, checkpoint, options, key, as_json):
     """Turn SOURCE (.pth, .safetensors, .weights.h5) into TARGET (.safetensors, .weights.h5, .pth)."""
     from scripts.files import convert
 
-    convert(source, target, name, checkpoint, as_json)
+    convert(source, target, name, checkpoint, as_json, options, key)
 
 
 @main.command()
@@ -262,16 +292,18 @@ def fetch(name, checkpoint, as_json):
 @click.argument("name")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--checkpoint", help="A checkpoint's name, or a file; the first of the catalogue by default.")
-@click.option("--top", type=click.IntRange(1, 10**9), default=5, show_default=True, help="Classes of each picture.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes of each picture.")
+@options
+@key
 @as_json
-def predict(name, inputs, checkpoint, top, as_json):
+def predict(name, inputs, checkpoint, top, options, key, as_json):
     """Answers of four engines: TensorFlow, PyTorch and both ONNX files.
 
     INPUT: pictures (classification), pictures of text lines (ocr), or sentences (sentence encoders).
     """
     from scripts.answer import predict
 
-    return predict(name, inputs, checkpoint, top, as_json)
+    return predict(name, inputs, checkpoint, top, as_json, options, key)
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """Weights and ONNX files: ``diptych export``, ``convert`` and ``fetch``."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 
 from scripts.output import Problem, frameworks, line, print_json, table, written
@@ -19,7 +21,7 @@ from weights.seeded import seeded
 __all__ = ["asked", "convert", "example", "export", "export_files", "fetch", "model_of", "twins"]
 
 PANELS = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
-TORCH_FILES = (".pth", ".pt", ".bin")
+TORCH_FILES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 STATED = {"N": 2, "H": 224, "W": 256}  # lengths of dynamic axes; no two are equal
 
 PIXEL = 2 * 64 * 4  # bytes that a network needs for one, at least: two maps of 64 channels
@@ -132,28 +134,35 @@ def example(
     return inputs, targets, dynamic
 
 
-def read(path: Path) -> Arrays:
+def read(path: Path, key: str | None = None) -> Arrays:
     """The tensors of a PyTorch or safetensors file, or of a folder of PaddlePaddle's.
+
+    Args:
+        path: the file or folder.
+        key: which set of weights of a PyTorch file.
 
     Raises:
         StoreError, TextError, Problem: if it cannot be read, or is none of them.
     """
     if path.is_dir() and not path.suffix:
         return lac.open_tensors(path)
-    if path.suffix == ".safetensors":
+    name = path.name.lower()
+    if key is not None and not name.endswith(TORCH_FILES):
+        raise Problem(f"--key: {path} is no file of PyTorch's, and holds one set of weights; leave the option out")
+    if name.endswith(".safetensors"):
         return store.load(path)
-    if path.suffix not in TORCH_FILES:
+    if not name.endswith(TORCH_FILES):
         raise Problem(f"{path}: unknown kind of file; .safetensors, .weights.h5 or {', '.join(TORCH_FILES)} is needed")
     if not path.is_file():
         raise Problem(f"{path}: there is no such file; check the path")
     import torch_impl.state
 
     try:
-        return torch_impl.state.open_checkpoint(path)
+        return torch_impl.state.open_checkpoint(path, key)
     except OSError as error:
         raise Problem(f"{path}: cannot be read ({error.strerror or line(error)}); check its permissions") from None
     except Exception as error:  # what a damaged archive makes PyTorch raise has many types
-        text = line(error)
+        text = line(error, 600).replace("choose one as the key", "choose one with --key")
         raise Problem(text if text.startswith(str(path)) else f"{path}: not a checkpoint: {text}") from None
 
 
@@ -161,6 +170,28 @@ def official(model: catalog.Model, checkpoint: str | None) -> tuple[catalog.Chec
     """A checkpoint of the catalogue, verified, under the model's own names."""
     entry, path = checkpoints.fetch(model, checkpoint)
     return entry, store.rename(read(path), entry.rename)
+
+
+def layouts(model: catalog.Model) -> dict[str, tuple]:
+    """Names that published files give to the tensors of a network, whatever its size: patterns by a file's name."""
+    return {
+        f"checkpoint {entry.name} of {other.name}": entry.rename
+        for other in catalog.load().values()
+        if other.module == model.module
+        for entry in other.checkpoints
+        if entry.rename
+    }
+
+
+def fitted(panel, tensors: Arrays, source: str) -> Arrays:
+    """The tensors under the model's own names, where a common prefix or a published layout is all that is between.
+
+    What is done is said on standard error.
+    """
+    said, patterns = store.fitting(panel.shapes(), panel.aliases(), tensors, layouts(panel.entry))
+    if said:
+        click.echo(f"diptych: {source}: {said}", err=True)
+    return store.rename(tensors, patterns)
 
 
 def fill(panel, tensors: Mapping[str, np.ndarray], source: str) -> None:
@@ -180,7 +211,11 @@ def fill(panel, tensors: Mapping[str, np.ndarray], source: str) -> None:
     try:
         panel.load(tensors)
     except store.StoreError as error:
-        raise Problem(f"{source}: {_shortened(str(error))}; are these weights of {panel.entry.name}?") from None
+        text = _shortened(str(error))
+        hint = f"are these weights of {panel.entry.name}?"
+        if " misshapen: " in text and " missing: " not in text and " unexpected: " not in text:
+            hint = f"{hint} Of another size, it needs its options, such as --option num_classes=10"
+        raise Problem(f"{source}: {text}" if "NaN" in text else f"{source}: {text}; {hint}") from None
 
 
 def _shortened(text: str, most: int = 8) -> str:
@@ -194,7 +229,11 @@ def _shortened(text: str, most: int = 8) -> str:
 
 
 def twins(
-    model: catalog.Model, weights: str | None = "seeded", names: Sequence[str] = tuple(PANELS)
+    model: catalog.Model,
+    weights: str | None = "seeded",
+    names: Sequence[str] = tuple(PANELS),
+    options: Mapping | None = None,
+    key: str | None = None,
 ) -> tuple[dict, catalog.Checkpoint | None]:
     """Panels of a model with the same weights, in float32.
 
@@ -202,6 +241,8 @@ def twins(
         model: an entry of the catalogue.
         weights: "seeded", "random", the name of a checkpoint, a file, or None for the first checkpoint.
         names: which panels: "tensorflow", "torch".
+        options: of the builder, beside those of the checkpoint.
+        key: which set of weights, if a file holds several.
 
     Returns:
         The panels by name, and the checkpoint's entry if that is where the weights come from.
@@ -209,6 +250,8 @@ def twins(
     Raises:
         Problem, StoreError, CheckpointError: if there are no such weights or they do not fit.
     """
+    if key is not None and (weights in (None, "seeded", "random") or weights in {c.name for c in model.checkpoints}):
+        raise Problem("--key chooses among the weights of a file, and no file was given; leave it out")
     entry, tensors = None, None
     known = {checkpoint.name for checkpoint in model.checkpoints}
     if weights is None or weights in known:
@@ -217,13 +260,14 @@ def twins(
         if not Path(weights).exists() and not Path(weights).suffix:
             expected = ", ".join(["seeded", "random", *sorted(known)])
             raise Problem(f"no weights {weights!r}; {expected} or a .safetensors or .pth file was expected")
-        tensors = read(Path(weights))
+        tensors = read(Path(weights), key)
     import parity_tests.harness.panels
 
-    options = entry.options if entry else {}
     panels = {}
     for name in names:
-        panel = getattr(parity_tests.harness.panels, PANELS[name])(model, options, precision="float32")
+        panel = built(getattr(parity_tests.harness.panels, PANELS[name]), model, entry, options)
+        if tensors is not None and not panels:
+            tensors = fitted(panel, tensors, weights or f"checkpoint {entry.name}")
         panels[name] = panel
         if weights == "random":
             tensors = tensors or panel.state()  # the first panel's own initialisation
@@ -232,6 +276,17 @@ def twins(
         else:
             fill(panel, tensors, weights or f"checkpoint {entry.name}")
     return panels, entry
+
+
+def built(kind, model: catalog.Model, entry: catalog.Checkpoint | None, options: Mapping | None):
+    """A panel in float32, with the options of a checkpoint and a user's own.
+
+    Raises:
+        Problem: if the builder refuses a user's option.
+    """
+    said = " ".join(f"--option {name}={value}" for name, value in (options or {}).items())
+    with asked(said, "check its name and value"):
+        return kind(model, {**(entry.options if entry else {}), **(options or {})}, precision="float32")
 
 
 def export_files(
@@ -285,6 +340,8 @@ def export(
     half: bool,
     compare: bool,
     as_json: bool,
+    options: Mapping | None = None,
+    key: str | None = None,
 ) -> None:
     """Export a model, alone, with its criterion (``form="loss"``) or with its post-process (``"results"``).
 
@@ -299,7 +356,7 @@ def export(
     import onnx
 
     with asked(f"--size {size[0]}x{size[1]}" if size else ""):
-        panels, _ = twins(model, weights, tuple(PANELS) if framework == "both" else (framework,))
+        panels, _ = twins(model, weights, tuple(PANELS) if framework == "both" else (framework,), options, key)
         wanted = targets if form == "loss" else None
         paths = export_files(panels, out, inputs, wanted, dynamic, form == "results", half)
     protos = {panel: onnx.load(path) for panel, path in paths.items()}
@@ -348,12 +405,20 @@ def export(
                 print(f"stray in {PANELS[panel]}: {', '.join(names)}")
 
 
-def convert(source: Path, target: Path, name: str, checkpoint: str | None, as_json: bool) -> None:
+def convert(
+    source: Path,
+    target: Path,
+    name: str,
+    checkpoint: str | None,
+    as_json: bool,
+    options: Mapping | None = None,
+    key: str | None = None,
+) -> None:
     """Turn a file of weights into another format, by way of the model that they must fit."""
     model = model_of(name)
-    entry = model.checkpoint(checkpoint) if checkpoint else None
+    entry = _layout(model, checkpoint) if checkpoint else None
     to_keras = target.name.endswith(".weights.h5")
-    if not to_keras and target.suffix not in (".safetensors", *TORCH_FILES):
+    if not to_keras and not target.name.lower().endswith((".safetensors", *TORCH_FILES)):
         raise Problem(f"{target}: unknown kind of file; .safetensors, .weights.h5 or .pth can be written")
     if not target.parent.is_dir():
         raise Problem(f"{target}: the folder {target.parent} is not there; make it first")
@@ -363,20 +428,22 @@ def convert(source: Path, target: Path, name: str, checkpoint: str | None, as_js
     frameworks()
     import parity_tests.harness.panels
 
-    tensors = None if from_keras else store.rename(read(source), entry.rename if entry else ())
-    options = entry.options if entry else {}
+    if from_keras and key is not None:
+        raise Problem(f"--key: {source} is no file of PyTorch's, and holds one set of weights; leave the option out")
+    tensors = None if from_keras else store.rename(read(source, key), entry.rename if entry else ())
     kind = parity_tests.harness.panels.TensorFlow if to_keras or from_keras else parity_tests.harness.panels.PyTorch
-    panel = kind(model, options, precision="float32")
+    panel = built(kind, model, entry, options)
     if from_keras:
         try:
             panel.model.load_weights(source)
         except Exception as error:  # h5py and Keras raise many types for damaged and for other models' files
             raise Problem(f"{source}: not Keras weights of {name}: {line(error)}") from None
     else:
-        fill(panel, tensors, str(source))
+        fill(panel, fitted(panel, tensors, str(source)), str(source))
     state = panel.state()
-    if target.suffix == ".safetensors":
-        store.save(target, state, {"model": name})
+    store.refuse_non_finite(source, state)
+    if target.name.lower().endswith(".safetensors"):
+        store.save(target, state, {"model": name, "format": "pt"})  # names and layouts are PyTorch's
     else:
         with written(target) as temporary:
             if to_keras:
@@ -397,6 +464,16 @@ def convert(source: Path, target: Path, name: str, checkpoint: str | None, as_js
         print_json(found)
     else:
         table(["", ""], [[key, f"{value:,}" if isinstance(value, int) else value] for key, value in found.items()])
+
+
+def _layout(model: catalog.Model, name: str) -> catalog.Checkpoint:
+    """A checkpoint's entry; that of another size of the network lends its names alone, and none of its options."""
+    if name not in {entry.name for entry in model.checkpoints}:
+        for other in catalog.load().values():
+            for entry in other.checkpoints if other.module == model.module else ():
+                if entry.name == name:
+                    return dataclasses.replace(entry, options={})
+    return model.checkpoint(name)
 
 
 def fetch(name: str, checkpoint: str | None, as_json: bool) -> None:

@@ -5,6 +5,7 @@ Mirror notes:
 """
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,28 +41,82 @@ def load_state_dict(model, tensors: Mapping[str, np.ndarray], strict: bool = Tru
             own[name].copy_(torch.from_numpy(np.array(tensors[name])))
 
 
-def open_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of a PyTorch checkpoint file (``.pth``, ``.pt``, ``.bin``) as numpy arrays.
+class _Ignored:
+    """Stands for harmless things beside the tensors, such as a trainer's arguments; nothing of them is built."""
 
-    Nothing but tensors and plain containers is unpickled. A dictionary under ``state_dict``, ``model_state_dict`` or
-    ``model`` is used if the file wraps its tensors in one.
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+# what training scripts keep beside the weights
+HARMLESS = (
+    "argparse.Namespace",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Bool", "Float32", "Float64", "Int32", "Int64")),
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "types.SimpleNamespace",
+)
+
+
+def _sets(content, depth: int = 2) -> dict[str, Mapping]:
+    """The sets of tensors by name in a file, by the keys that lead to them."""
+    if not isinstance(content, Mapping):
+        return {}
+    found = {}
+    for key, value in content.items() if depth else ():
+        if isinstance(key, str):
+            found |= {f"{key}.{rest}".rstrip("."): inner for rest, inner in _sets(value, depth - 1).items()}
+    named = any(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
+    return found or ({"": content} if named else {})
+
+
+def open_checkpoint(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
+    """Tensors of a PyTorch checkpoint file (``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.pth.tar``) as numpy arrays.
+
+    Nothing but tensors and plain containers is unpickled; a trainer's arguments and numbers of numpy are passed over.
+    If the file wraps its tensors in a dictionary, such as under ``state_dict``, that is found.
+
+    Args:
+        path: the file.
+        key: which set of weights, if the file holds several, such as "state_dict_ema", or "ema.shadow" below two keys.
 
     Raises:
-        ValueError: if the file is damaged, holds other objects, or holds no tensors.
+        ValueError: if the file is damaged, holds other objects, holds no tensors, or holds several sets of them and
+            ``key`` does not say which.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in HARMLESS]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
+        foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        if foreign:
+            raise ValueError(
+                f"{path}: holds an object of type {foreign[1]}, and only tensors are read, nothing was loaded; "
+                "save them alone: torch.save(model.state_dict(), path)"
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a checkpoint of plain tensors, nothing was loaded ({reason[:200]})") from None
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
+    sets = _sets(content)
+    if not sets:
         raise ValueError(f"{path}: holds no tensors by name; a PyTorch state_dict was expected")
+    if key is None and len(sets) > 1:
+        raise ValueError(f"{path}: holds several sets of weights, {', '.join(sets)}; choose one as the key")
+    if key is not None and key not in sets:
+        raise ValueError(f"{path}: has no weights under the key {key!r}; it has {', '.join(sets) or 'one set'}")
+    chosen = sets[key] if key is not None else next(iter(sets.values()))
+    tensors = {str(name): value for name, value in chosen.items() if isinstance(value, torch.Tensor)}
     return {
         name: value.detach().float().numpy() if value.dtype == torch.bfloat16 else value.detach().numpy()
         for name, value in tensors.items()

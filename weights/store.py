@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["StoreError", "check", "digest", "load", "rename", "save"]
+__all__ = ["StoreError", "check", "digest", "fitting", "load", "refuse_non_finite", "rename", "save"]
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format
 MAX_RANK = 32
@@ -32,6 +32,8 @@ DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+BFLOAT16 = "BF16"  # numpy has none: read as float32, which holds every value
+COUNTER = "num_batches_tracked"  # of batch normalisation; PyTorch forgives a file without, and so does everything here
 AGAIN = "the file is damaged, fetch or write it again"
 
 
@@ -62,7 +64,7 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps 0 dimensions
     _refuse_unfit(path, arrays)
-    _refuse_non_finite(path, arrays)
+    refuse_non_finite(path, arrays)
     try:
         # None: with no tensors and an empty table of metadata, safetensors 0.8 writes a header that is not JSON
         content = serialize(arrays, dict(metadata) if metadata else None)
@@ -129,7 +131,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         raise StoreError(f"{path}: cannot be read ({error.strerror or _line(error)}); check the path") from None
     except MemoryError:
         raise StoreError(f"{path}: does not fit into memory; free some of it") from None
-    _refuse_non_finite(path, tensors)
+    refuse_non_finite(path, tensors)
     return tensors
 
 
@@ -156,6 +158,8 @@ def _read(path: Path, file, size: int) -> dict[str, np.ndarray]:
         file.seek(start + first)
         if file.readinto(values.reshape(-1).view(np.uint8)) != last - first:
             raise StoreError(f"{path}: ends inside tensor {name!r}; {AGAIN}")
+        if header[name]["dtype"] == BFLOAT16:
+            values = (values.astype(np.uint32) << 16).view(np.float32)
         if dtype is np.bool_ and values.view(np.uint8).max(initial=0) > 1:
             raise StoreError(f"{path}: tensor {name!r} is boolean but holds other values; {AGAIN}")
         tensors[name] = values
@@ -203,16 +207,17 @@ def _described(path: Path, name: str, described) -> tuple[type, tuple[int, ...],
     if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
         raise StoreError(f"{path}: tensor {name!r} must be described by dtype, shape and data_offsets; {AGAIN}")
     dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise StoreError(f"{path}: tensor {name!r} has dtype {str(dtype)[:40]!r}; {', '.join(DTYPES)} can be read")
+    kinds = DTYPES | {BFLOAT16: np.uint16}
+    if not isinstance(dtype, str) or dtype not in kinds:
+        raise StoreError(f"{path}: tensor {name!r} has dtype {str(dtype)[:40]!r}; {', '.join(kinds)} can be read")
     if not integers(shape) or len(shape) > MAX_RANK or not integers(offsets) or len(offsets) != 2:
         raise StoreError(f"{path}: tensor {name!r} has no valid shape and place; {AGAIN}")
-    size = np.dtype(DTYPES[dtype]).itemsize
+    size = np.dtype(kinds[dtype]).itemsize
     for length in shape:  # Python's integers do not overflow
         size *= length
     if offsets[1] - offsets[0] != size:
         raise StoreError(f"{path}: tensor {name!r} does not fit its place in the file; {AGAIN}")
-    return DTYPES[dtype], tuple(shape), *offsets
+    return kinds[dtype], tuple(shape), *offsets
 
 
 def _encodable(name: str) -> bool:
@@ -228,10 +233,15 @@ def _show(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _refuse_non_finite(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def refuse_non_finite(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise a StoreError that names the tensors with NaN or infinity, and the file that they are of."""
     bad = [name for name, array in tensors.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
     if bad:
-        raise StoreError(f"{path}: NaN or infinity in {', '.join(map(_show, bad))}; such weights are refused")
+        raise StoreError(f"{path}: NaN or infinity in {_listed(bad)}; such weights are refused")
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    return ", ".join(map(_show, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def check(expected: Mapping[str, tuple], found: Mapping[str, np.ndarray], strict: bool = True) -> None:
@@ -240,14 +250,14 @@ def check(expected: Mapping[str, tuple], found: Mapping[str, np.ndarray], strict
     Args:
         expected: shape by name.
         found: arrays by name.
-        strict: whether names on one side only count as an error.
+        strict: whether names on one side only count as an error; counters of batches may be missing all the same.
 
     Raises:
-        StoreError: lists every missing, unexpected and misshapen entry.
+        StoreError: lists every missing, unexpected and misshapen entry, or those that hold NaN or infinity.
     """
     problems = {"missing": [], "unexpected": [], "misshapen": []}
     if strict:
-        problems["missing"] = [_show(name) for name in expected if name not in found]
+        problems["missing"] = [_show(name) for name in expected if name not in found and not name.endswith(COUNTER)]
         problems["unexpected"] = [_show(name) for name in found if name not in expected]
     for name, shape in expected.items():
         if name in found and tuple(np.shape(found[name])) != tuple(shape):
@@ -255,6 +265,50 @@ def check(expected: Mapping[str, tuple], found: Mapping[str, np.ndarray], strict
     if any(problems.values()):
         text = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise StoreError(f"the tensors do not fit the model: {text}")
+    refuse_non_finite("the weights", {name: np.asarray(found[name]) for name in expected if name in found})
+
+
+def fitting(
+    expected: Iterable[str],
+    aliases: Mapping[str, str],
+    found: Iterable[str],
+    layouts: Mapping[str, Iterable[tuple[str, str]]],
+) -> tuple[str, list[tuple[str, str]]]:
+    """How the tensors of a file are to be renamed, if that makes them fit: a prefix of all taken off, a known layout.
+
+    Args:
+        expected: names of the model's tensors.
+        aliases: second names of tensors of the model; one of the two may be missing.
+        found: names in the file.
+        layouts: patterns of :func:`rename` by what a user would call them.
+
+    Returns:
+        What is done, in words ("" for nothing), and the patterns: none if nothing makes the names fit.
+    """
+    expected, found = set(expected), list(found)
+    needed = {name for name in expected if name not in aliases and not name.endswith(COUNTER)}
+
+    def fits(patterns) -> bool:
+        try:
+            names = set(rename(dict.fromkeys(found, np.empty(0)), patterns))
+        except StoreError:
+            return False
+        return names <= expected and needed <= names | {aliases[name] for name in names if name in aliases}
+
+    prefix = ""
+    stripped = found
+    while True:
+        off = [(f"^{re.escape(prefix)}", "")] if prefix else []
+        for words, layout in [("", []), *layouts.items()]:
+            patterns = off + list(layout)
+            if fits(patterns):
+                said = [f"the prefix {prefix!r} is taken off all names"] if prefix else []
+                return " and ".join([*said, *([f"names are changed as for {words}"] if words else [])]), patterns
+        first = {name.partition(".")[0] + "." for name in stripped if "." in name}
+        if len(first) != 1 or not all("." in name for name in stripped):
+            return "", []
+        prefix += first.pop()
+        stripped = [name.partition(".")[2] for name in stripped]
 
 
 def digest(tensors: Mapping[str, np.ndarray]) -> str:
