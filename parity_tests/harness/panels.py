@@ -336,7 +336,7 @@ class TensorFlow(Panel):
         if self.entry.kind != "operator":
             return super()._spoken(module, options)
         builder = getattr(module, vocabulary.CLASSES.get(self.entry.builder, self.entry.builder))
-        return builder, vocabulary.to_keras(options) if isinstance(builder, type) else options
+        return builder, vocabulary.to_keras(builder, options) if isinstance(builder, type) else options
 
     def _identity(self):
         return KerasFunction(lambda *values: dict(zip(self.entry.inputs, values, strict=True)), {})

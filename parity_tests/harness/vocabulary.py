@@ -4,6 +4,7 @@ Cases and fingerprints speak PyTorch's words; the TensorFlow panel's layers take
 through it, models and criteria without.
 """
 
+import inspect
 from collections.abc import Mapping
 
 __all__ = ["ARGUMENTS", "CLASSES", "INPUT_WIDTHS", "to_keras"]
@@ -52,20 +53,21 @@ CLASSES = {  # torch.nn, or ours with PyTorch's arguments -> tf_impl.layers, or 
     "ReLU": "ReLU",
 }
 
-POOLING = {"kernel_size": "pool_size"}
 
+def to_keras(layer, options: Mapping) -> dict:
+    """The arguments of one of Keras' layers in its words.
 
-def to_keras(options: Mapping) -> dict:
-    """The arguments of a layer in Keras' words: input widths are dropped, and momentum m is the weight of the new value
-    in PyTorch, 1 - m that of the old one in Keras."""
-    names = {**ARGUMENTS, "channels": "channels"}
-    found = {
-        names.get(name, name): value
-        for name, value in options.items()
-        if name == "channels" or name not in INPUT_WIDTHS
-    }
-    if "momentum" in found:
-        found["momentum"] = 1 - found["momentum"]
-    if "affine" in found:
-        found["center"] = found["scale"] = found.pop("affine")
+    Input widths are dropped, unless the layer has them; momentum m is the weight of the new value in PyTorch, 1 - m that
+    of the old one in Keras.
+    """
+    own, found = inspect.signature(layer).parameters, {}
+    for name, value in options.items():
+        if name == "momentum":
+            found[name] = 1 - value
+        elif name == "affine":
+            found["center"] = found["scale"] = value
+        elif name in own:
+            found[name] = value
+        elif name not in INPUT_WIDTHS:
+            found[ARGUMENTS.get(name, name)] = value
     return found
