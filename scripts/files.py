@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from scripts.output import Problem, frameworks, line, print_json, table, written
-from weights import catalog, checkpoints, store
+from weights import catalog, checkpoints, onnx_file, store
 from weights.onnx_file import histogram, stray_transposes
 from weights.processing import lac
 from weights.seeded import seeded
@@ -316,7 +316,11 @@ def export_files(
             staged[name] = panel.export(path, inputs, targets, dynamic, results, half)
         paths = {name: folder / path.name for name, path in staged.items()}
         for name, path in paths.items():
-            os.replace(staged[name], path)
+            old = onnx_file.files_of(path)[:-1]
+            for file in onnx_file.files_of(staged[name]):  # the model after its weights
+                os.replace(file, folder / file.name)
+            for file in old:
+                file.unlink(missing_ok=True)
         done = True
         return paths
     except OSError as error:
@@ -367,7 +371,7 @@ def export(
             {
                 "framework": panel,
                 "path": str(path),
-                "bytes": path.stat().st_size,
+                "bytes": sum(file.stat().st_size for file in onnx_file.files_of(path)),
                 "opset": protos[panel].opset_import[0].version,
                 "nodes": sum(operators[panel].values()),
                 "operators": dict(sorted(operators[panel].items())),
@@ -383,7 +387,7 @@ def export(
             [
                 PANELS[panel],
                 path,
-                f"{path.stat().st_size:,}",
+                f"{sum(file.stat().st_size for file in onnx_file.files_of(path)):,}",
                 protos[panel].opset_import[0].version,
                 sum(operators[panel].values()),
             ]

@@ -116,6 +116,7 @@ def export_forms(
     def axes(name):
         return dynamic.get(name, ("N",))
 
+    onnx_file.refuse_too_large({v.path: v.value.dtype.size * int(np.prod(v.shape)) for v in model.variables}, half)
     matrices = {id(v): v for v, _ in state.variables(model).values() if len(v.shape) == 2 and np.prod(v.shape) > LARGE}
     weights = {f"large_weight_{i}": variable for i, variable in enumerate(matrices.values())}
 
@@ -260,8 +261,7 @@ def _simplify_reshapes(proto):
     tf2onnx leaves the former where it turned maps of 1 x 1. After a batch of -1, ONNX Runtime knows no longer that two
     maps have one shape, and does not fuse their sum with the convolution before it.
     """
-    graph = onnx.shape_inference.infer_shapes(proto).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.input]}
+    shapes = onnx_file.known_shapes(proto)
     graph = proto.graph
     targets = {
         tensor.name: onnx.numpy_helper.to_array(tensor).tolist()

@@ -136,6 +136,7 @@ def export_forms(
     targets = (targets or {}) if "losses" in paths else {}
     examples = {**inputs, **targets}
     dynamic = dynamic or {}
+    onnx_file.refuse_too_large({name: tensor.nbytes for name, tensor in model.state_dict().items()}, half)
     training = model.training
     model.eval()
     graph = _Graph(

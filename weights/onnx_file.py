@@ -5,8 +5,10 @@ the numbers of the model that it was exported from.
 """
 
 import contextlib
+import glob
 import os
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,10 +19,13 @@ import numpy as np
 __all__ = [
     "ExportError",
     "cut",
+    "files_of",
     "half",
     "histogram",
+    "known_shapes",
     "name_outputs",
     "named",
+    "refuse_too_large",
     "relative",
     "run",
     "session",
@@ -30,6 +35,9 @@ __all__ = [
 
 TOLERANCE = 1e-4  # relative L2 that an export may differ from its framework; the parity suite holds it to 1e-5
 HALF_TOLERANCE = 1e-2  # the same for float16
+LIMIT = 2**31 - 2**24  # bytes of weights in one file; what Protocol Buffers write ends at 2 GiB
+TENSOR = LIMIT  # of one tensor, which is written in one piece
+EXTERNAL = 1024  # bytes of a tensor that goes to the file of data, if there is one
 
 
 class ExportError(ValueError):
@@ -158,6 +166,24 @@ def _same_length(node, given: Mapping, inputs: Iterable[str]):
     raise ExportError(f"the length {wanted!r} of {node.input[0]!r} is that of no input of the model")
 
 
+def known_shapes(model) -> dict[str, list[int]]:
+    """Lengths of the axes of inputs and intermediate values, 0 for dynamic ones; large weights are not copied."""
+    import onnx
+
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = bare.graph
+    graph.name = model.graph.name
+    for part in ("node", "input", "output", "value_info"):
+        getattr(graph, part).extend(getattr(model.graph, part))
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > EXTERNAL:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            graph.initializer.append(tensor)
+    graph = onnx.shape_inference.infer_shapes(bare).graph
+    return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.input]}
+
+
 def half(model):
     """The same graph with weights and arithmetic in float16; inputs and outputs keep their types.
 
@@ -195,6 +221,43 @@ def _check_operators(model):
         raise ExportError(f"the graph has operators outside the ONNX standard: {', '.join(foreign)}")
 
 
+def _lower_versions(model) -> None:
+    """Say the lowest IR version that has the operators' versions, and no domain without an operator in it."""
+    import onnx
+
+    used = {node.domain for node in _nodes(model.graph)} | {"", "ai.onnx"}  # two names of the standard domain
+    kept = [
+        onnx.helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import if entry.domain in used
+    ]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+
+
+def refuse_too_large(sizes: Mapping[str, int], half: bool = False) -> None:
+    """Refuse, before the work, weights that no file of ONNX takes.
+
+    Args:
+        sizes: bytes of every tensor by name.
+        half: whether the weights are to be turned to float16, which is done in one piece.
+
+    Raises:
+        ExportError: names the tensor, or the size of all.
+    """
+    for name, size in sizes.items():
+        if size > TENSOR:
+            raise ExportError(f"{name} has {size:,} bytes, and a tensor in a file of ONNX at most 2 GiB; split it")
+    if half and sum(sizes.values()) > LIMIT:
+        total = f"{sum(sizes.values()):,}"
+        raise ExportError(f"the weights have {total} bytes, and at most 2 GiB can be turned to float16; leave half out")
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files of a model that is beside its weights: those of data, then the model itself."""
+    path = Path(path)
+    return [*sorted(path.parent.glob(f"{glob.escape(path.name)}.*.data")), path]
+
+
 def write_verified(
     model,
     path: str | Path,
@@ -214,14 +277,12 @@ def write_verified(
         tolerance: relative L2 that an output may differ from what is expected.
 
     Returns:
-        The path.
+        The path. Weights beyond 2 GiB, which a file of ONNX cannot hold, are in a file of data beside it.
 
     Raises:
         ExportError: if the checker, the operator list, ONNX Runtime or the numbers object; it says which output.
         OSError: if the file cannot be written.
     """
-    import onnx
-
     path = Path(path)
     _check_operators(model)
     for node in _nodes(model.graph):  # source lines of the machine that exported it
@@ -233,9 +294,68 @@ def write_verified(
     del model.metadata_props[:]
     for key, value in sorted({**metadata, "diptych": _version()}.items()):
         model.metadata_props.add(key=key, value=value)
+    _lower_versions(model)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT:
+        return _write_with_data(model, path, inputs, expected, tolerance)
+    _verify(model, model.SerializeToString(), inputs, expected, tolerance)
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:  # unlike tempfile's, with the permissions that the user's umask grants
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        _replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a path below a file has no file to remove
+            temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _write_with_data(model, path: Path, inputs: Mapping, expected: Mapping, tolerance: float) -> Path:
+    """The same for a model with its weights in a file of their own.
+
+    That has a new name every time: a model that is there already keeps its own until the new one takes its place.
+    """
+    import onnx
+
+    mark = secrets.token_hex(8)
+    data, folder = f"{path.name}.{mark}.data", path.parent / f".{mark}.tmp"
+    placed = path.parent / data
+    try:
+        folder.mkdir()
+        onnx.save_model(model, folder / path.name, save_as_external_data=True, location=data, size_threshold=EXTERNAL)
+        _verify(str(folder / path.name), folder / path.name, inputs, expected, tolerance)
+        for name in (data, path.name):
+            with (folder / name).open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(folder / data, placed)
+        _replace(folder / path.name, path, placed)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            placed.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return path
+
+
+def _replace(temporary: Path, path: Path, *data: Path) -> None:
+    """Put a model in its place; files of data of one that was there before go."""
+    old = [file for file in files_of(path)[:-1] if file not in data]
+    os.replace(temporary, path)
+    for file in old:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _verify(model, source, inputs: Mapping, expected: Mapping, tolerance: float) -> None:
+    """Check a model (or a path) and compare what ONNX Runtime computes from its bytes (or the path)."""
+    import onnx
+
     try:
         onnx.checker.check_model(model, full_check=True)
-        found = run(session(model.SerializeToString()), inputs)
+        found = run(session(source), inputs)
     except Exception as error:  # the checker and the runtime raise many types of their own
         raise ExportError(f"the exported graph is not valid: {str(error).strip().splitlines()[0][:300]}") from error
     if sorted(found) != sorted(expected):
@@ -246,18 +366,6 @@ def write_verified(
             raise ExportError(
                 f"output {name!r} of the exported graph differs from the model: relative L2 {difference:.2e}"
             )
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as file:  # unlike tempfile's, with the permissions that the user's umask grants
-            file.write(model.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # a path below a file has no file to remove
-            temporary.unlink(missing_ok=True)
-        raise
-    return path
 
 
 def relative(a: np.ndarray, b: np.ndarray, floor: float = 0.0) -> float:
