@@ -61,8 +61,10 @@ class LARS:
         return g * tf.where((length > 0) & (steepness > 0), self.trust * length / steepness, one)
 
     def step(self, gradients) -> None:
-        """Update the variables in place from their gradients."""
+        """Update the variables in place from their gradients; one without a gradient stays."""
         for p, v, g in zip(self.params, self.velocities, gradients, strict=True):
+            if g is None:
+                continue
             rate = self.lr if self.form == "simclr" else 1.0
             v.assign(self.momentum * v + rate * self.scaled(p, g))  # mirror: read the gradients
             p.assign_sub(v if self.form == "simclr" else self.lr * v)

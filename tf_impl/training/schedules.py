@@ -1,7 +1,7 @@
 """Learning rates over time, as plain functions of a step or an epoch that return a factor.
 
-Warm-up: michuanhaohao/reid-strong-baseline ``solver/lr_scheduler.py`` (MIT), JDAI-CV/fast-reid ``solver/lr_scheduler.py``
-(Apache-2.0).
+Warm-up: michuanhaohao/reid-strong-baseline ``solver/lr_scheduler.py`` (MIT), JDAI-CV/fast-reid
+``solver/lr_scheduler.py`` (Apache-2.0).
 
 Mirror notes:
 - A scheduler is given the optimiser in PyTorch, and changes it; an optimiser is given the schedule in Keras.
@@ -37,7 +37,7 @@ def warmup_multistep(
     length: float = 10,
     form: str = "linear",
 ) -> float:
-    """Warm-up, and one more power of ``gamma`` from each milestone on; the defaults are those of the strong baseline."""
+    """Warm-up, and one more power of ``gamma`` from each milestone on (by default those of the strong baseline)."""
     return warm_up(t, length, first, form) * gamma ** sum(milestone <= t for milestone in milestones)
 
 
