@@ -1,0 +1,41 @@
+"""The ResNets that the contrastive systems train, by name, so that small and published ones are the same option.
+
+Mirror notes:
+- NCHW in PyTorch, NHWC in TensorFlow.
+"""
+
+from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
+
+__all__ = ["BLOCKS", "pooled", "resnet", "trunk", "width"]
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+def width(block: str, planes) -> int:
+    """Size of a trunk's features.
+
+    Raises:
+        ValueError: if the block is not known.
+    """
+    if block not in BLOCKS:
+        raise ValueError(f"block={block!r} must be one of {sorted(BLOCKS)}")
+    return planes[-1] * BLOCKS[block].expansion
+
+
+def resnet(block: str, layers, planes, num_classes: int, zero_init_residual: bool = False) -> ResNet:
+    """A ResNet whose ``fc`` gives ``num_classes`` numbers."""
+    width(block, planes)
+    return ResNet(
+        BLOCKS[block], tuple(layers), num_classes, planes=tuple(planes), zero_init_residual=zero_init_residual
+    )
+
+
+def trunk(block: str, layers, planes) -> ResNet:
+    """A ResNet without classifier, see :func:`pooled`."""
+    width(block, planes)
+    return ResNet(BLOCKS[block], tuple(layers), planes=tuple(planes), features_only=True, out_indices=(4,))
+
+
+def pooled(network, images):
+    """Features (N, D) of a :func:`trunk`: the mean of its last map."""
+    return network(images)["c5"].mean((2, 3))  # mirror: NCHW
