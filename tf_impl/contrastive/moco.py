@@ -1,0 +1,181 @@
+"""MoCo: contrast with the keys of many past batches, from an encoder that follows slowly so that they stay comparable.
+
+"Momentum Contrast for Unsupervised Visual Representation Learning", 2019, arXiv:1911.05722; "Improved Baselines with
+Momentum Contrastive Learning", 2020, arXiv:2003.04297. Names: facebookresearch/moco (MIT). What to look at: in training
+a call moves the key encoder before it is used and puts the keys into the queue after the logits; keys go through their
+encoder in another order, in groups with batch statistics of their own (shuffled batch normalisation).
+
+Mirror notes:
+- Keys have no gradient: ``no_grad`` in PyTorch, ``tf.stop_gradient`` in TensorFlow.
+- Columns of the queue are written by slices of a copy in PyTorch, by ``tensor_scatter_nd_update`` in TensorFlow.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from tf_impl.contrastive._trunk import resnet, width
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.model import Model
+from tf_impl.losses.cross_entropy import cross_entropy
+from tf_impl.losses.pairwise import l2_normalize
+from tf_impl.training.averages import follow
+from tf_impl.training.players import Player
+from tf_impl.training.schedules import cosine
+from tf_impl.training.sgd import SGD, set_learning_rate
+
+__all__ = ["MoCo", "MoCoCriterion", "MoCoTrainer", "moco_v1", "moco_v2", "step_decay"]
+
+
+def encoder(block: str, layers, planes, dim: int, mlp: bool):
+    """A ResNet with a linear head, or one of two layers."""
+    found = resnet(block, layers, planes, dim)
+    if mlp:
+        size = width(block, planes)
+        found.fc = keras.Sequential([Dense(size), keras.layers.ReLU(), found.fc])
+    return found
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MoCo(Model):
+    """Query encoder, key encoder, queue.
+
+    Args:
+        block, layers, planes: of the ResNets: "basic" or "bottleneck", blocks of each stage, their nominal widths.
+        dim: size D of queries and keys.
+        queue_size: keys K in the queue; batches must divide it.
+        momentum: of the key encoder.
+        temperature: of the cosines.
+        mlp: a head of two layers.
+        bn_groups: groups of keys with batch statistics of their own, as on so many devices.
+
+    Inputs: ``im_q``, ``im_k`` (N, H, W, 3) float, two views; ``order`` (N,) int, the order in which keys are
+        encoded in training, or None.
+    Returns: dict: ``"logits"`` (N, 1 + K), the right key first; ``"q"``, ``"k"`` (N, D) of unit length.
+    Raises: ValueError if the batch does not divide the queue in training.
+    """
+
+    def __init__(
+        self,
+        block: str = "bottleneck",
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        dim: int = 128,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        mlp: bool = False,
+        bn_groups: int = 1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.momentum, self.temperature, self.bn_groups = momentum, temperature, bn_groups
+        self.queue = self.add_weight(name="queue", shape=(dim, queue_size), initializer=unit_columns, trainable=False)
+        self.queue_ptr = self.add_weight(
+            name="queue_ptr", shape=(1,), dtype="int64", initializer="zeros", trainable=False
+        )
+        self.encoder_q = encoder(block, layers, planes, dim, mlp)
+        self.encoder_k = encoder(block, layers, planes, dim, mlp)
+
+    def enqueue(self, keys) -> None:
+        """Write keys (N, D) over the oldest ones."""
+        count, size = keys.shape[0], self.queue.shape[1]
+        if count is not None and size % count:
+            raise ValueError(f"queue_size={size} must be a multiple of the batch, {count}")
+        count = tf.shape(keys, tf.int64)[0]
+        pointer = tf.convert_to_tensor(self.queue_ptr)
+        places = (pointer + tf.range(count)) % size
+        rows = tf.tensor_scatter_nd_update(tf.transpose(self.queue), places[:, None], keys)
+        self.queue.assign(tf.transpose(rows))  # mirror: Columns of the queue
+        self.queue_ptr.assign((pointer + count) % size)
+
+    def keys(self, images, order=None, training=False):
+        """Keys (N, D) of images; in training in another order and in groups."""
+        if not training:
+            return tf.stop_gradient(l2_normalize(self.encoder_k(images, training=False)))
+        follow(self.encoder_k, self.encoder_q, self.momentum)
+        shuffled = images if order is None else tf.gather(images, order)
+        parts = tf.split(shuffled, self.bn_groups) if self.bn_groups > 1 else [shuffled]
+        found = tf.concat([l2_normalize(self.encoder_k(part, training=True)) for part in parts], 0)
+        found = found if order is None else tf.gather(found, tf.argsort(order))
+        return tf.stop_gradient(found)  # mirror: Keys have no gradient
+
+    def call(self, im_q, im_k, order=None, training=False):
+        q = l2_normalize(self.encoder_q(im_q, training=training))
+        k = self.keys(im_k, order, training)
+        positive = tf.reduce_sum(q * k, 1, keepdims=True)
+        logits = tf.concat([positive, tf.matmul(q, self.queue)], 1) / self.temperature
+        if training:
+            self.enqueue(k)
+        return {"logits": logits, "q": q, "k": k}
+
+
+@keras.saving.register_keras_serializable("diptych")
+def unit_columns(shape, dtype=None):
+    """Normal noise with columns of unit length."""
+    return tf.math.l2_normalize(keras.random.normal(shape, dtype=dtype), 0)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MoCoCriterion(keras.layers.Layer):
+    """Cross-entropy of the right key among all keys.
+
+    Inputs: ``outputs["logits"]`` of :class:`MoCo`; ``targets`` are not read.
+    Returns: dict of scalars: ``"contrastive"``, ``"total"`` (the same).
+    """
+
+    def call(self, outputs, targets):
+        logits = outputs["logits"]
+        labels = tf.zeros(tf.shape(logits)[:1], tf.int64)
+        loss = cross_entropy(logits, labels)
+        return {"contrastive": loss, "total": loss}
+
+
+def step_decay(epoch: int, milestones=(120, 160), gamma: float = 0.1) -> float:
+    """Factor of the learning rate of version 1; version 2 has half a cosine over 200 epochs."""
+    return gamma ** sum(milestone <= epoch for milestone in milestones)
+
+
+class MoCoTrainer:
+    """Gradient steps of the query encoder.
+
+    Args:
+        model, criterion: :class:`MoCo`, :class:`MoCoCriterion`.
+        learning_rate: for a batch of 256.
+        momentum, weight_decay: of the optimiser.
+        steps: half a cosine over so many steps; None for a constant rate.
+    """
+
+    def __init__(
+        self,
+        model,
+        criterion=None,
+        learning_rate: float = 0.03,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        steps: int | None = None,
+    ):
+        self.model, self.criterion = model, MoCoCriterion() if criterion is None else criterion
+        self.learning_rate, self.steps, self.done = learning_rate, steps, 0
+        sgd = functools.partial(SGD, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        self.player = Player({"encoder_q": model.encoder_q}, sgd)
+
+    def step(self, inputs, targets) -> dict:
+        """One step from ``inputs["im_q"]``, ``inputs["im_k"]`` and, optionally, ``targets["order"]``."""
+        factor = 1.0 if self.steps is None else cosine(self.done, self.steps)
+        set_learning_rate(self.player.optimizer, self.learning_rate * factor)
+        with tf.GradientTape() as tape:
+            outputs = self.model(inputs["im_q"], inputs["im_k"], targets.get("order"), training=True)
+            losses = self.criterion(outputs, targets)
+        self.player.lower(losses["total"], tape)
+        self.done += 1
+        return losses
+
+
+def moco_v1(temperature: float = 0.07, mlp: bool = False, **options) -> MoCo:
+    return MoCo(temperature=temperature, mlp=mlp, **options)
+
+
+def moco_v2(temperature: float = 0.2, mlp: bool = True, **options) -> MoCo:
+    return MoCo(temperature=temperature, mlp=mlp, **options)
