@@ -1,0 +1,195 @@
+"""SwAV: predict the cluster assignment of one crop from the other crops of the same image.
+
+"Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", 2020, arXiv:2006.09882. Names and
+numbers: facebookresearch/swav (CC BY-NC 4.0; only run). What to look at: crops of one size go through the trunk
+together, so that batch statistics are those of a size; the head sees all crops at once; prototypes are brought to unit
+length before every step, outside of the gradient; the queue adds embeddings of earlier batches to the assignment
+problem.
+
+Mirror notes:
+- NCHW in PyTorch, NHWC in TensorFlow.
+"""
+
+import functools
+
+import torch
+from torch import nn
+
+from torch_impl.classification.resnet import ResNet
+from torch_impl.contrastive._trunk import BLOCKS, width
+from torch_impl.losses.contrastive import sinkhorn, swapped_prediction
+from torch_impl.losses.pairwise import l2_normalize
+from torch_impl.training.lars import LARS
+from torch_impl.training.schedules import warmup_cosine
+from torch_impl.training.sgd import set_learning_rate
+
+__all__ = ["SwAV", "SwAVCriterion", "SwAVTrainer", "swav"]
+
+
+class SwAV(ResNet):
+    """ResNet, head and prototypes.
+
+    Args:
+        block, layers, planes: "basic" or "bottleneck", blocks of each stage, their nominal widths.
+        hidden_mlp, output_dim: inner size and output D of the head.
+        nmb_prototypes: K.
+
+    Inputs: ``large``, ``small`` (N, v, 3, h, w) float, the crops of each size, V together.
+    Returns: dict: ``"embedding"`` (N, V, D) of unit length, large crops first; ``"scores"`` (N, V, K), products with
+        the prototypes.
+    """
+
+    def __init__(
+        self,
+        block: str = "bottleneck",
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        hidden_mlp: int = 2048,
+        output_dim: int = 128,
+        nmb_prototypes: int = 3000,
+    ):
+        size = width(block, planes)
+        super().__init__(
+            BLOCKS[block],
+            tuple(layers),
+            planes=tuple(planes),
+            zero_init_residual=True,
+            features_only=True,
+            out_indices=(4,),
+        )
+        self.projection_head = nn.Sequential(
+            nn.Linear(size, hidden_mlp), nn.BatchNorm1d(hidden_mlp), nn.ReLU(), nn.Linear(hidden_mlp, output_dim)
+        )
+        self.prototypes = nn.Linear(output_dim, nmb_prototypes, bias=False)
+
+    def normalize_prototypes(self) -> None:
+        """Bring the prototypes to unit length; before every step."""
+        with torch.no_grad():
+            self.prototypes.weight.copy_(l2_normalize(self.prototypes.weight))
+
+    def forward(self, large, small):
+        groups = [crops.transpose(0, 1).flatten(0, 1) for crops in (large, small)]  # crop by crop
+        features = [self.forward_features(images)["c5"].mean((2, 3)) for images in groups]  # mirror: NCHW
+        embedding = l2_normalize(self.projection_head(torch.cat(features)))  # the head sees all crops at once
+        crops = large.shape[1] + small.shape[1]
+        found = {"embedding": embedding, "scores": self.prototypes(embedding)}
+        return {name: x.reshape(crops, -1, x.shape[1]).transpose(0, 1) for name, x in found.items()}
+
+
+class SwAVCriterion(nn.Module):
+    """Swapped prediction.
+
+    Args:
+        assigning: crops from which assignments are made.
+        temperature: of the scores.
+        epsilon, iterations: see :func:`sinkhorn`.
+
+    Inputs: ``outputs["scores"]`` (N, V, K); ``targets``: optionally ``"queue_scores"`` (assigning, L, K), the scores of
+        earlier embeddings.
+    Returns: dict of scalars: ``"swav"``, ``"total"`` (the same).
+    Raises: ValueError for an assigning crop that is not there.
+    """
+
+    def __init__(
+        self,
+        assigning: tuple[int, ...] = (0, 1),
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+    ):
+        super().__init__()
+        self.assigning, self.temperature = tuple(assigning), temperature
+        self.epsilon, self.iterations = epsilon, iterations
+
+    def forward(self, outputs, targets):
+        scores, crops = outputs["scores"], outputs["scores"].shape[1]
+        if not all(0 <= crop < crops for crop in self.assigning):
+            raise ValueError(f"assigning={self.assigning} must be of the {crops} crops, counted from 0")
+        loss = 0
+        for i, crop in enumerate(self.assigning):
+            problem = scores[:, crop]
+            count = problem.shape[0]
+            if "queue_scores" in targets:
+                problem = torch.cat([targets["queue_scores"][i], problem])
+            assignments = sinkhorn(problem, self.epsilon, self.iterations)[-count:]
+            others = [view for view in range(crops) if view != crop]
+            losses = [swapped_prediction(scores[:, view], assignments, self.temperature) for view in others]
+            loss = loss + sum(losses) / len(others)
+        loss = loss / len(self.assigning)
+        return {"swav": loss, "total": loss}
+
+
+class SwAVTrainer:
+    """Steps of LARC, with prototypes of unit length and a queue.
+
+    Args:
+        model, criterion: :class:`SwAV`, :class:`SwAVCriterion`.
+        learning_rate: 4.8 for 4096 images.
+        momentum, weight_decay: of the optimiser.
+        frozen: steps at first in which the prototypes do not move.
+        queue_length: embeddings of earlier batches for each assigning crop, a multiple of the batch; 0 for none.
+        queue_start: steps before the queue begins to fill.
+        steps, warmup: half a cosine over so many steps, linear warm-up before; None for a constant rate.
+    """
+
+    def __init__(
+        self,
+        model,
+        criterion=None,
+        learning_rate: float = 4.8,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        frozen: int = 313,
+        queue_length: int = 0,
+        queue_start: int = 0,
+        steps: int | None = None,
+        warmup: int = 0,
+    ):
+        self.model, self.criterion = model, SwAVCriterion() if criterion is None else criterion
+        self.learning_rate, self.frozen = learning_rate, frozen
+        self.queue_length, self.queue_start, self.queue, self.queued = queue_length, queue_start, None, 0
+        self.steps, self.warmup, self.done = steps, warmup, 0
+        larc = functools.partial(LARS, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        larc = functools.partial(larc, form="larc", exclude_vectors=False)
+        self.optimizer = larc(p for p in model.parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def waiting(self) -> dict:
+        """Scores of the queue, once it is full."""
+        if self.queue is None or self.queued < self.queue_length:
+            return {}
+        return {"queue_scores": self.model.prototypes(self.queue)}
+
+    @torch.no_grad()
+    def enqueue(self, embedding) -> None:
+        """Put the assigning crops' part of the embeddings (N, V, D) before the oldest ones."""
+        if not self.queue_length or self.done < self.queue_start:
+            return
+        fresh = embedding.detach()[:, list(self.criterion.assigning)].transpose(0, 1)
+        if self.queue is None:
+            self.queue = fresh.new_zeros(len(fresh), self.queue_length, embedding.shape[2])
+        self.queue = torch.cat([fresh, self.queue[:, : -fresh.shape[1]]], 1)
+        self.queued += fresh.shape[1]
+
+    def step(self, inputs, targets) -> dict:
+        """One step from the crops."""
+        factor = 1.0
+        if self.steps is not None:
+            factor = warmup_cosine(self.done, self.steps, self.warmup, warmup=self.warmup, first=0.0)
+        set_learning_rate(self.optimizer, self.learning_rate * factor)
+        self.model.normalize_prototypes()
+        self.model.train()
+        self.optimizer.zero_grad()
+        outputs = self.model(*inputs.values())
+        losses = self.criterion(outputs, {**targets, **self.waiting()})
+        losses["total"].backward()
+        if self.done < self.frozen:
+            self.model.prototypes.weight.grad = None
+        self.optimizer.step()
+        self.enqueue(outputs["embedding"])
+        self.done += 1
+        return losses
+
+
+def swav(nmb_prototypes: int = 3000, **options) -> SwAV:
+    return SwAV(nmb_prototypes=nmb_prototypes, **options)
