@@ -8,17 +8,16 @@ import pytest
 import tensorflow as tf
 import torch
 
-import tf_impl.layers.initialization
 import tf_impl.state
 import torch_impl.layers.initialization
 import torch_impl.state
 from parity_tests.harness import fingerprints
 from parity_tests.harness.measure import compare_with_fingerprint
+from parity_tests.harness.vocabulary import to_keras
 from tf_impl.layers import carafe as tf_carafe
 from tf_impl.layers import context as tf_context
 from tf_impl.layers import deform_conv as tf_deform
 from tf_impl.layers import generalized_attention as tf_attention
-from tf_impl.layers.convolution import Conv2d
 from torch_impl.classification.resnet import resnet50
 from torch_impl.layers import carafe as torch_carafe
 from torch_impl.layers import context as torch_context
@@ -42,7 +41,9 @@ def built(panel: str, module: str, name: str, **options):
     builder = getattr(MODULES[module][panel == "pytorch"], name)
     if panel == "pytorch":
         return builder(**options).double().eval()
-    return tf_impl.state.build(builder(**options, dtype="float64"))
+    width = options.get("in_channels", options.get("channels"))
+    layer = builder(**to_keras(builder, options), dtype="float64")
+    return tf_impl.state.build(layer, {"x": ((4, 4, width), "float64")})
 
 
 def tensors(layer) -> dict:
@@ -335,14 +336,14 @@ ZERO_AT_START = [
 @pytest.mark.parametrize("module, name, options, zeros", ZERO_AT_START)
 def test_what_starts_as_zero_stays_zero_when_a_model_is_initialised(panel, module, name, options, zeros, initialise):
     arguments = (0.02,) if initialise == "normal" else ()
-    part = getattr(MODULES[module][panel == "pytorch"], name)(in_channels=16, **options)
+    builder = getattr(MODULES[module][panel == "pytorch"], name)
     if panel == "pytorch":
-        model = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 1), part)
+        model = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 1), builder(in_channels=16, **options))
         getattr(torch_impl.layers.initialization, initialise)(model, *arguments)
-    else:
-        model = keras.Sequential([Conv2d(16, 16, 1), part])
-        getattr(tf_impl.layers.initialization, initialise)(model, *arguments)
-        tf_impl.state.build(model)
+    else:  # every layer has its own initial values
+        conv = keras.layers.Conv2D(16, 1, bias_initializer="zeros")
+        model = keras.Sequential([conv, builder(**to_keras(builder, {"in_channels": 16, **options}))])
+        tf_impl.state.build(model, {"x": ((4, 4, 16), "float64")})
     found = tensors(model)
     assert not found["0.bias"].any()  # the rest of the model is initialised
     assert found["0.weight"].any()
@@ -366,7 +367,9 @@ def test_what_starts_as_zero_stays_zero_when_a_model_is_initialised(panel, modul
 )
 def test_what_a_layer_cannot_do_is_named(panel, module, name, options, word):
     with pytest.raises(ValueError, match=word):
-        getattr(MODULES[module][panel == "pytorch"], name)(in_channels=16, **options)
+        builder = getattr(MODULES[module][panel == "pytorch"], name)
+        options = {"in_channels": 16, **options}
+        builder(**(options if panel == "pytorch" else to_keras(builder, options)))
 
 
 @pytest.mark.parametrize("panel", PANELS)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.layers.names import named_layers, named_variables
+from tf_impl.layers.names import mark_containers, named_layers, named_variables
 from weights import store
 
 __all__ = ["build", "load_state_dict", "named_layers", "state_dict", "trainable", "variables"]
@@ -37,21 +37,7 @@ def build(model, inputs: Mapping | None = None):
     Raises:
         ValueError: if a layer does not know its width, and there is neither ``inputs`` nor an ``input_spec``.
     """
-    inherited = keras.layers.Layer.build, keras.Model.build, keras.Sequential.build
-    containers, unknown = [], []
-    for name, layer in named_layers(model):
-        if layer.built:
-            continue
-        if type(layer).build in inherited:  # all variables are in its children
-            containers.append(layer)
-            continue
-        try:
-            layer.build(None)
-        except (AttributeError, TypeError):
-            unknown.append(name)
-    for layer in containers:
-        # Keras traces a layer by itself before it traces the model; once is enough
-        layer.built = not (unknown and (layer is model or isinstance(layer, keras.Sequential)))
+    unknown = mark_containers(model)
     if unknown:
         spec = getattr(model, "input_spec", None)
         if inputs is None and spec is not None:

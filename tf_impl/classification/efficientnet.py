@@ -9,6 +9,7 @@ Mirror notes:
 - Dropout and stochastic depth follow the framework's own generator.
 """
 
+import functools
 import math
 
 import keras
@@ -16,10 +17,10 @@ import tensorflow as tf
 
 from tf_impl.classification.mobilenet_v2 import make_divisible
 from tf_impl.layers.backbone import Backbone, split
-from tf_impl.layers.convolution import Conv2d, Conv2dSame  # mirror: "same" padding
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import adaptive_avg_pool2d
 from tf_impl.layers.stochastic_depth import StochasticDepth
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
@@ -41,6 +42,8 @@ __all__ = [
     "tf_efficientnet_lite0",
 ]
 
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
+
 # expansion, kernel size, stride, channels, repeats (table 1)
 STAGES = (
     (1, 3, 1, 16, 1),
@@ -54,16 +57,15 @@ STAGES = (
 DROP_PATH = 0.2  # rate of the last block; it grows linearly from 0
 
 
-def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int, pad_mode: str, groups: int = 1):
+def convolution(filters: int, kernel_size: int, strides: int, pad_mode: str, groups: int = 1):
     """Convolution without bias; at stride 1 it keeps the size in both modes."""
-    if pad_mode == "same" and stride > 1:
-        return Conv2dSame(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
-    return Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+    padding = "same" if pad_mode == "same" and strides > 1 else kernel_size // 2  # mirror: "same" padding
+    return CONV(filters, kernel_size, strides=strides, padding=padding, groups=groups)
 
 
-def batch_norm(channels: int, eps: float):
+def batch_norm(epsilon: float):
     """Batch normalisation with TensorFlow's momentum of 0.99."""
-    return BatchNorm2d(channels, eps=eps, momentum=0.01)
+    return BatchNormalization(epsilon=epsilon, momentum=0.99)
 
 
 def activation(x, lite: bool):
@@ -79,8 +81,8 @@ class SqueezeExcite(keras.layers.Layer):
 
     def __init__(self, channels: int, squeezed: int, **kwargs):
         super().__init__(**kwargs)
-        self.conv_reduce = Conv2d(channels, squeezed, 1)
-        self.conv_expand = Conv2d(squeezed, channels, 1)
+        self.conv_reduce = Conv2D(squeezed, 1, kernel_initializer=KaimingNormal, bias_initializer="zeros")
+        self.conv_expand = Conv2D(channels, 1, kernel_initializer=KaimingNormal, bias_initializer="zeros")
 
     def call(self, x):
         s = tf.nn.silu(self.conv_reduce(adaptive_avg_pool2d(x, 1)))
@@ -91,18 +93,18 @@ class SqueezeExcite(keras.layers.Layer):
 class DepthwiseSeparable(keras.layers.Layer):
     """Depthwise convolution, squeeze-and-excitation, 1x1 projection without activation: a block without expansion.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, lite, pad_mode, bn_eps, drop_path, **kwargs):
+    def __init__(self, in_channels, filters, kernel_size, strides, lite, pad_mode, bn_eps, drop_path, **kwargs):
         super().__init__(**kwargs)
-        self.shortcut = stride == 1 and in_channels == out_channels
+        self.shortcut = strides == 1 and in_channels == filters
         self.lite = lite
-        self.conv_dw = convolution(in_channels, in_channels, kernel_size, stride, pad_mode, in_channels)
-        self.bn1 = batch_norm(in_channels, bn_eps)
+        self.conv_dw = convolution(in_channels, kernel_size, strides, pad_mode, in_channels)
+        self.bn1 = batch_norm(bn_eps)
         self.se = keras.layers.Identity() if lite else SqueezeExcite(in_channels, max(1, in_channels // 4))
-        self.conv_pw = convolution(in_channels, out_channels, 1, 1, pad_mode)
-        self.bn2 = batch_norm(out_channels, bn_eps)
+        self.conv_pw = convolution(filters, 1, 1, pad_mode)
+        self.bn2 = batch_norm(bn_eps)
         self.drop_path = StochasticDepth(drop_path) if self.shortcut else None  # mirror: stochastic depth
 
     def call(self, x, training=False):
@@ -115,23 +117,23 @@ class DepthwiseSeparable(keras.layers.Layer):
 class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection without activation (MBConv).
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride, expansion, lite, pad_mode, bn_eps, drop_path, **kwargs
+        self, in_channels, filters, kernel_size, strides, expansion, lite, pad_mode, bn_eps, drop_path, **kwargs
     ):
         super().__init__(**kwargs)
         hidden = in_channels * expansion
-        self.shortcut = stride == 1 and in_channels == out_channels
+        self.shortcut = strides == 1 and in_channels == filters
         self.lite = lite
-        self.conv_pw = convolution(in_channels, hidden, 1, 1, pad_mode)
-        self.bn1 = batch_norm(hidden, bn_eps)
-        self.conv_dw = convolution(hidden, hidden, kernel_size, stride, pad_mode, hidden)
-        self.bn2 = batch_norm(hidden, bn_eps)
+        self.conv_pw = convolution(hidden, 1, 1, pad_mode)
+        self.bn1 = batch_norm(bn_eps)
+        self.conv_dw = convolution(hidden, kernel_size, strides, pad_mode, hidden)
+        self.bn2 = batch_norm(bn_eps)
         self.se = keras.layers.Identity() if lite else SqueezeExcite(hidden, max(1, in_channels // 4))
-        self.conv_pwl = convolution(hidden, out_channels, 1, 1, pad_mode)
-        self.bn3 = batch_norm(out_channels, bn_eps)
+        self.conv_pwl = convolution(filters, 1, 1, pad_mode)
+        self.bn3 = batch_norm(bn_eps)
         self.drop_path = StochasticDepth(drop_path) if self.shortcut else None
 
     def call(self, x, training=False):
@@ -163,7 +165,7 @@ class EfficientNet(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     Raises: ValueError, if ``pad_mode`` is neither.
     """
 
@@ -189,14 +191,15 @@ class EfficientNet(Backbone):
         super().__init__(**kwargs)
         if pad_mode not in ("same", "torch"):
             raise ValueError(f"pad_mode={pad_mode!r}; 'same' or 'torch' is allowed")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         self.swish = not lite
         stem, head = (32, 1280) if lite else (make_divisible(32 * width), make_divisible(1280 * width))
         repeats = [
             n if lite and s in (0, len(stages) - 1) else math.ceil(n * depth) for s, (*_, n) in enumerate(stages)
         ]
-        self.conv_stem = convolution(in_chans, stem, 3, 2, pad_mode)
-        self.bn1 = batch_norm(stem, bn_eps)
+        self.conv_stem = convolution(stem, 3, 2, pad_mode)
+        self.bn1 = batch_norm(bn_eps)
         channels, blocks, self.stage_ends = stem, [], []  # stage_ends: the last stage at each stride
         for s, (expansion, kernel_size, stride, out, _) in enumerate(stages):
             out = make_divisible(out * width)
@@ -215,15 +218,11 @@ class EfficientNet(Backbone):
         self.stage_ends.append(len(stages) - 1)
         self.blocks = blocks
         if not features_only:
-            self.conv_head = convolution(channels, head, 1, 1, pad_mode)
-            self.bn2 = batch_norm(head, bn_eps)
+            self.conv_head = convolution(head, 1, 1, pad_mode)
+            self.bn2 = batch_norm(bn_eps)
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout and stochastic
-            self.classifier = Linear(head, num_classes)
-        kaiming_normal(self)
-        if not features_only:
-            limit = num_classes**-0.5
-            self.classifier.kernel_initializer = keras.initializers.RandomUniform(-limit, limit)
-            self.classifier.bias_initializer = "zeros"
+            uniform = keras.initializers.RandomUniform(-(num_classes**-0.5), num_classes**-0.5)
+            self.classifier = Dense(num_classes, kernel_initializer=uniform, bias_initializer="zeros")
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -236,7 +235,7 @@ class EfficientNet(Backbone):
         for s, stage in enumerate(self.blocks):
             x = stage(x, training=training)
             if s in self.stage_ends and self.stage_ends.index(s) in self.out_indices:
-                maps[f"s{2 << self.stage_ends.index(s)}"] = x
+                maps[f"c{self.stage_ends.index(s) + 1}"] = x
         return maps
 
     def call(self, images, training=False):
@@ -249,37 +248,37 @@ class EfficientNet(Backbone):
         return self.classifier(self.dropout(tf.reduce_mean(x, (1, 2)), training=training))  # mirror: NHWC
 
 
-def tf_efficientnet_b0(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.0, "depth": 1.0, "dropout": 0.2, **options})
+def tf_efficientnet_b0(width=1.0, depth=1.0, dropout=0.2, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b1(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.0, "depth": 1.1, "dropout": 0.2, **options})
+def tf_efficientnet_b1(width=1.0, depth=1.1, dropout=0.2, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b2(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.1, "depth": 1.2, "dropout": 0.3, **options})
+def tf_efficientnet_b2(width=1.1, depth=1.2, dropout=0.3, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b3(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.2, "depth": 1.4, "dropout": 0.3, **options})
+def tf_efficientnet_b3(width=1.2, depth=1.4, dropout=0.3, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b4(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.4, "depth": 1.8, "dropout": 0.4, **options})
+def tf_efficientnet_b4(width=1.4, depth=1.8, dropout=0.4, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b5(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.6, "depth": 2.2, "dropout": 0.4, **options})
+def tf_efficientnet_b5(width=1.6, depth=2.2, dropout=0.4, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b6(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.8, "depth": 2.6, "dropout": 0.5, **options})
+def tf_efficientnet_b6(width=1.8, depth=2.6, dropout=0.5, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b7(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 2.0, "depth": 3.1, "dropout": 0.5, **options})
+def tf_efficientnet_b7(width=2.0, depth=3.1, dropout=0.5, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_lite0(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.0, "depth": 1.0, "dropout": 0.2, "lite": True, **options})
+def tf_efficientnet_lite0(width=1.0, depth=1.0, dropout=0.2, lite=True, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, lite=lite, **options)

@@ -8,15 +8,17 @@ Mirror notes:
 - Dropout follows the framework's own generator.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
-from tf_impl.layers.pooling import MaxPool2d, adaptive_avg_pool2d, max_pool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import SmallNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization
+from tf_impl.layers.pooling import MaxPooling2D, adaptive_avg_pool2d, max_pool2d
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -85,26 +87,36 @@ class BasicConv2d(keras.layers.Layer):
     """Convolution, batch normalisation, ReLU.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding: of the convolution.
+        filters, kernel_size, strides, padding, kernel_initializer: of the convolution.
 
-    x: (N, H, W, in_channels) -> (N, H', W', out_channels).
+    x: (N, H, W, C) -> (N, H', W', filters).
     """
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        filters: int,
         kernel_size: int | tuple[int, int],
-        stride: int = 1,
+        strides: int = 1,
         padding: int | tuple[int, int] = 0,
+        kernel_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self.bn = BatchNorm2d(out_channels, eps=1e-3)
+        self.conv = Conv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            use_bias=False,
+            kernel_initializer=kernel_initializer,
+        )
+        self.bn = BatchNormalization(epsilon=1e-3)
 
     def call(self, x, training=False):
         return tf.nn.relu(self.bn(self.conv(x), training=training))
+
+
+CONV = functools.partial(BasicConv2d, kernel_initializer=SmallNormal)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -112,25 +124,20 @@ class InceptionBlock(keras.layers.Layer):
     """Four branches side by side: 1x1, 3x3, "5x5", max pool (figure 2 b).
 
     Args:
-        in_channels: width of the input.
         widths: see ``BLOCKS``; the 1st, 3rd, 5th and 6th come out together.
         five_by_five: kernel of the third branch as in the paper; the published weights have 3x3 there.
 
     x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], five_by_five: bool = False, **kwargs):
+    def __init__(self, widths: tuple[int, ...], five_by_five: bool = False, **kwargs):
         super().__init__(**kwargs)
         one, reduced3, three, reduced5, five, projected = widths
         kernel = 5 if five_by_five else 3
-        self.branch1 = BasicConv2d(in_channels, one, 1)
-        self.branch2 = keras.Sequential(
-            [BasicConv2d(in_channels, reduced3, 1), BasicConv2d(reduced3, three, 3, padding=1)]
-        )
-        self.branch3 = keras.Sequential(
-            [BasicConv2d(in_channels, reduced5, 1), BasicConv2d(reduced5, five, kernel, padding=kernel // 2)]
-        )
-        self.branch4 = keras.Sequential([MaxPool2d(3, 1, 1), BasicConv2d(in_channels, projected, 1)])
+        self.branch1 = CONV(one, 1)
+        self.branch2 = keras.Sequential([CONV(reduced3, 1), CONV(three, 3, padding=1)])
+        self.branch3 = keras.Sequential([CONV(reduced5, 1), CONV(five, kernel, padding=kernel // 2)])
+        self.branch4 = keras.Sequential([MaxPooling2D(3, 1, padding=1), CONV(projected, 1)])
 
     def call(self, x, training=False):
         branches = self.branch1, self.branch2, self.branch3, self.branch4
@@ -142,7 +149,6 @@ class AuxiliaryHead(keras.layers.Layer):
     """Classifier of an inner map: average over 4x4 bins, 1x1 convolution, two fully connected layers.
 
     Args:
-        in_channels: width of the map.
         channels: width of the convolution.
         hidden: width between the fully connected layers.
         num_classes: classes K.
@@ -151,17 +157,18 @@ class AuxiliaryHead(keras.layers.Layer):
     x: (N, H, W, C) -> logits (N, K).
     """
 
-    def __init__(self, in_channels: int, channels: int, hidden: int, num_classes: int, dropout: float, **kwargs):
+    def __init__(self, channels: int, hidden: int, num_classes: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
-        self.conv = BasicConv2d(in_channels, channels, 1)
-        self.fc1 = Linear(16 * channels, hidden)
-        self.fc2 = Linear(hidden, num_classes)
+        self.conv = CONV(channels, 1)
+        self.width = 16 * channels
+        self.fc1 = Dense(hidden, kernel_initializer=SmallNormal)
+        self.fc2 = Dense(num_classes, kernel_initializer=SmallNormal)
         self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
 
     def call(self, x, training=False):
         # mirror: flatten their maps
         x = tf.transpose(self.conv(adaptive_avg_pool2d(x, 4), training=training), (0, 3, 1, 2))
-        x = tf.reshape(x, (-1, self.fc1.in_features))
+        x = tf.reshape(x, (-1, self.width))
         return self.fc2(self.dropout(tf.nn.relu(self.fc1(x)), training=training))
 
 
@@ -187,7 +194,7 @@ class GoogLeNet(Backbone):
 
     Inputs: (N, H, W, in_chans) float.
     Returns: dict of logits (N, K): ``"logits"``, ``"aux1"``, ``"aux2"``; only the tensor without auxiliary heads; with
-        ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+        ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -215,28 +222,23 @@ class GoogLeNet(Backbone):
         has_heads = aux_logits and not features_only
         if has_heads and layers[1] < 4:
             raise ValueError(f"aux_logits=True needs block 4d: layers[1] of 4 or 5; layers={list(layers)}")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c64, c128, c1024, channels = scaled(width, 64, 128, 1024, 192)
-        self.conv1 = BasicConv2d(in_chans, c64, 7, 2, 3)
-        self.conv2 = BasicConv2d(c64, c64, 1)
-        self.conv3 = BasicConv2d(c64, channels, 3, padding=1)
-        ends = {}
+        self.conv1 = CONV(c64, 7, 2, 3)
+        self.conv2 = CONV(c64, 1)
+        self.conv3 = CONV(channels, 3, padding=1)
         for blocks, names in zip(STAGES, self.stages, strict=True):
             for name in names:
                 widths = scaled(width, *blocks[name])
-                setattr(self, f"inception{name}", InceptionBlock(channels, widths, five_by_five))
-                channels = ends[name] = widths[0] + widths[2] + widths[4] + widths[5]
+                setattr(self, f"inception{name}", InceptionBlock(widths, five_by_five))
         self.aux1 = self.aux2 = None
         if has_heads:
-            self.aux1 = AuxiliaryHead(ends["4a"], c128, c1024, num_classes, dropout_aux)
-            self.aux2 = AuxiliaryHead(ends["4d"], c128, c1024, num_classes, dropout_aux)
+            self.aux1 = AuxiliaryHead(c128, c1024, num_classes, dropout_aux)
+            self.aux2 = AuxiliaryHead(c128, c1024, num_classes, dropout_aux)
         if not features_only:
             self.dropout = keras.layers.Dropout(dropout)
-            self.fc = Linear(channels, num_classes)
-        normal(self, 0.01)
-        for layer in self._flatten_layers():
-            if isinstance(layer, Linear):
-                layer.kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
+            self.fc = Dense(num_classes, kernel_initializer=SmallNormal)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -258,7 +260,7 @@ class GoogLeNet(Backbone):
         """The maps of ``out_indices`` by name, from an image batch."""
         maps = self._maps(images, training)
         ends = "conv1", "conv3", *(names[-1] for names in self.stages)  # last map at each stride, 2 to 32
-        return {f"s{2 << i}": maps[name] for i, name in enumerate(ends) if i in self.out_indices}
+        return {f"c{i + 1}": maps[name] for i, name in enumerate(ends) if i in self.out_indices}
 
     def call(self, images, training=False):
         if self.features_only:

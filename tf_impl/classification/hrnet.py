@@ -200,8 +200,7 @@ class HRNet(Backbone):
         elif self.head == "segmentation":
             joined = conv_bn(sum(widths), norm, 1, 1, use_bias=True)
             self.last_layer = keras.Sequential([*joined.layers, CONV(num_classes, 1, use_bias=True)])
-        self.channels = {f"c{i + 1}": widths[i - 1] for i in self.out_indices}
-        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
+        self.known_channels = {f"c{i + 1}": widths[i - 1] for i in self.out_indices}
         self.freeze(norm_eval, frozen_stages)
 
     def levels(self) -> list:

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tf_impl.classification.googlenet import BasicConv2d, scaled
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.pooling import AvgPool2d, MaxPool2d, max_pool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.pooling import AveragePooling2D, MaxPooling2D, max_pool2d
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -39,24 +39,24 @@ class Mixed5b(keras.layers.Layer):
     """1x1, 5x5, twice 3x3, average pool side by side.
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c48, c64, c96 = scaled(width, 48, 64, 96)
-        self.out_channels = 2 * c96 + 2 * c64
-        self.branch0 = BasicConv2d(in_channels, c96, 1)
-        self.branch1 = keras.Sequential([BasicConv2d(in_channels, c48, 1), BasicConv2d(c48, c64, 5, padding=2)])
+        self.branch0 = BasicConv2d(c96, 1)
+        self.branch1 = keras.Sequential([BasicConv2d(c48, 1), BasicConv2d(c64, 5, padding=2)])
         self.branch2 = keras.Sequential(
             # mirror: padding is explicit
-            [BasicConv2d(in_channels, c64, 1), BasicConv2d(c64, c96, 3, padding=1), BasicConv2d(c96, c96, 3, padding=1)]
+            [BasicConv2d(c64, 1), BasicConv2d(c96, 3, padding=1), BasicConv2d(c96, 3, padding=1)]
         )
         # mirror: average pool does not count
-        self.branch3 = keras.Sequential([AvgPool2d(3, 1, 1, count_include_pad=False), BasicConv2d(in_channels, c64, 1)])
+        self.branch3 = keras.Sequential(
+            [AveragePooling2D(3, 1, padding=1, count_include_pad=False), BasicConv2d(c64, 1)]
+        )
 
     def call(self, x, training=False):
         branches = self.branch0, self.branch1, self.branch2, self.branch3
@@ -79,12 +79,12 @@ class Block35(keras.layers.Layer):
         super().__init__(**kwargs)
         self.scale = scale
         c32, c48, c64 = scaled(width, 32, 48, 64)
-        self.branch0 = BasicConv2d(channels, c32, 1)
-        self.branch1 = keras.Sequential([BasicConv2d(channels, c32, 1), BasicConv2d(c32, c32, 3, padding=1)])
+        self.branch0 = BasicConv2d(c32, 1)
+        self.branch1 = keras.Sequential([BasicConv2d(c32, 1), BasicConv2d(c32, 3, padding=1)])
         self.branch2 = keras.Sequential(
-            [BasicConv2d(channels, c32, 1), BasicConv2d(c32, c48, 3, padding=1), BasicConv2d(c48, c64, 3, padding=1)]
+            [BasicConv2d(c32, 1), BasicConv2d(c48, 3, padding=1), BasicConv2d(c64, 3, padding=1)]
         )
-        self.conv2d = Conv2d(2 * c32 + c64, channels, 1)
+        self.conv2d = Conv2D(channels, 1)
 
     def call(self, x, training=False):
         branches = self.branch0, self.branch1, self.branch2
@@ -97,21 +97,19 @@ class Mixed6a(keras.layers.Layer):
     """3x3, twice 3x3, max pool, all with stride 2 (figure 7).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, out_channels).
+    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c256, c384 = scaled(width, 256, 384)
-        self.out_channels = 2 * c384 + in_channels
-        self.branch0 = BasicConv2d(in_channels, c384, 3, 2)
+        self.branch0 = BasicConv2d(c384, 3, 2)
         self.branch1 = keras.Sequential(
-            [BasicConv2d(in_channels, c256, 1), BasicConv2d(c256, c256, 3, padding=1), BasicConv2d(c256, c384, 3, 2)]
+            [BasicConv2d(c256, 1), BasicConv2d(c256, 3, padding=1), BasicConv2d(c384, 3, 2)]
         )
-        self.branch2 = MaxPool2d(3, 2)
+        self.branch2 = MaxPooling2D(3, 2)
 
     def call(self, x, training=False):
         pooled = self.branch2(x)
@@ -134,15 +132,15 @@ class Block17(keras.layers.Layer):
         super().__init__(**kwargs)
         self.scale = scale
         c128, c160, c192 = scaled(width, 128, 160, 192)
-        self.branch0 = BasicConv2d(channels, c192, 1)
+        self.branch0 = BasicConv2d(c192, 1)
         self.branch1 = keras.Sequential(
             [
-                BasicConv2d(channels, c128, 1),
-                BasicConv2d(c128, c160, (1, 7), padding=(0, 3)),
-                BasicConv2d(c160, c192, (7, 1), padding=(3, 0)),
+                BasicConv2d(c128, 1),
+                BasicConv2d(c160, (1, 7), padding=(0, 3)),
+                BasicConv2d(c192, (7, 1), padding=(3, 0)),
             ]
         )
-        self.conv2d = Conv2d(2 * c192, channels, 1)
+        self.conv2d = Conv2D(channels, 1)
 
     def call(self, x, training=False):
         y = tf.concat((self.branch0(x, training=training), self.branch1(x, training=training)), -1)
@@ -154,22 +152,20 @@ class Mixed7a(keras.layers.Layer):
     """3x3, 3x3, twice 3x3, max pool, all with stride 2 (figure 18).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, out_channels).
+    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c256, c288, c320, c384 = scaled(width, 256, 288, 320, 384)
-        self.out_channels = c384 + c288 + c320 + in_channels
-        self.branch0 = keras.Sequential([BasicConv2d(in_channels, c256, 1), BasicConv2d(c256, c384, 3, 2)])
-        self.branch1 = keras.Sequential([BasicConv2d(in_channels, c256, 1), BasicConv2d(c256, c288, 3, 2)])
+        self.branch0 = keras.Sequential([BasicConv2d(c256, 1), BasicConv2d(c384, 3, 2)])
+        self.branch1 = keras.Sequential([BasicConv2d(c256, 1), BasicConv2d(c288, 3, 2)])
         self.branch2 = keras.Sequential(
-            [BasicConv2d(in_channels, c256, 1), BasicConv2d(c256, c288, 3, padding=1), BasicConv2d(c288, c320, 3, 2)]
+            [BasicConv2d(c256, 1), BasicConv2d(c288, 3, padding=1), BasicConv2d(c320, 3, 2)]
         )
-        self.branch3 = MaxPool2d(3, 2)
+        self.branch3 = MaxPooling2D(3, 2)
 
     def call(self, x, training=False):
         pooled, branches = self.branch3(x), (self.branch0, self.branch1, self.branch2)
@@ -193,15 +189,15 @@ class Block8(keras.layers.Layer):
         super().__init__(**kwargs)
         self.scale, self.relu = scale, relu
         c192, c224, c256 = scaled(width, 192, 224, 256)
-        self.branch0 = BasicConv2d(channels, c192, 1)
+        self.branch0 = BasicConv2d(c192, 1)
         self.branch1 = keras.Sequential(
             [
-                BasicConv2d(channels, c192, 1),
-                BasicConv2d(c192, c224, (1, 3), padding=(0, 1)),
-                BasicConv2d(c224, c256, (3, 1), padding=(1, 0)),
+                BasicConv2d(c192, 1),
+                BasicConv2d(c224, (1, 3), padding=(0, 1)),
+                BasicConv2d(c256, (3, 1), padding=(1, 0)),
             ]
         )
-        self.conv2d = Conv2d(c192 + c256, channels, 1)
+        self.conv2d = Conv2D(channels, 1)
 
     def call(self, x, training=False):
         y = tf.concat((self.branch0(x, training=training), self.branch1(x, training=training)), -1)
@@ -227,7 +223,7 @@ class InceptionResNetV2(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride. The
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The
         convolutions of the stem and those with stride 2 do not pad, so the maps are a little smaller than the image
         divided by the stride.
     """
@@ -248,27 +244,28 @@ class InceptionResNetV2(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         c32, c64, c80, c192, c1536 = scaled(width, 32, 64, 80, 192, 1536)
-        self.conv2d_1a = BasicConv2d(in_chans, c32, 3, 2)
-        self.conv2d_2a = BasicConv2d(c32, c32, 3)
-        self.conv2d_2b = BasicConv2d(c32, c64, 3, padding=1)
-        self.conv2d_3b = BasicConv2d(c64, c80, 1)
-        self.conv2d_4a = BasicConv2d(c80, c192, 3)
-        self.mixed_5b = Mixed5b(c192, width)
-        channels = self.mixed_5b.out_channels
+        self.conv2d_1a = BasicConv2d(c32, 3, 2)
+        self.conv2d_2a = BasicConv2d(c32, 3)
+        self.conv2d_2b = BasicConv2d(c64, 3, padding=1)
+        self.conv2d_3b = BasicConv2d(c80, 1)
+        self.conv2d_4a = BasicConv2d(c192, 3)
+        self.mixed_5b = Mixed5b(width)
+        channels = sum(scaled(width, 96, 64, 96, 64))
         self.repeat = keras.Sequential([Block35(channels, scales[0], width) for _ in range(layers[0])])
-        self.mixed_6a = Mixed6a(channels, width)
-        channels = self.mixed_6a.out_channels
+        self.mixed_6a = Mixed6a(width)
+        channels += sum(scaled(width, 384, 384))
         self.repeat_1 = keras.Sequential([Block17(channels, scales[1], width) for _ in range(layers[1])])
-        self.mixed_7a = Mixed7a(channels, width)
-        channels = self.mixed_7a.out_channels
+        self.mixed_7a = Mixed7a(width)
+        channels += sum(scaled(width, 384, 288, 320))
         self.repeat_2 = keras.Sequential([Block8(channels, scales[2], width) for _ in range(layers[2])])
         self.block8 = Block8(channels, 1.0, width, relu=False)
-        self.conv2d_7b = BasicConv2d(channels, c1536, 1)
+        self.conv2d_7b = BasicConv2d(c1536, 1)
         if not features_only:
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-            self.classif = Linear(c1536, num_classes)
+            self.classif = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -297,7 +294,7 @@ class InceptionResNetV2(Backbone):
 
     def forward_features(self, images, training=False) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        return {f"s{2 << i}": x for i, x in enumerate(self._maps(images, training)) if i in self.out_indices}
+        return {f"c{i + 1}": x for i, x in enumerate(self._maps(images, training)) if i in self.out_indices}
 
     def call(self, images, training=False):
         if self.features_only:

@@ -8,13 +8,15 @@ Mirror notes:
 - Dropout follows the framework's own generator.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tf_impl.classification.googlenet import BasicConv2d, first_blocks, scaled, to_inception_range
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.initialization import normal
-from tf_impl.layers.linear import Linear
+from tf_impl.layers.initialization import SmallNormal
+from tf_impl.layers.linear import Dense
 from tf_impl.layers.pooling import avg_pool2d, max_pool2d
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -35,29 +37,41 @@ AUXILIARY = {"aux": 0.4}  # of torchvision's training script
 LABEL_SMOOTHING = 0.1  # section 7
 
 
+@keras.saving.register_keras_serializable("diptych")
+class WideNormal(keras.initializers.RandomNormal):
+    """Normal with deviation 0.1."""
+
+    def __init__(self, seed=None):
+        super().__init__(stddev=0.1, seed=seed)
+
+    def get_config(self):
+        return {"seed": super().get_config()["seed"]}
+
+
+CONV = functools.partial(BasicConv2d, kernel_initializer=WideNormal)
+
+
 @keras.saving.register_keras_serializable("diptych", "inception_v3.InceptionA")
 class InceptionA(keras.layers.Layer):
     """1x1, 5x5, twice 3x3, average pool side by side (figure 5).
 
     Args:
-        in_channels: width of the input.
         pool_features: width behind the pool.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, pool_features: int, width: float = 1.0, **kwargs):
+    def __init__(self, pool_features: int, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c48, c64, c96, pooled = scaled(width, 48, 64, 96, pool_features)
-        self.out_channels = 2 * c64 + c96 + pooled
-        self.branch1x1 = BasicConv2d(in_channels, c64, 1)
-        self.branch5x5_1 = BasicConv2d(in_channels, c48, 1)
-        self.branch5x5_2 = BasicConv2d(c48, c64, 5, padding=2)  # mirror: padding is explicit
-        self.branch3x3dbl_1 = BasicConv2d(in_channels, c64, 1)
-        self.branch3x3dbl_2 = BasicConv2d(c64, c96, 3, padding=1)
-        self.branch3x3dbl_3 = BasicConv2d(c96, c96, 3, padding=1)
-        self.branch_pool = BasicConv2d(in_channels, pooled, 1)
+        self.branch1x1 = CONV(c64, 1)
+        self.branch5x5_1 = CONV(c48, 1)
+        self.branch5x5_2 = CONV(c64, 5, padding=2)  # mirror: padding is explicit
+        self.branch3x3dbl_1 = CONV(c64, 1)
+        self.branch3x3dbl_2 = CONV(c96, 3, padding=1)
+        self.branch3x3dbl_3 = CONV(c96, 3, padding=1)
+        self.branch_pool = CONV(pooled, 1)
 
     def call(self, x, training=False):
         one = self.branch1x1(x, training=training)
@@ -73,20 +87,18 @@ class InceptionB(keras.layers.Layer):
     """3x3, twice 3x3, max pool, all with stride 2 (figure 10).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, out_channels).
+    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c64, c96, c384 = scaled(width, 64, 96, 384)
-        self.out_channels = c384 + c96 + in_channels
-        self.branch3x3 = BasicConv2d(in_channels, c384, 3, 2)
-        self.branch3x3dbl_1 = BasicConv2d(in_channels, c64, 1)
-        self.branch3x3dbl_2 = BasicConv2d(c64, c96, 3, padding=1)
-        self.branch3x3dbl_3 = BasicConv2d(c96, c96, 3, 2)
+        self.branch3x3 = CONV(c384, 3, 2)
+        self.branch3x3dbl_1 = CONV(c64, 1)
+        self.branch3x3dbl_2 = CONV(c96, 3, padding=1)
+        self.branch3x3dbl_3 = CONV(c96, 3, 2)
 
     def call(self, x, training=False):
         three = self.branch3x3dbl_2(self.branch3x3dbl_1(x, training=training), training=training)
@@ -99,27 +111,25 @@ class InceptionC(keras.layers.Layer):
     """1x1, 7x7, twice 7x7, average pool side by side; 7x7 as 1x7 and 7x1 (figure 6).
 
     Args:
-        in_channels: width of the input.
         channels_7x7: width between the factors of the 7x7 kernels.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, channels_7x7: int, width: float = 1.0, **kwargs):
+    def __init__(self, channels_7x7: int, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c7, c192 = scaled(width, channels_7x7, 192)
-        self.out_channels = 4 * c192
-        self.branch1x1 = BasicConv2d(in_channels, c192, 1)
-        self.branch7x7_1 = BasicConv2d(in_channels, c7, 1)
-        self.branch7x7_2 = BasicConv2d(c7, c7, (1, 7), padding=(0, 3))
-        self.branch7x7_3 = BasicConv2d(c7, c192, (7, 1), padding=(3, 0))
-        self.branch7x7dbl_1 = BasicConv2d(in_channels, c7, 1)
-        self.branch7x7dbl_2 = BasicConv2d(c7, c7, (7, 1), padding=(3, 0))
-        self.branch7x7dbl_3 = BasicConv2d(c7, c7, (1, 7), padding=(0, 3))
-        self.branch7x7dbl_4 = BasicConv2d(c7, c7, (7, 1), padding=(3, 0))
-        self.branch7x7dbl_5 = BasicConv2d(c7, c192, (1, 7), padding=(0, 3))
-        self.branch_pool = BasicConv2d(in_channels, c192, 1)
+        self.branch1x1 = CONV(c192, 1)
+        self.branch7x7_1 = CONV(c7, 1)
+        self.branch7x7_2 = CONV(c7, (1, 7), padding=(0, 3))
+        self.branch7x7_3 = CONV(c192, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_1 = CONV(c7, 1)
+        self.branch7x7dbl_2 = CONV(c7, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_3 = CONV(c7, (1, 7), padding=(0, 3))
+        self.branch7x7dbl_4 = CONV(c7, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_5 = CONV(c192, (1, 7), padding=(0, 3))
+        self.branch_pool = CONV(c192, 1)
 
     def call(self, x, training=False):
         one = self.branch1x1(x, training=training)
@@ -137,22 +147,20 @@ class InceptionD(keras.layers.Layer):
     """3x3, 7x7 and 3x3, max pool, all with stride 2.
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, out_channels).
+    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c192, c320 = scaled(width, 192, 320)
-        self.out_channels = c320 + c192 + in_channels
-        self.branch3x3_1 = BasicConv2d(in_channels, c192, 1)
-        self.branch3x3_2 = BasicConv2d(c192, c320, 3, 2)
-        self.branch7x7x3_1 = BasicConv2d(in_channels, c192, 1)
-        self.branch7x7x3_2 = BasicConv2d(c192, c192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = BasicConv2d(c192, c192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = BasicConv2d(c192, c192, 3, 2)
+        self.branch3x3_1 = CONV(c192, 1)
+        self.branch3x3_2 = CONV(c320, 3, 2)
+        self.branch7x7x3_1 = CONV(c192, 1)
+        self.branch7x7x3_2 = CONV(c192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = CONV(c192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = CONV(c192, 3, 2)
 
     def call(self, x, training=False):
         three = self.branch3x3_2(self.branch3x3_1(x, training=training), training=training)
@@ -166,25 +174,23 @@ class InceptionE(keras.layers.Layer):
     """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 7).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c192, c320, c384, c448 = scaled(width, 192, 320, 384, 448)
-        self.out_channels = c320 + 4 * c384 + c192
-        self.branch1x1 = BasicConv2d(in_channels, c320, 1)
-        self.branch3x3_1 = BasicConv2d(in_channels, c384, 1)
-        self.branch3x3_2a = BasicConv2d(c384, c384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = BasicConv2d(c384, c384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = BasicConv2d(in_channels, c448, 1)
-        self.branch3x3dbl_2 = BasicConv2d(c448, c384, 3, padding=1)
-        self.branch3x3dbl_3a = BasicConv2d(c384, c384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = BasicConv2d(c384, c384, (3, 1), padding=(1, 0))
-        self.branch_pool = BasicConv2d(in_channels, c192, 1)
+        self.branch1x1 = CONV(c320, 1)
+        self.branch3x3_1 = CONV(c384, 1)
+        self.branch3x3_2a = CONV(c384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = CONV(c384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = CONV(c448, 1)
+        self.branch3x3dbl_2 = CONV(c384, 3, padding=1)
+        self.branch3x3dbl_3a = CONV(c384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = CONV(c384, (3, 1), padding=(1, 0))
+        self.branch_pool = CONV(c192, 1)
 
     def call(self, x, training=False):
         one = self.branch1x1(x, training=training)
@@ -214,19 +220,18 @@ class AuxiliaryHead(keras.layers.Layer):
     """Classifier of an inner map (figure 8).
 
     Args:
-        in_channels: width of the map.
         num_classes: classes K.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
     x: (N, H, W, C), H and W at least 17 -> logits (N, K).
     """
 
-    def __init__(self, in_channels: int, num_classes: int, width: float = 1.0, **kwargs):
+    def __init__(self, num_classes: int, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c128, c768 = scaled(width, 128, 768)
-        self.conv0 = BasicConv2d(in_channels, c128, 1)
-        self.conv1 = BasicConv2d(c128, c768, 5)
-        self.fc = Linear(c768, num_classes)
+        self.conv0 = CONV(c128, 1)
+        self.conv1 = CONV(c768, 5, kernel_initializer=SmallNormal)
+        self.fc = Dense(num_classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001))
 
     def call(self, x, training=False):
         x = self.conv1(self.conv0(avg_pool2d(x, 5, 3), training=training), training=training)
@@ -255,7 +260,7 @@ class InceptionV3(Backbone):
 
     Inputs: (N, H, W, in_chans) float.
     Returns: dict of logits (N, K): ``"logits"``, ``"aux"``; only the tensor without the auxiliary head; with
-        ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride. The convolutions of the stem and
+        ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The convolutions of the stem and
         those with stride 2 do not pad, so the maps are a little smaller than the image divided by the stride.
     """
 
@@ -278,31 +283,25 @@ class InceptionV3(Backbone):
         super().__init__(**kwargs)
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input needs in_chans=3; in_chans={in_chans}")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.transform_input, self.features_only, self.out_indices = transform_input, features_only, tuple(out_indices)
         c32, c64, c80, channels = scaled(width, 32, 64, 80, 192)
-        self.Conv2d_1a_3x3 = BasicConv2d(in_chans, c32, 3, 2)
-        self.Conv2d_2a_3x3 = BasicConv2d(c32, c32, 3)
-        self.Conv2d_2b_3x3 = BasicConv2d(c32, c64, 3, padding=1)
-        self.Conv2d_3b_1x1 = BasicConv2d(c64, c80, 1)
-        self.Conv2d_4a_3x3 = BasicConv2d(c80, channels, 3)
+        self.Conv2d_1a_3x3 = CONV(c32, 3, 2)
+        self.Conv2d_2a_3x3 = CONV(c32, 3)
+        self.Conv2d_2b_3x3 = CONV(c64, 3, padding=1)
+        self.Conv2d_3b_1x1 = CONV(c80, 1)
+        self.Conv2d_4a_3x3 = CONV(channels, 3)
         self.stages = first_blocks(STAGES, layers)
         for i, (blocks, names) in enumerate(zip(STAGES, self.stages, strict=True)):
             for name in names:
                 block, *widths = blocks[name]
-                setattr(self, name, block(channels, *widths, width=width))
-                channels = getattr(self, name).out_channels
+                setattr(self, name, block(*widths, width=width))
             if i == 1:
                 has_head = aux_logits and not features_only
-                self.AuxLogits = AuxiliaryHead(channels, num_classes, width) if has_head else None
+                self.AuxLogits = AuxiliaryHead(num_classes, width) if has_head else None
         if not features_only:
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-            self.fc = Linear(channels, num_classes)
-        normal(self, 0.1)
-        if not features_only:
-            self.fc.kernel_initializer = keras.initializers.RandomNormal(stddev=0.1)
-        if self.AuxLogits is not None:
-            self.AuxLogits.conv1.conv.kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
-            self.AuxLogits.fc.kernel_initializer = keras.initializers.RandomNormal(stddev=0.001)
+            self.fc = Dense(num_classes, kernel_initializer=WideNormal)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -325,7 +324,7 @@ class InceptionV3(Backbone):
 
     def forward_features(self, images, training=False) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        return {f"s{2 << i}": x for i, x in enumerate(self._maps(images, training)) if i in self.out_indices}
+        return {f"c{i + 1}": x for i, x in enumerate(self._maps(images, training)) if i in self.out_indices}
 
     def call(self, images, training=False):
         if self.features_only:

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tf_impl.classification.googlenet import BasicConv2d, scaled
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.pooling import AvgPool2d, MaxPool2d
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.pooling import AveragePooling2D, MaxPooling2D
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -38,16 +38,15 @@ class StemA(keras.layers.Layer):
     """Max pool and 3x3 convolution with stride 2 (figure 3, below).
 
     Args:
-        in_channels, channels: width of the input and of the convolution.
+        channels: width of the convolution.
 
     x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C + channels).
     """
 
-    def __init__(self, in_channels: int, channels: int, **kwargs):
+    def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
-        self.out_channels = in_channels + channels
-        self.maxpool = MaxPool2d(3, 2)
-        self.conv = BasicConv2d(in_channels, channels, 3, 2)
+        self.maxpool = MaxPooling2D(3, 2)
+        self.conv = BasicConv2d(channels, 3, 2)
 
     def call(self, x, training=False):
         return tf.concat((self.maxpool(x), self.conv(x, training=training)), -1)
@@ -58,23 +57,21 @@ class StemB(keras.layers.Layer):
     """3x3 beside 7x7 and 3x3, without padding (figure 3, middle).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H - 2, W - 2, out_channels).
+    x: (N, H, W, C) -> (N, H - 2, W - 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c64, c96 = scaled(width, 64, 96)
-        self.out_channels = 2 * c96
-        self.branch0 = keras.Sequential([BasicConv2d(in_channels, c64, 1), BasicConv2d(c64, c96, 3)])
+        self.branch0 = keras.Sequential([BasicConv2d(c64, 1), BasicConv2d(c96, 3)])
         self.branch1 = keras.Sequential(
             [
-                BasicConv2d(in_channels, c64, 1),
-                BasicConv2d(c64, c64, (1, 7), padding=(0, 3)),  # mirror: padding is explicit
-                BasicConv2d(c64, c64, (7, 1), padding=(3, 0)),
-                BasicConv2d(c64, c96, 3),
+                BasicConv2d(c64, 1),
+                BasicConv2d(c64, (1, 7), padding=(0, 3)),  # mirror: padding is explicit
+                BasicConv2d(c64, (7, 1), padding=(3, 0)),
+                BasicConv2d(c96, 3),
             ]
         )
 
@@ -94,9 +91,8 @@ class StemC(keras.layers.Layer):
 
     def __init__(self, in_channels: int, **kwargs):
         super().__init__(**kwargs)
-        self.out_channels = 2 * in_channels
-        self.conv = BasicConv2d(in_channels, in_channels, 3, 2)
-        self.maxpool = MaxPool2d(3, 2)
+        self.conv = BasicConv2d(in_channels, 3, 2)
+        self.maxpool = MaxPooling2D(3, 2)
 
     def call(self, x, training=False):
         return tf.concat((self.conv(x, training=training), self.maxpool(x)), -1)
@@ -107,23 +103,23 @@ class InceptionA(keras.layers.Layer):
     """1x1, 3x3, twice 3x3, average pool side by side (figure 4).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c64, c96 = scaled(width, 64, 96)
-        self.out_channels = 4 * c96
-        self.branch0 = BasicConv2d(in_channels, c96, 1)
-        self.branch1 = keras.Sequential([BasicConv2d(in_channels, c64, 1), BasicConv2d(c64, c96, 3, padding=1)])
+        self.branch0 = BasicConv2d(c96, 1)
+        self.branch1 = keras.Sequential([BasicConv2d(c64, 1), BasicConv2d(c96, 3, padding=1)])
         self.branch2 = keras.Sequential(
-            [BasicConv2d(in_channels, c64, 1), BasicConv2d(c64, c96, 3, padding=1), BasicConv2d(c96, c96, 3, padding=1)]
+            [BasicConv2d(c64, 1), BasicConv2d(c96, 3, padding=1), BasicConv2d(c96, 3, padding=1)]
         )
         # mirror: do not count the zeros
-        self.branch3 = keras.Sequential([AvgPool2d(3, 1, 1, count_include_pad=False), BasicConv2d(in_channels, c96, 1)])
+        self.branch3 = keras.Sequential(
+            [AveragePooling2D(3, 1, padding=1, count_include_pad=False), BasicConv2d(c96, 1)]
+        )
 
     def call(self, x, training=False):
         branches = self.branch0, self.branch1, self.branch2, self.branch3
@@ -135,21 +131,19 @@ class ReductionA(keras.layers.Layer):
     """3x3, twice 3x3, max pool, all with stride 2 (figure 7).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, out_channels).
+    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c192, c224, c256, c384 = scaled(width, 192, 224, 256, 384)
-        self.out_channels = c384 + c256 + in_channels
-        self.branch0 = BasicConv2d(in_channels, c384, 3, 2)
+        self.branch0 = BasicConv2d(c384, 3, 2)
         self.branch1 = keras.Sequential(
-            [BasicConv2d(in_channels, c192, 1), BasicConv2d(c192, c224, 3, padding=1), BasicConv2d(c224, c256, 3, 2)]
+            [BasicConv2d(c192, 1), BasicConv2d(c224, 3, padding=1), BasicConv2d(c256, 3, 2)]
         )
-        self.branch2 = MaxPool2d(3, 2)
+        self.branch2 = MaxPooling2D(3, 2)
 
     def call(self, x, training=False):
         pooled = self.branch2(x)
@@ -161,35 +155,33 @@ class InceptionB(keras.layers.Layer):
     """1x1, 7x7, twice 7x7, average pool side by side; 7x7 as 1x7 and 7x1 (figure 5).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c128, c192, c224, c256, c384 = scaled(width, 128, 192, 224, 256, 384)
-        self.out_channels = c384 + 2 * c256 + c128
-        self.branch0 = BasicConv2d(in_channels, c384, 1)
+        self.branch0 = BasicConv2d(c384, 1)
         self.branch1 = keras.Sequential(
             [
-                BasicConv2d(in_channels, c192, 1),
-                BasicConv2d(c192, c224, (1, 7), padding=(0, 3)),
-                BasicConv2d(c224, c256, (7, 1), padding=(3, 0)),
+                BasicConv2d(c192, 1),
+                BasicConv2d(c224, (1, 7), padding=(0, 3)),
+                BasicConv2d(c256, (7, 1), padding=(3, 0)),
             ]
         )
         self.branch2 = keras.Sequential(
             [
-                BasicConv2d(in_channels, c192, 1),
-                BasicConv2d(c192, c192, (7, 1), padding=(3, 0)),
-                BasicConv2d(c192, c224, (1, 7), padding=(0, 3)),
-                BasicConv2d(c224, c224, (7, 1), padding=(3, 0)),
-                BasicConv2d(c224, c256, (1, 7), padding=(0, 3)),
+                BasicConv2d(c192, 1),
+                BasicConv2d(c192, (7, 1), padding=(3, 0)),
+                BasicConv2d(c224, (1, 7), padding=(0, 3)),
+                BasicConv2d(c224, (7, 1), padding=(3, 0)),
+                BasicConv2d(c256, (1, 7), padding=(0, 3)),
             ]
         )
         self.branch3 = keras.Sequential(
-            [AvgPool2d(3, 1, 1, count_include_pad=False), BasicConv2d(in_channels, c128, 1)]
+            [AveragePooling2D(3, 1, padding=1, count_include_pad=False), BasicConv2d(c128, 1)]
         )
 
     def call(self, x, training=False):
@@ -202,26 +194,24 @@ class ReductionB(keras.layers.Layer):
     """3x3, 7x7 and 3x3, max pool, all with stride 2 (figure 8).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, out_channels).
+    x: (N, H, W, C) -> (N, (H - 1) // 2, (W - 1) // 2, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c192, c256, c320 = scaled(width, 192, 256, 320)
-        self.out_channels = c192 + c320 + in_channels
-        self.branch0 = keras.Sequential([BasicConv2d(in_channels, c192, 1), BasicConv2d(c192, c192, 3, 2)])
+        self.branch0 = keras.Sequential([BasicConv2d(c192, 1), BasicConv2d(c192, 3, 2)])
         self.branch1 = keras.Sequential(
             [
-                BasicConv2d(in_channels, c256, 1),
-                BasicConv2d(c256, c256, (1, 7), padding=(0, 3)),
-                BasicConv2d(c256, c320, (7, 1), padding=(3, 0)),
-                BasicConv2d(c320, c320, 3, 2),
+                BasicConv2d(c256, 1),
+                BasicConv2d(c256, (1, 7), padding=(0, 3)),
+                BasicConv2d(c320, (7, 1), padding=(3, 0)),
+                BasicConv2d(c320, 3, 2),
             ]
         )
-        self.branch2 = MaxPool2d(3, 2)
+        self.branch2 = MaxPooling2D(3, 2)
 
     def call(self, x, training=False):
         pooled = self.branch2(x)
@@ -233,27 +223,25 @@ class InceptionC(keras.layers.Layer):
     """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 6).
 
     Args:
-        in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels.
 
-    x: (N, H, W, C) -> (N, H, W, out_channels).
+    x: (N, H, W, C) -> (N, H, W, C').
     """
 
-    def __init__(self, in_channels: int, width: float = 1.0, **kwargs):
+    def __init__(self, width: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         c256, c384, c448, c512 = scaled(width, 256, 384, 448, 512)
-        self.out_channels = 6 * c256
-        self.branch0 = BasicConv2d(in_channels, c256, 1)
-        self.branch1_0 = BasicConv2d(in_channels, c384, 1)
-        self.branch1_1a = BasicConv2d(c384, c256, (1, 3), padding=(0, 1))
-        self.branch1_1b = BasicConv2d(c384, c256, (3, 1), padding=(1, 0))
-        self.branch2_0 = BasicConv2d(in_channels, c384, 1)
-        self.branch2_1 = BasicConv2d(c384, c448, (3, 1), padding=(1, 0))
-        self.branch2_2 = BasicConv2d(c448, c512, (1, 3), padding=(0, 1))
-        self.branch2_3a = BasicConv2d(c512, c256, (1, 3), padding=(0, 1))
-        self.branch2_3b = BasicConv2d(c512, c256, (3, 1), padding=(1, 0))
+        self.branch0 = BasicConv2d(c256, 1)
+        self.branch1_0 = BasicConv2d(c384, 1)
+        self.branch1_1a = BasicConv2d(c256, (1, 3), padding=(0, 1))
+        self.branch1_1b = BasicConv2d(c256, (3, 1), padding=(1, 0))
+        self.branch2_0 = BasicConv2d(c384, 1)
+        self.branch2_1 = BasicConv2d(c448, (3, 1), padding=(1, 0))
+        self.branch2_2 = BasicConv2d(c512, (1, 3), padding=(0, 1))
+        self.branch2_3a = BasicConv2d(c256, (1, 3), padding=(0, 1))
+        self.branch2_3b = BasicConv2d(c256, (3, 1), padding=(1, 0))
         self.branch3 = keras.Sequential(
-            [AvgPool2d(3, 1, 1, count_include_pad=False), BasicConv2d(in_channels, c256, 1)]
+            [AveragePooling2D(3, 1, padding=1, count_include_pad=False), BasicConv2d(c256, 1)]
         )
 
     def call(self, x, training=False):
@@ -283,7 +271,7 @@ class InceptionV4(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride. The
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The
         convolutions of the stem and those with stride 2 do not pad, so the maps are a little smaller than the image
         divided by the stride.
     """
@@ -303,24 +291,23 @@ class InceptionV4(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         c32, c64, c96 = scaled(width, 32, 64, 96)
-        features = [BasicConv2d(in_chans, c32, 3, 2), BasicConv2d(c32, c32, 3), BasicConv2d(c32, c64, 3, padding=1)]
+        features = [BasicConv2d(c32, 3, 2), BasicConv2d(c32, 3), BasicConv2d(c64, 3, padding=1)]
         self.stage_ends = [2, 3]  # index of the last block at each stride
-        features.append(StemA(c64, c96))
-        features.append(StemB(features[-1].out_channels, width))
-        features.append(StemC(features[-1].out_channels))
+        features += [StemA(c96), StemB(width), StemC(2 * c96)]
         kinds = (InceptionA, ReductionA), (InceptionB, ReductionB), (InceptionC, None)
         for count, (block, reduction) in zip(layers, kinds, strict=True):
             for _ in range(count):
-                features.append(block(features[-1].out_channels, width))
+                features.append(block(width))
             self.stage_ends.append(len(features) - 1)
             if reduction is not None:
-                features.append(reduction(features[-1].out_channels, width))
+                features.append(reduction(width))
         self.features = features
         if not features_only:
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-            self.last_linear = Linear(features[-1].out_channels, num_classes)
+            self.last_linear = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def call(self, images, training=False):

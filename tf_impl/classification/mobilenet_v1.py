@@ -9,12 +9,14 @@ Mirror notes:
 - Dropout follows the framework's own generator.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d, Conv2dSame
-from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import adaptive_avg_pool2d
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -27,6 +29,8 @@ __all__ = [
     "mobilenet_v1_050",
     "mobilenet_v1_075",
 ]
+
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer="glorot_uniform")
 
 # width and stride of every depthwise separable block (table 1)
 BLOCKS = (
@@ -46,9 +50,9 @@ BLOCKS = (
 )
 
 
-def batch_norm(channels: int):
+def batch_norm():
     """Batch normalisation with the constants of Keras."""
-    return BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    return BatchNormalization(epsilon=1e-3, momentum=0.99)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -68,7 +72,7 @@ class MobileNetV1(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -86,31 +90,28 @@ class MobileNetV1(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        self.strides = [stride for _, stride in blocks]
+        self.block_strides = [stride for _, stride in blocks]
         channels = int(32 * width)
-        self.conv1 = Conv2dSame(in_chans, channels, 3, 2, bias=False)  # mirror: TensorFlow's "same"
-        self.conv1_bn = batch_norm(channels)
+        self.conv1 = CONV(channels, 3, strides=2, padding="same")  # mirror: TensorFlow's "same"
+        self.conv1_bn = batch_norm()
         for i, (out, stride) in enumerate(blocks, start=1):
             out = int(out * width)
             padding = 1 if stride == 1 else 0
-            setattr(self, f"conv_dw_{i}", Conv2d(channels, channels, 3, stride, padding, groups=channels, bias=False))
-            setattr(self, f"conv_dw_{i}_bn", batch_norm(channels))
-            setattr(self, f"conv_pw_{i}", Conv2d(channels, out, 1, bias=False))
-            setattr(self, f"conv_pw_{i}_bn", batch_norm(out))
+            setattr(self, f"conv_dw_{i}", CONV(channels, 3, strides=stride, padding=padding, groups=channels))
+            setattr(self, f"conv_dw_{i}_bn", batch_norm())
+            setattr(self, f"conv_pw_{i}", CONV(out, 1))
+            setattr(self, f"conv_pw_{i}_bn", batch_norm())
             channels = out
         if not features_only:
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout follows
-            self.conv_preds = Conv2d(channels, num_classes, 1)
-        for layer in self._flatten_layers():  # as Keras does
-            if isinstance(layer, Conv2d):
-                layer.kernel_initializer = "glorot_uniform"
-                layer.bias_initializer = "zeros"
+            self.conv_preds = Conv2D(num_classes, 1, kernel_initializer="glorot_uniform", bias_initializer="zeros")
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
         levels = [[self.conv1, self.conv1_bn]]
-        for i, stride in enumerate(self.strides, start=1):
+        for i, stride in enumerate(self.block_strides, start=1):
             if stride == 2:
                 levels.append([])
             levels[-1] += [getattr(self, f"conv_{kind}_{i}{part}") for kind in ("dw", "pw") for part in ("", "_bn")]
@@ -119,15 +120,15 @@ class MobileNetV1(Backbone):
     def trunk(self, images, training=False) -> dict:
         """The last map at every stride by name, from an image batch."""
         x = tf.nn.relu6(self.conv1_bn(self.conv1(images), training=training))
-        maps, total = {}, 2
-        for i, stride in enumerate(self.strides, start=1):
+        maps, level = {}, 1
+        for i, stride in enumerate(self.block_strides, start=1):
             if stride == 2:
-                maps[f"s{total}"] = x
-                total *= 2
+                maps[f"c{level}"] = x
+                level += 1
                 x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])  # mirror: below and on the right
             x = tf.nn.relu6(getattr(self, f"conv_dw_{i}_bn")(getattr(self, f"conv_dw_{i}")(x), training=training))
             x = tf.nn.relu6(getattr(self, f"conv_pw_{i}_bn")(getattr(self, f"conv_pw_{i}")(x), training=training))
-        maps[f"s{total}"] = x
+        maps[f"c{level}"] = x
         return maps
 
     def forward_features(self, images, training=False) -> dict:
@@ -146,13 +147,13 @@ def mobilenet_v1(**options) -> MobileNetV1:
     return MobileNetV1(**options)
 
 
-def mobilenet_v1_025(**options) -> MobileNetV1:
-    return MobileNetV1(**{"width": 0.25, **options})
+def mobilenet_v1_025(width=0.25, **options) -> MobileNetV1:
+    return MobileNetV1(width=width, **options)
 
 
-def mobilenet_v1_050(**options) -> MobileNetV1:
-    return MobileNetV1(**{"width": 0.5, **options})
+def mobilenet_v1_050(width=0.5, **options) -> MobileNetV1:
+    return MobileNetV1(width=width, **options)
 
 
-def mobilenet_v1_075(**options) -> MobileNetV1:
-    return MobileNetV1(**{"width": 0.75, **options})
+def mobilenet_v1_075(width=0.75, **options) -> MobileNetV1:
+    return MobileNetV1(width=width, **options)

@@ -8,14 +8,16 @@ Mirror notes:
 - Dropout follows the framework's own generator.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal, SmallNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "mobilenet_v2_embedding",
 ]
 
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
+
 # expansion t, channels c, repeats n, stride s (table 2)
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
@@ -42,13 +46,13 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def conv_bn_relu6(in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1):
+def conv_bn_relu6(filters: int, kernel_size: int = 1, strides: int = 1, groups: int = 1):
     """Convolution that keeps the size at stride 1, batch normalisation, ReLU6."""
     return keras.Sequential(
         [
             # mirror: padding is explicit
-            Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
-            BatchNorm2d(out_channels),
+            CONV(filters, kernel_size, strides=strides, padding=kernel_size // 2, groups=groups),
+            BatchNormalization(),
             keras.layers.ReLU(max_value=6),
         ]
     )
@@ -59,22 +63,22 @@ class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, 3x3 depthwise, 1x1 linear projection, and a shortcut where the shapes agree (figure 4).
 
     Args:
-        in_channels, out_channels: widths of the narrow ends.
-        stride: of the depthwise convolution, 1 or 2.
+        in_channels, filters: widths of the narrow ends.
+        strides: of the depthwise convolution, 1 or 2.
         expansion: width of the middle by ``in_channels``; 1 leaves the first convolution out.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, **kwargs):
+    def __init__(self, in_channels: int, filters: int, strides: int, expansion: int, **kwargs):
         super().__init__(**kwargs)
         hidden = in_channels * expansion
-        self.shortcut = stride == 1 and in_channels == out_channels
-        layers = [conv_bn_relu6(in_channels, hidden)] if expansion != 1 else []
+        self.shortcut = strides == 1 and in_channels == filters
+        layers = [conv_bn_relu6(hidden)] if expansion != 1 else []
         layers += [
-            conv_bn_relu6(hidden, hidden, 3, stride, groups=hidden),
-            Conv2d(hidden, out_channels, 1, bias=False),
-            BatchNorm2d(out_channels),
+            conv_bn_relu6(hidden, 3, strides, groups=hidden),
+            CONV(filters, 1),
+            BatchNormalization(),
         ]
         self.conv = keras.Sequential(layers)
 
@@ -101,7 +105,7 @@ class MobileNetV2(Backbone):
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K), without classes the means of the last map (N, D); with ``features_only`` a dict of maps
-        ``"s4"``, ``"s8"``, ... named by their stride.
+        ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -119,9 +123,10 @@ class MobileNetV2(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         channels = make_divisible(32 * width)
-        features = [conv_bn_relu6(in_chans, channels, 3, 2)]
+        features = [conv_bn_relu6(channels, 3, 2)]
         self.stage_ends = []  # index of the last block at each stride
         for t, c, n, s in stages:
             for i in range(n):
@@ -133,16 +138,16 @@ class MobileNetV2(Backbone):
         self.stage_ends.append(len(features) - 1)
         if not features_only:
             last = make_divisible(1280 * max(1.0, width))
-            features.append(conv_bn_relu6(channels, last))
+            features.append(conv_bn_relu6(last))
             self.classifier = None
             if num_classes:
-                # mirror: Dropout follows
-                self.classifier = keras.Sequential([keras.layers.Dropout(dropout), Linear(last, num_classes)])
+                self.classifier = keras.Sequential(
+                    [
+                        keras.layers.Dropout(dropout),
+                        Dense(num_classes, kernel_initializer=SmallNormal, bias_initializer="zeros"),
+                    ]
+                )
         self.features = features
-        kaiming_normal(self)
-        if not features_only and num_classes:
-            self.classifier.layers[1].kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
-            self.classifier.layers[1].bias_initializer = "zeros"
         self.freeze(norm_eval, frozen_stages, norm)
 
     def call(self, images, training=False):
@@ -175,5 +180,5 @@ def mobilenet_v2_140(**options) -> MobileNetV2:
     return MobileNetV2(width=1.4, **options)
 
 
-def mobilenet_v2_embedding(**options) -> MobileNetV2:
-    return MobileNetV2(**{"num_classes": 0, **options})
+def mobilenet_v2_embedding(num_classes=0, **options) -> MobileNetV2:
+    return MobileNetV2(num_classes=num_classes, **options)

@@ -8,16 +8,18 @@ Mirror notes:
 - Dropout follows the framework's own generator.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tf_impl.classification.mobilenet_v2 import make_divisible
 from tf_impl.layers.activation import Hardswish, hardsigmoid
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal, SmallNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.squeeze_excite import SqueezeExcite
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -29,6 +31,8 @@ __all__ = [
     "mobilenet_v3_large",
     "mobilenet_v3_small",
 ]
+
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
 
 # kernel size, expanded width, output width, squeeze-and-excitation, hard swish, stride (tables 1 and 2)
 LARGE = (
@@ -64,14 +68,14 @@ SMALL = (
 TAIL = 3  # blocks of the last stage, which `reduced_tail` and `dilated` change
 
 
-def conv_bn(in_channels: int, out_channels: int, kernel_size=1, stride=1, dilation=1, groups=1, activation=None):
+def conv_bn(filters: int, kernel_size=1, strides=1, dilation_rate=1, groups=1, activation=None):
     """Convolution that keeps the size at stride 1, batch normalisation, and the activation if there is one."""
-    padding = (kernel_size - 1) // 2 * dilation
+    padding = (kernel_size - 1) // 2 * dilation_rate
     return keras.Sequential(
         [
             # mirror: padding is explicit
-            Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False),
-            BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
+            CONV(filters, kernel_size, strides=strides, padding=padding, dilation_rate=dilation_rate, groups=groups),
+            BatchNormalization(epsilon=1e-3, momentum=0.99),
             *([] if activation is None else [activation()]),
         ]
     )
@@ -82,35 +86,35 @@ class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 linear projection, shortcut (figure 4).
 
     Args:
-        in_channels, expanded, out_channels: widths; no expansion layer where the first two agree.
-        kernel_size, stride: of the depthwise convolution.
-        dilation: above 1 it replaces the stride.
+        in_channels, expanded, filters: widths; no expansion layer where the first two agree.
+        kernel_size, strides: of the depthwise convolution.
+        dilation_rate: above 1 it replaces the stride.
         attention: whether squeeze-and-excitation follows the depthwise convolution.
         activation: layer class without arguments.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
     def __init__(
         self,
         in_channels: int,
         expanded: int,
-        out_channels: int,
+        filters: int,
         kernel_size: int,
-        stride: int,
-        dilation: int,
+        strides: int,
+        dilation_rate: int,
         attention: bool,
         activation,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.shortcut = stride == 1 and in_channels == out_channels
-        stride = 1 if dilation > 1 else stride
-        block = [] if expanded == in_channels else [conv_bn(in_channels, expanded, activation=activation)]
-        block.append(conv_bn(expanded, expanded, kernel_size, stride, dilation, expanded, activation))
+        self.shortcut = strides == 1 and in_channels == filters
+        strides = 1 if dilation_rate > 1 else strides
+        block = [] if expanded == in_channels else [conv_bn(expanded, activation=activation)]
+        block.append(conv_bn(expanded, kernel_size, strides, dilation_rate, expanded, activation))
         if attention:
             block.append(SqueezeExcite(expanded, make_divisible(expanded // 4), hardsigmoid))
-        self.block = keras.Sequential([*block, conv_bn(expanded, out_channels)])
+        self.block = keras.Sequential([*block, conv_bn(filters)])
 
     def call(self, x, training=False):
         y = self.block(x, training=training)
@@ -137,7 +141,7 @@ class MobileNetV3(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride; a
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ...; a
         dilated last stage keeps the name of the stride that it replaces.
     """
 
@@ -159,9 +163,10 @@ class MobileNetV3(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         channels = make_divisible(rows[0][2] * width)
-        features = [conv_bn(in_chans, channels, 3, 2, activation=Hardswish)]
+        features = [conv_bn(channels, 3, 2, activation=Hardswish)]
         self.stage_ends = []  # index of the last block at each stride
         for i, (kernel_size, expanded, out, attention, hard_swish, stride) in enumerate(rows):
             tail = i >= len(rows) - TAIL
@@ -186,18 +191,14 @@ class MobileNetV3(Backbone):
             channels = out
         self.stage_ends.append(len(features) - 1)
         if not features_only:
-            features.append(conv_bn(channels, 6 * channels, activation=Hardswish))
+            features.append(conv_bn(6 * channels, activation=Hardswish))
             hidden = make_divisible((last_channels // 2 if reduced_tail else last_channels) * width)
+            small = dict(kernel_initializer=SmallNormal, bias_initializer="zeros")
             self.classifier = keras.Sequential(
                 # mirror: Dropout follows
-                [Linear(6 * channels, hidden), Hardswish(), keras.layers.Dropout(dropout), Linear(hidden, num_classes)]
+                [Dense(hidden, **small), Hardswish(), keras.layers.Dropout(dropout), Dense(num_classes, **small)]
             )
         self.features = features
-        kaiming_normal(self)
-        if not features_only:
-            for i in (0, 3):
-                self.classifier.layers[i].kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
-                self.classifier.layers[i].bias_initializer = "zeros"
         self.freeze(norm_eval, frozen_stages, norm)
 
     def call(self, images, training=False):
@@ -209,9 +210,9 @@ class MobileNetV3(Backbone):
         return self.classifier(tf.reduce_mean(x, (1, 2)), training=training)  # mirror: NHWC
 
 
-def mobilenet_v3_large(**options) -> MobileNetV3:
-    return MobileNetV3(**{"rows": LARGE, "last_channels": 1280, **options})
+def mobilenet_v3_large(rows=LARGE, last_channels=1280, **options) -> MobileNetV3:
+    return MobileNetV3(rows=rows, last_channels=last_channels, **options)
 
 
-def mobilenet_v3_small(**options) -> MobileNetV3:
-    return MobileNetV3(**{"rows": SMALL, "last_channels": 1024, **options})
+def mobilenet_v3_small(rows=SMALL, last_channels=1024, **options) -> MobileNetV3:
+    return MobileNetV3(rows=rows, last_channels=last_channels, **options)

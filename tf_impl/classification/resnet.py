@@ -335,7 +335,7 @@ class ResNet(Backbone):
             stride, first_dilation = stride * strides[i], dilations[i]
             widths[f"c{i + 2}"], reached[f"c{i + 2}"] = channels, stride
         names = [f"c{i + 1}" for i in self.out_indices]
-        self.channels, self.strides = ({name: found[name] for name in names} for found in (widths, reached))
+        self.known_channels, self.known_strides = ({name: found[name] for name in names} for found in (widths, reached))
         if not features_only:
             self.fc = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages)

@@ -6,6 +6,7 @@ Parameter names: timm ``models/resnetv2.py`` (Apache-2.0).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -15,10 +16,10 @@ import tensorflow as tf
 
 from tf_impl.classification.mobilenet_v2 import make_divisible
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d, StdConv2d
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.normalization import BatchNorm2d, GroupNorm
-from tf_impl.layers.pooling import AvgPool2d, max_pool2d
+from tf_impl.layers.convolution import Conv2D, StandardizedConv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.normalization import BatchNormalization, GroupNormalization
+from tf_impl.layers.pooling import AveragePooling2D, MaxPooling2D
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -44,12 +45,12 @@ __all__ = [
 class Downsample(keras.layers.Layer):
     """1x1 convolution of the shortcut, without normalisation; with ``avg_down`` an average pool carries the stride."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, conv, avg_down: bool, **kwargs):
+    def __init__(self, filters: int, strides: int, conv, avg_down: bool, **kwargs):
         super().__init__(**kwargs)
         self.pool = None
-        if avg_down and stride > 1:
-            self.pool = AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
-        self.conv = conv(in_channels, out_channels, 1, 1 if avg_down else stride, bias=False)
+        if avg_down and strides > 1:
+            self.pool = AveragePooling2D(2, strides, ceil_mode=True, count_include_pad=False)
+        self.conv = conv(filters, 1, strides=1 if avg_down else strides)
 
     def call(self, x):
         return self.conv(x if self.pool is None else self.pool(x))
@@ -60,23 +61,22 @@ class PreActBasic(keras.layers.Layer):
     """Two pre-activated 3x3 convolutions.
 
     Args:
-        in_channels, out_channels: widths.
-        stride: of the first convolution.
-        conv, norm: make a convolution, and the normalisation of a number of channels.
-        downsample: makes the shortcut's projection, or None; here it is made where the shapes differ.
+        filters: width.
+        strides: of the first convolution.
+        conv, norm: make a convolution and a normalisation.
+        downsample: makes the shortcut's projection, or None.
+        project: whether the shortcut has a projection.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, conv, norm, downsample=None, **kwargs):
+    def __init__(self, filters: int, strides: int, conv, norm, downsample=None, project: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.downsample = None
-        if stride > 1 or in_channels != out_channels:
-            self.downsample = downsample(in_channels, out_channels, stride)
-        self.norm1 = norm(in_channels)
-        self.conv1 = conv(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.norm2 = norm(out_channels)
-        self.conv2 = conv(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.downsample = downsample(filters, strides) if project else None  # mirror: told whether
+        self.norm1 = norm()
+        self.conv1 = conv(filters, 3, strides=strides, padding=1)
+        self.norm2 = norm()
+        self.conv2 = conv(filters, 3, padding=1)
 
     def call(self, x, training=False):
         y = tf.nn.relu(self.norm1(x, training=training))
@@ -90,24 +90,25 @@ class PreActBottleneck(keras.layers.Layer):
     """Pre-activated 1x1, 3x3, 1x1 convolutions; the middle is a quarter as wide.
 
     Args:
-        in_channels, out_channels: widths.
-        stride: of the 3x3 convolution.
-        conv, norm: make a convolution, and the normalisation of a number of channels.
+        filters: width.
+        strides: of the 3x3 convolution.
+        conv, norm: make a convolution and a normalisation.
         downsample: makes the shortcut's projection, or None if the input itself is the shortcut.
+        project: means nothing here.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, conv, norm, downsample=None, **kwargs):
+    def __init__(self, filters: int, strides: int, conv, norm, downsample=None, project: bool = False, **kwargs):
         super().__init__(**kwargs)
-        width = make_divisible(out_channels / 4)
-        self.downsample = None if downsample is None else downsample(in_channels, out_channels, stride)
-        self.norm1 = norm(in_channels)
-        self.conv1 = conv(in_channels, width, 1, bias=False)
-        self.norm2 = norm(width)
-        self.conv2 = conv(width, width, 3, stride, 1, bias=False)
-        self.norm3 = norm(width)
-        self.conv3 = conv(width, out_channels, 1, bias=False)
+        width = make_divisible(filters / 4)
+        self.downsample = None if downsample is None else downsample(filters, strides)
+        self.norm1 = norm()
+        self.conv1 = conv(width, 1)
+        self.norm2 = norm()
+        self.conv2 = conv(width, 3, strides=strides, padding=1)
+        self.norm3 = norm()
+        self.conv3 = conv(filters, 1)
 
     def call(self, x, training=False):
         y = tf.nn.relu(self.norm1(x, training=training))
@@ -119,14 +120,15 @@ class PreActBottleneck(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Stage(keras.layers.Layer):
-    """Blocks of one width; the first has the stride and, in the bottleneck form, always a projection."""
+    """Blocks of one width; the first has the stride and, in the bottleneck variant, always a projection."""
 
     def __init__(
-        self, block, depth: int, in_channels: int, out_channels: int, stride: int, conv, norm, downsample, **kwargs
+        self, block, depth: int, in_channels: int, filters: int, strides: int, conv, norm, downsample, **kwargs
     ):
         super().__init__(**kwargs)
-        blocks = [block(in_channels, out_channels, stride, conv, norm, downsample)]
-        blocks += [block(out_channels, out_channels, 1, conv, norm) for _ in range(depth - 1)]
+        project = strides > 1 or in_channels != filters
+        blocks = [block(filters, strides, conv, norm, downsample, project)]
+        blocks += [block(filters, 1, conv, norm) for _ in range(depth - 1)]
         self.blocks = keras.Sequential(blocks)
 
     def call(self, x, training=False):
@@ -138,23 +140,24 @@ class Stem(keras.layers.Layer):
     """7x7 convolution alone, or three 3x3 ones (``deep``), then the pool.
 
     Args:
-        in_chans, channels: widths.
+        filters: width.
         deep: widths of the first two of three 3x3 convolutions, with normalisation between them; or None.
         padded_pool: BiT's pool, whose border of zeros takes part in the maximum.
-        conv, norm: make a convolution, and the normalisation of a number of channels.
+        conv, norm: make a convolution and a normalisation.
     """
 
-    def __init__(self, in_chans: int, channels: int, deep, padded_pool: bool, conv, norm, **kwargs):
+    def __init__(self, filters: int, deep, padded_pool: bool, conv, norm, **kwargs):
         super().__init__(**kwargs)
+        self.pool = MaxPooling2D(3, 2, padding=0 if padded_pool else 1)
         self.deep, self.padded_pool = deep is not None, padded_pool
         if deep is None:
-            self.conv = conv(in_chans, channels, 7, 2, 3, bias=False)
+            self.conv = conv(filters, 7, strides=2, padding=3)
         else:
-            self.conv1 = conv(in_chans, deep[0], 3, 2, 1, bias=False)
-            self.norm1 = norm(deep[0])
-            self.conv2 = conv(deep[0], deep[1], 3, 1, 1, bias=False)
-            self.norm2 = norm(deep[1])
-            self.conv3 = conv(deep[1], channels, 3, 1, 1, bias=False)
+            self.conv1 = conv(deep[0], 3, strides=2, padding=1)
+            self.norm1 = norm()
+            self.conv2 = conv(deep[1], 3, padding=1)
+            self.norm2 = norm()
+            self.conv3 = conv(filters, 3, padding=1)
 
     def call(self, x, training=False):
         if self.deep:
@@ -163,20 +166,18 @@ class Stem(keras.layers.Layer):
             x = self.conv3(x)
         else:
             x = self.conv(x)
-        return (
-            max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2)  # mirror: padding is explicit
-            if self.padded_pool
-            else max_pool2d(x, 3, 2, 1)
-        )
+        if self.padded_pool:
+            x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])  # mirror: padding is explicit
+        return self.pool(x)
 
 
 @keras.saving.register_keras_serializable("diptych", "resnetv2.Head")
 class Head(keras.layers.Layer):
     """Global average pool and a classifier that is stored as a 1x1 convolution.  (N, H, W, C) -> (N, K)."""
 
-    def __init__(self, in_channels: int, num_classes: int, **kwargs):
+    def __init__(self, num_classes: int, **kwargs):
         super().__init__(**kwargs)
-        self.fc = Conv2d(in_channels, num_classes, 1)
+        self.fc = Conv2D(num_classes, 1, kernel_initializer=KaimingNormal, bias_initializer="zeros")
 
     def call(self, x):
         return self.fc(tf.reduce_mean(x, (1, 2), keepdims=True))[:, 0, 0]  # mirror: NHWC
@@ -196,7 +197,7 @@ class ResNetV2(Backbone):
         stem_channels: width of the stem, before ``width_factor``.
         deep_stem: widths of the first two of three 3x3 convolutions, or None for the 7x7 one.
         avg_down: average pool before the projection of the shortcut.
-        bit: BiT's form: standardised kernels, group normalisation, padded pool.
+        bit: BiT's variant: standardised kernels, group normalisation, padded pool.
         groups: of the group normalisation.
         norm: "batch", or "frozen" (a fixed scale and shift).
         norm_eval: batch normalisation uses its running statistics in training, too.
@@ -230,12 +231,14 @@ class ResNetV2(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        conv = functools.partial(StdConv2d, eps=1e-8) if bit else Conv2d
-        make_norm = functools.partial(GroupNorm, groups) if bit else BatchNorm2d
+        layer = functools.partial(StandardizedConv2D, epsilon=1e-8) if bit else Conv2D
+        conv = functools.partial(layer, use_bias=False, kernel_initializer=KaimingNormal)
+        make_norm = functools.partial(GroupNormalization, groups) if bit else BatchNormalization
         downsample = functools.partial(Downsample, conv=conv, avg_down=avg_down)
         width = stem_channels * width_factor
-        self.stem = Stem(in_chans, width, deep_stem, bit, conv, make_norm)
+        self.stem = Stem(width, deep_stem, bit, conv, make_norm)
         stages = []
         for i, (depth, out) in enumerate(zip(layers, channels, strict=True)):
             out *= width_factor
@@ -243,9 +246,8 @@ class ResNetV2(Backbone):
             width = out
         self.stages = stages
         if not features_only:
-            self.norm = make_norm(width)
-            self.head = Head(width, num_classes)
-        kaiming_normal(self)
+            self.norm = make_norm()
+            self.head = Head(num_classes)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -269,45 +271,41 @@ class ResNetV2(Backbone):
         return self.head(tf.nn.relu(self.norm(maps["c5"], training=training)))
 
 
-BASIC = {"channels": (64, 128, 256, 512)}
-DEEP = {"deep_stem": (32, 32), "avg_down": True}
+def resnetv2_18(layers=(2, 2, 2, 2), channels=(64, 128, 256, 512), **options) -> ResNetV2:
+    return ResNetV2(PreActBasic, layers=layers, channels=channels, **options)
 
 
-def resnetv2_18(**options) -> ResNetV2:
-    return ResNetV2(PreActBasic, **{"layers": (2, 2, 2, 2), **BASIC, **options})
+def resnetv2_34(layers=(3, 4, 6, 3), channels=(64, 128, 256, 512), **options) -> ResNetV2:
+    return ResNetV2(PreActBasic, layers=layers, channels=channels, **options)
 
 
-def resnetv2_34(**options) -> ResNetV2:
-    return ResNetV2(PreActBasic, **{"layers": (3, 4, 6, 3), **BASIC, **options})
+def resnetv2_50(layers=(3, 4, 6, 3), **options) -> ResNetV2:
+    return ResNetV2(PreActBottleneck, layers=layers, **options)
 
 
-def resnetv2_50(**options) -> ResNetV2:
-    return ResNetV2(PreActBottleneck, **{"layers": (3, 4, 6, 3), **options})
+def resnetv2_101(layers=(3, 4, 23, 3), **options) -> ResNetV2:
+    return ResNetV2(PreActBottleneck, layers=layers, **options)
 
 
-def resnetv2_101(**options) -> ResNetV2:
-    return ResNetV2(PreActBottleneck, **{"layers": (3, 4, 23, 3), **options})
+def resnetv2_152(layers=(3, 8, 36, 3), **options) -> ResNetV2:
+    return ResNetV2(PreActBottleneck, layers=layers, **options)
 
 
-def resnetv2_152(**options) -> ResNetV2:
-    return ResNetV2(PreActBottleneck, **{"layers": (3, 8, 36, 3), **options})
+def resnetv2_50d(deep_stem=(32, 32), avg_down=True, **options) -> ResNetV2:
+    return resnetv2_50(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnetv2_50d(**options) -> ResNetV2:
-    return resnetv2_50(**{**DEEP, **options})
+def resnetv2_101d(deep_stem=(32, 32), avg_down=True, **options) -> ResNetV2:
+    return resnetv2_101(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnetv2_101d(**options) -> ResNetV2:
-    return resnetv2_101(**{**DEEP, **options})
+def resnetv2_50x1_bit(bit=True, **options) -> ResNetV2:
+    return resnetv2_50(bit=bit, **options)
 
 
-def resnetv2_50x1_bit(**options) -> ResNetV2:
-    return resnetv2_50(**{"bit": True, **options})
+def resnetv2_101x1_bit(bit=True, **options) -> ResNetV2:
+    return resnetv2_101(bit=bit, **options)
 
 
-def resnetv2_101x1_bit(**options) -> ResNetV2:
-    return resnetv2_101(**{"bit": True, **options})
-
-
-def resnetv2_50x3_bit(**options) -> ResNetV2:
-    return resnetv2_50(**{"bit": True, "width_factor": 3, **options})
+def resnetv2_50x3_bit(bit=True, width_factor=3, **options) -> ResNetV2:
+    return resnetv2_50(bit=bit, width_factor=width_factor, **options)

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
 from tf_impl.layers.channel_shuffle import channel_shuffle
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
-from tf_impl.layers.pooling import max_pool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization
+from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -30,20 +30,20 @@ __all__ = [
 ]
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1) -> list:
+def conv_bn_relu(filters: int, kernel_size: int = 1, strides: int = 1) -> list:
     """Convolution that keeps the size at stride 1, batch normalisation, ReLU."""
     return [
-        Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
-        BatchNorm2d(out_channels),
+        Conv2D(filters, kernel_size, strides=strides, padding=kernel_size // 2, use_bias=False),
+        BatchNormalization(),
         keras.layers.ReLU(),
     ]
 
 
-def depthwise_bn(channels: int, stride: int) -> list:
+def depthwise_bn(channels: int, strides: int) -> list:
     """3x3 depthwise convolution and batch normalisation, without activation."""
     return [
-        Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
-        BatchNorm2d(channels),
+        Conv2D(channels, 3, strides=strides, padding=1, groups=channels, use_bias=False),
+        BatchNormalization(),
     ]
 
 
@@ -52,23 +52,23 @@ class InvertedResidual(keras.layers.Layer):
     """The unit of figure 3 (c), and with stride 2 that of figure 3 (d), which convolves both halves.
 
     Args:
-        in_channels, out_channels: widths; equal at stride 1.
-        stride: 1 or 2.
+        in_channels, filters: widths; equal at stride 1.
+        strides: 1 or 2.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), out_channels).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, **kwargs):
+    def __init__(self, in_channels: int, filters: int, strides: int, **kwargs):
         super().__init__(**kwargs)
-        half = out_channels // 2
+        half = filters // 2
         self.branch1 = None
-        if stride == 2:
-            self.branch1 = keras.Sequential([*depthwise_bn(in_channels, stride), *conv_bn_relu(in_channels, half)])
+        if strides == 2:
+            self.branch1 = keras.Sequential([*depthwise_bn(in_channels, strides), *conv_bn_relu(half)])
         self.branch2 = keras.Sequential(
             [
-                *conv_bn_relu(half if stride == 1 else in_channels, half),
-                *depthwise_bn(half, stride),
-                *conv_bn_relu(half, half),
+                *conv_bn_relu(half),
+                *depthwise_bn(half, strides),
+                *conv_bn_relu(half),
             ]
         )
 
@@ -97,7 +97,7 @@ class ShuffleNetV2(Backbone):
         out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -114,15 +114,17 @@ class ShuffleNetV2(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        self.conv1 = keras.Sequential(conv_bn_relu(in_chans, channels[0], 3, 2))
+        self.conv1 = keras.Sequential(conv_bn_relu(channels[0], 3, 2))
+        self.maxpool = MaxPooling2D(3, 2, padding=1)  # mirror: padding is explicit
         for i, count in enumerate(layers):
             units = [InvertedResidual(channels[i], channels[i + 1], 2)]
             units += [InvertedResidual(channels[i + 1], channels[i + 1], 1) for _ in range(count - 1)]
             setattr(self, f"stage{i + 2}", keras.Sequential(units))
         if not features_only:
-            self.conv5 = keras.Sequential(conv_bn_relu(channels[3], channels[4]))
-            self.fc = Linear(channels[4], num_classes)
+            self.conv5 = keras.Sequential(conv_bn_relu(channels[4]))
+            self.fc = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -130,32 +132,32 @@ class ShuffleNetV2(Backbone):
 
     def forward_features(self, images, training=False) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        x = max_pool2d(self.conv1(images, training=training), 3, 2, 1)  # mirror: padding is explicit
-        maps = {"s4": x}
-        for stride, stage in zip((8, 16, 32), (self.stage2, self.stage3, self.stage4), strict=True):
-            x = maps[f"s{stride}"] = stage(x, training=training)
+        x = self.maxpool(self.conv1(images, training=training))
+        maps = {"c2": x}
+        for name, stage in zip(("c3", "c4", "c5"), (self.stage2, self.stage3, self.stage4), strict=True):
+            x = maps[name] = stage(x, training=training)
         return {name: x for i, (name, x) in enumerate(maps.items()) if i in self.out_indices}
 
     def call(self, images, training=False):
         if self.features_only:
             return self.forward_features(images, training)
-        x = max_pool2d(self.conv1(images, training=training), 3, 2, 1)
+        x = self.maxpool(self.conv1(images, training=training))
         for stage in (self.stage2, self.stage3, self.stage4, self.conv5):
             x = stage(x, training=training)
         return self.fc(tf.reduce_mean(x, (1, 2)))
 
 
-def shufflenet_v2_x0_5(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 48, 96, 192, 1024), **options})
+def shufflenet_v2_x0_5(layers=(4, 8, 4), channels=(24, 48, 96, 192, 1024), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)
 
 
-def shufflenet_v2_x1_0(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 116, 232, 464, 1024), **options})
+def shufflenet_v2_x1_0(layers=(4, 8, 4), channels=(24, 116, 232, 464, 1024), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)
 
 
-def shufflenet_v2_x1_5(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 176, 352, 704, 1024), **options})
+def shufflenet_v2_x1_5(layers=(4, 8, 4), channels=(24, 176, 352, 704, 1024), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)
 
 
-def shufflenet_v2_x2_0(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 244, 488, 976, 2048), **options})
+def shufflenet_v2_x2_0(layers=(4, 8, 4), channels=(24, 244, 488, 976, 2048), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)

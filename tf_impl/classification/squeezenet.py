@@ -9,13 +9,15 @@ Mirror notes:
 - Dropout follows the framework's own generator.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import kaiming_uniform
-from tf_impl.layers.pooling import MaxPool2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingUniform, SmallNormal
+from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -27,23 +29,24 @@ __all__ = [
     "squeezenet1_1",
 ]
 
+CONV = functools.partial(Conv2D, kernel_initializer=KaimingUniform, bias_initializer="zeros")
+
 
 @keras.saving.register_keras_serializable("diptych")
 class Fire(keras.layers.Layer):
     """1x1 squeeze, then 1x1 and 3x3 expansions of the same input, concatenated in this order (section 3.2).
 
     Args:
-        in_channels: width of the input.
         squeeze: width of the squeeze; each expansion is four times as wide.
 
     x: (N, H, W, C) -> (N, H, W, 8 squeeze).
     """
 
-    def __init__(self, in_channels: int, squeeze: int, **kwargs):
+    def __init__(self, squeeze: int, **kwargs):
         super().__init__(**kwargs)
-        self.squeeze = Conv2d(in_channels, squeeze, 1)
-        self.expand1x1 = Conv2d(squeeze, 4 * squeeze, 1)
-        self.expand3x3 = Conv2d(squeeze, 4 * squeeze, 3, padding=1)
+        self.squeeze = CONV(squeeze, 1)
+        self.expand1x1 = CONV(4 * squeeze, 1)
+        self.expand3x3 = CONV(4 * squeeze, 3, padding=1)
 
     def call(self, x):
         x = tf.nn.relu(self.squeeze(x))
@@ -65,7 +68,7 @@ class SqueezeNet(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16 (0 to 3) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K), not negative; with ``features_only`` a dict of maps ``"s2"``, ``"s4"``, ... by stride.
+    Returns: logits (N, K), not negative; with ``features_only`` a dict of maps ``"c1"``, ``"c2"``, ...
     """
 
     def __init__(
@@ -81,23 +84,21 @@ class SqueezeNet(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        channels, kernel_size = stem
-        features = [Conv2d(in_chans, channels, kernel_size, 2), keras.layers.ReLU()]
+        features = [CONV(*stem, strides=2), keras.layers.ReLU()]
         self.stage_ends = [1]  # index of the last block at each stride
         for widths in stages:
-            features.append(MaxPool2d(3, 2, ceil_mode=True))  # mirror: Max pooling keeps
+            features.append(MaxPooling2D(3, 2, ceil_mode=True))  # mirror: Max pooling keeps
             for squeeze in widths:
-                features.append(Fire(channels, squeeze))
-                channels = 8 * squeeze
+                features.append(Fire(squeeze))
             self.stage_ends.append(len(features) - 1)
         self.features = features
-        kaiming_uniform(self)
         if not features_only:
             # mirror: Dropout follows
-            self.classifier = keras.Sequential([keras.layers.Dropout(dropout), Conv2d(channels, num_classes, 1)])
-            self.classifier.layers[1].kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
-            self.classifier.layers[1].bias_initializer = "zeros"
+            self.classifier = keras.Sequential(
+                [keras.layers.Dropout(dropout), CONV(num_classes, 1, kernel_initializer=SmallNormal)]
+            )
         self.freeze(False, frozen_stages)
 
     def call(self, images, training=False):
@@ -109,9 +110,9 @@ class SqueezeNet(Backbone):
         return tf.reduce_mean(tf.nn.relu(self.classifier(x, training=training)), (1, 2))  # mirror: NHWC
 
 
-def squeezenet1_0(**options) -> SqueezeNet:
-    return SqueezeNet(**{"stem": (96, 7), "stages": ((16, 16, 32), (32, 48, 48, 64), (64,)), **options})
+def squeezenet1_0(stem=(96, 7), stages=((16, 16, 32), (32, 48, 48, 64), (64,)), **options) -> SqueezeNet:
+    return SqueezeNet(stem=stem, stages=stages, **options)
 
 
-def squeezenet1_1(**options) -> SqueezeNet:
-    return SqueezeNet(**{"stem": (64, 3), "stages": ((16, 16), (32, 32), (48, 48, 64, 64)), **options})
+def squeezenet1_1(stem=(64, 3), stages=((16, 16), (32, 32), (48, 48, 64, 64)), **options) -> SqueezeNet:
+    return SqueezeNet(stem=stem, stages=stages, **options)

@@ -13,10 +13,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl.layers.backbone import Backbone
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.initialization import kaiming_normal
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import KaimingNormal
+from tf_impl.layers.linear import Dense
+from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
@@ -28,6 +28,8 @@ __all__ = [
     "XceptionBlock",
     "xception",
 ]
+
+CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
 
 CHANNELS = (32, 64, 128, 256, 728, 1024, 1536, 2048)
 
@@ -45,15 +47,15 @@ class SeparableConv2d(keras.layers.Layer):
     """3x3 depthwise convolution and 1x1 convolution with nothing in between.
 
     Args:
-        in_channels, out_channels: widths.
+        in_channels, filters: widths.
 
-    x: (N, H, W, in_channels) -> (N, H, W, out_channels).
+    x: (N, H, W, in_channels) -> (N, H, W, filters).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, **kwargs):
+    def __init__(self, in_channels: int, filters: int, **kwargs):
         super().__init__(**kwargs)
-        self.conv1 = Conv2d(in_channels, in_channels, 3, 1, 1, groups=in_channels, bias=False)
-        self.pointwise = Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv1 = CONV(in_channels, 3, padding=1, groups=in_channels)
+        self.pointwise = CONV(filters, 1)
 
     def call(self, x):
         return self.pointwise(self.conv1(x))
@@ -64,32 +66,32 @@ class XceptionBlock(keras.layers.Layer):
     """ReLU, separable convolution, normalisation, several times; a pool where the map shrinks; a shortcut.
 
     Args:
-        widths: of the input and behind every separable convolution.
-        stride: 1 or 2.
-        norm: makes the normalisation of a number of channels.
+        widths: of the input and after every separable convolution.
+        strides: 1 or 2.
+        norm: makes a normalisation.
         pad_mode: of the pool, see :class:`Xception`.
         start_with_relu: whether the first ReLU is there.
 
-    x: (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), widths[-1]).
+    x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), widths[-1]).
     """
 
     def __init__(
-        self, widths: tuple[int, ...], stride: int, norm, pad_mode: str, start_with_relu: bool = True, **kwargs
+        self, widths: tuple[int, ...], strides: int, norm, pad_mode: str, start_with_relu: bool = True, **kwargs
     ):
         super().__init__(**kwargs)
-        self.stride, self.pad_mode = stride, pad_mode
+        self.shrinks, self.pad_mode = strides == 2, pad_mode
         rep = []
         for i in range(len(widths) - 1):
-            rep += [keras.layers.ReLU(), SeparableConv2d(widths[i], widths[i + 1]), norm(widths[i + 1])]
+            rep += [keras.layers.ReLU(), SeparableConv2d(widths[i], widths[i + 1]), norm()]
         self.skip = self.skipbn = None
-        if stride != 1 or widths[0] != widths[-1]:
-            self.skip = Conv2d(widths[0], widths[-1], 1, stride, bias=False)
-            self.skipbn = norm(widths[-1])
+        if strides != 1 or widths[0] != widths[-1]:
+            self.skip = CONV(widths[-1], 1, strides=strides)
+            self.skipbn = norm()
         self.rep = keras.Sequential(rep if start_with_relu else rep[1:])
 
     def call(self, x, training=False):
         y = self.rep(x, training=training)
-        if self.stride == 2:
+        if self.shrinks:
             y = shrink(y, self.pad_mode)
         return y + (x if self.skip is None else self.skipbn(self.skip(x), training=training))
 
@@ -115,7 +117,7 @@ class Xception(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride. The
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The
         first convolutions do not pad, so the maps are a little smaller than the image divided by the stride.
     """
 
@@ -139,13 +141,14 @@ class Xception(Backbone):
         super().__init__(**kwargs)
         if pad_mode not in ("same", "torch"):
             raise ValueError(f"pad_mode={pad_mode!r}; 'same' or 'torch' is allowed")
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        make_norm = functools.partial(BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
+        make_norm = functools.partial(BatchNormalization, epsilon=bn_eps, momentum=1 - bn_momentum)
         c1, c2, entry1, entry2, wide, c12, c3, c4 = channels
-        self.conv1 = Conv2d(in_chans, c1, 3, 2, bias=False)
-        self.bn1 = make_norm(c1)
-        self.conv2 = Conv2d(c1, c2, 3, bias=False)
-        self.bn2 = make_norm(c2)
+        self.conv1 = CONV(c1, 3, strides=2)
+        self.bn1 = make_norm()
+        self.conv2 = CONV(c2, 3)
+        self.bn2 = make_norm()
         self.block1 = XceptionBlock((c2, entry1, entry1), 2, make_norm, pad_mode, start_with_relu=False)
         self.block2 = XceptionBlock((entry1, entry2, entry2), 2, make_norm, pad_mode)
         self.block3 = XceptionBlock((entry2, wide, wide), 2, make_norm, pad_mode)
@@ -155,12 +158,11 @@ class Xception(Backbone):
         setattr(self, f"block{self.blocks}", XceptionBlock((wide, wide, c12), 2, make_norm, pad_mode))
         if not features_only:
             self.conv3 = SeparableConv2d(c12, c3)
-            self.bn3 = make_norm(c3)
+            self.bn3 = make_norm()
             self.conv4 = SeparableConv2d(c3, c4)
-            self.bn4 = make_norm(c4)
+            self.bn4 = make_norm()
             self.dropout = keras.layers.Dropout(dropout)
-            self.fc = Linear(c4, num_classes)
-        kaiming_normal(self)
+            self.fc = Dense(num_classes)
         self.freeze(norm_eval, frozen_stages, norm)
 
     def levels(self) -> list:
@@ -181,7 +183,7 @@ class Xception(Backbone):
 
     def forward_features(self, images, training=False) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        return {f"s{2 << i}": x for i, x in enumerate(self._maps(images, training)) if i in self.out_indices}
+        return {f"c{i + 1}": x for i, x in enumerate(self._maps(images, training)) if i in self.out_indices}
 
     def call(self, images, training=False):
         if self.features_only:

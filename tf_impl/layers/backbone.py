@@ -12,6 +12,7 @@ import keras
 from tf_impl.layers.model import Model
 from tf_impl.layers.names import named_layers
 from tf_impl.layers.normalization import BatchNorm2d, BatchNormalization, freeze_norm
+from tf_impl.state import build
 
 __all__ = ["Backbone", "split"]
 
@@ -31,6 +32,24 @@ class Backbone(Model):
     ``channels`` and ``strides`` say by name, such as "c4", what ``forward_features`` returns: who builds on a backbone
     asks, and does not compute.
     """
+
+    known_channels = known_strides = None
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Width of every map that ``forward_features`` returns, by name."""
+        if self.known_channels is None:
+            build(self)
+            whole, self.features_only = self.features_only, True
+            maps = self.compute_output_spec(keras.KerasTensor((None, None, None, self.input_spec.axes[-1])))
+            self.features_only = whole
+            self.known_channels = {name: x.shape[-1] for name, x in maps.items()}
+        return dict(self.known_channels)
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the image for a pixel of every map that ``forward_features`` returns, by name."""
+        return dict(self.known_strides or {name: 2 ** int(name[1:]) for name in self.channels})
 
     def levels(self) -> list[list[keras.layers.Layer]]:
         """The layers that lead to the first map (the stem), then those that lead from each map to the next."""
@@ -67,5 +86,5 @@ class Backbone(Model):
         for i in range(self.stage_ends[-1] + 1):
             x = self.features[i](x, training=training)
             if i in self.stage_ends and self.stage_ends.index(i) in self.out_indices:
-                maps[f"s{2 << self.stage_ends.index(i)}"] = x
+                maps[f"c{self.stage_ends.index(i) + 1}"] = x
         return maps

@@ -8,6 +8,7 @@ Mirror notes:
 import tensorflow as tf
 
 from .native import exporting
+from .resize import map_size
 
 __all__ = ["channel_shuffle"]
 
@@ -24,7 +25,7 @@ def channel_shuffle(x, groups: int):
 
     Source: arXiv:1707.01083, section 3.1.
     """
-    _, height, width, channels = x.shape
+    (height, width), channels = map_size(x), x.shape[-1]
     if exporting():
         # mirror: Channels are axis 1
         x = tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, groups, channels // groups, height, width))

@@ -10,7 +10,7 @@ import functools
 
 import keras
 
-from .convolution import Conv2D
+from .convolution import Conv2D, DepthwiseConv2D
 from .initialization import KaimingNormal
 from .normalization import BatchNormalization, GroupNormalization, InstanceNormalization
 
@@ -81,6 +81,10 @@ class ConvModule(keras.layers.Layer):
         return self.activation(y)
 
 
+def _depthwise(filters, kernel_size, groups, **options) -> DepthwiseConv2D:
+    return DepthwiseConv2D(kernel_size, **options)  # mirror: infers the input width
+
+
 @keras.saving.register_keras_serializable("diptych")
 class DepthwiseSeparableConvModule(keras.layers.Layer):
     """A convolution of every channel by itself, then a 1x1 convolution; both with normalisation and activation.
@@ -104,20 +108,17 @@ class DepthwiseSeparableConvModule(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.options = {"strides": strides, "padding": padding, "dilation_rate": dilation_rate}
-        self.kernel_size, self.norm, self.activation = kernel_size, norm, activation
-        self.pointwise_conv = ConvModule(filters, 1, norm=norm, activation=activation)
-
-    def build(self, input_shape):  # mirror: infers the input width
-        channels = input_shape[-1]
         self.depthwise_conv = ConvModule(
-            channels,
-            self.kernel_size,
-            **self.options,
-            groups=channels,
-            norm=self.norm,
-            activation=self.activation,
+            1,
+            kernel_size,
+            strides,
+            padding,
+            dilation_rate,
+            norm=norm,
+            activation=activation,
+            conv=_depthwise,
         )
+        self.pointwise_conv = ConvModule(filters, 1, norm=norm, activation=activation)
 
     def call(self, x, training=False):
         return self.pointwise_conv(self.depthwise_conv(x, training=training), training=training)

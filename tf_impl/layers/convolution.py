@@ -21,6 +21,7 @@ __all__ = [
     "Conv2dSame",
     "Conv3D",
     "ConvTranspose2d",
+    "DepthwiseConv2D",
     "StandardizedConv2D",
     "StdConv2d",
     "same_padding",
@@ -164,7 +165,7 @@ class Padded:
 
     def call(self, inputs):
         y = self.convolution_op(inputs, self.kernel)
-        if self.use_bias:
+        if self.bias is not None:
             y = tf.nn.bias_add(y, tf.convert_to_tensor(self.bias))
         return y if self.activation is None else self.activation(y)
 
@@ -213,6 +214,25 @@ class Conv2D(Padded, keras.layers.Conv2D):  # mirror: ships Conv2d
         # mirror: Kernels are stored
         kernel = tf.cast(kernel, inputs.dtype)
         return convolve(inputs, kernel, self.strides, self.pads(inputs), self.dilation_rate, self.groups)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class DepthwiseConv2D(Conv2D):
+    """A convolution of every channel by itself: :class:`Conv2D` with as many groups and filters as there are channels.
+
+    Args:
+        kernel_size, strides, padding, dilation_rate, use_bias, kernel_initializer, bias_initializer: of :class:`Conv2D`.
+
+    Inputs: (N, H, W, C).  Returns: (N, H', W', C).
+    """
+
+    def __init__(self, kernel_size, **kwargs):
+        kwargs.pop("groups", None), kwargs.pop("filters", None)  # of a saved configuration; they follow from the input
+        super().__init__(1, kernel_size, **kwargs)
+
+    def build(self, input_shape):
+        self.filters = self.groups = input_shape[-1]
+        super().build(input_shape)
 
 
 @keras.saving.register_keras_serializable("diptych", "convolution.Conv1D")
@@ -330,7 +350,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         shape = (tf.shape(inputs)[0], *full, self.filters)
         y = tf.nn.conv2d_transpose(inputs, tf.cast(self.kernel, inputs.dtype), shape, self.strides, "VALID")
         y = y[:, self.cut[0] : self.cut[0] + size[0], self.cut[1] : self.cut[1] + size[1]]
-        if self.use_bias:
+        if self.bias is not None:
             y = tf.nn.bias_add(y, tf.cast(self.bias, y.dtype))
         y = tf.ensure_shape(y, self.compute_output_shape(inputs.shape))
         return y if self.activation is None else self.activation(y)
@@ -338,7 +358,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
     def _native(self, x):
         """ONNX pads the operator itself; the transpositions around it meet those of the neighbours and vanish."""
         kernel = tf.transpose(tf.convert_to_tensor(self.kernel), (3, 2, 0, 1))
-        bias = tf.convert_to_tensor(self.bias) if self.use_bias else None
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
         attributes = {
             "kernel_shape": list(self.kernel_size),
             "strides": list(self.strides),

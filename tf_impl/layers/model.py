@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import keras
 
-from .names import named_layers
+from .names import mark_containers, named_layers
 
 __all__ = ["Model"]
 
@@ -97,8 +97,5 @@ class Model(keras.Model):
         return cls(**config)
 
     def build_from_config(self, config):
-        if config and "input_shape" in config:
-            for _, layer in list(named_layers(self))[1:]:  # as in ``state.build``
-                if type(layer).build in (keras.layers.Layer.build, keras.Model.build):
-                    layer.built = True
+        mark_containers(self)
         super().build_from_config(config)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import keras
 
-__all__ = ["named_layers", "named_variables"]
+__all__ = ["mark_containers", "named_layers", "named_variables"]
 
 _NORM = {
     "gamma": ("weight", None),
@@ -78,3 +78,30 @@ def named_variables(layer) -> Iterator[tuple[str, keras.Variable, tuple | None]]
             for i, item in enumerate(value):
                 if isinstance(item, keras.Variable):
                     yield f"{key}.{i}", item, None
+
+
+def mark_containers(model) -> list[str]:
+    """Build all layers that know their widths, and mark those as built whose variables are all in their children.
+
+    Keras would trace each of the latter by itself before it traces the model; once is enough. The model itself and its
+    own ``keras.Sequential`` stay as they are if anything is left to be built.
+
+    Returns:
+        Names of the layers that do not know their widths.
+    """
+    inherited = keras.layers.Layer.build, keras.Model.build, keras.Sequential.build
+    containers, unknown = [], []
+    for name, layer in named_layers(model):
+        if layer.built:
+            continue
+        if type(layer).build in inherited:
+            containers.append((name, layer))
+            continue
+        try:
+            layer.build(None)
+        except (AttributeError, TypeError):
+            unknown.append(name)
+    for name, layer in containers:
+        outer = layer is model or (isinstance(layer, keras.Sequential) and "." not in name)
+        layer.built = not (unknown and outer)
+    return unknown

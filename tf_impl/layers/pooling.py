@@ -13,6 +13,7 @@ from .convolution import pair
 from .native import exporting, onnx_node
 
 __all__ = [
+    "AdaptiveAveragePooling2D",
     "AveragePooling2D",
     "AvgPool2d",
     "MaxPool2d",

@@ -22,9 +22,11 @@ import tensorflow as tf
 
 from tf_impl.layers.convolution import Conv2d, ConvTranspose2d
 from tf_impl.layers.linear import Linear
+from tf_impl.layers.names import named_layers
 
 __all__ = ["DynamicLossScaler", "MixedPrecisionTrainer", "StaticLossScaler", "autocast"]
 
+MULTIPLYING = (Conv2d, ConvTranspose2d, Linear, keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.Dense)
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -41,7 +43,7 @@ def autocast(model, dtype: str) -> Iterator[None]:
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, (Conv2d, ConvTranspose2d, Linear))]
+    layers = list({id(layer): layer for _, layer in named_layers(model) if isinstance(layer, MULTIPLYING)}.values())
     if dtype == "float32":
         layers = []
     before = [layer.dtype_policy for layer in layers]

@@ -156,7 +156,7 @@ class EfficientNet(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     Raises: ValueError, if ``pad_mode`` is neither.
     """
 
@@ -227,7 +227,7 @@ class EfficientNet(Backbone):
         for s, stage in enumerate(self.blocks):
             x = stage(x)
             if s in self.stage_ends and self.stage_ends.index(s) in self.out_indices:
-                maps[f"s{2 << self.stage_ends.index(s)}"] = x
+                maps[f"c{self.stage_ends.index(s) + 1}"] = x
         return maps
 
     def forward(self, images):
@@ -240,37 +240,37 @@ class EfficientNet(Backbone):
         return self.classifier(self.dropout(x.mean((2, 3))))  # mirror: NCHW
 
 
-def tf_efficientnet_b0(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.0, "depth": 1.0, "dropout": 0.2, **options})
+def tf_efficientnet_b0(width=1.0, depth=1.0, dropout=0.2, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b1(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.0, "depth": 1.1, "dropout": 0.2, **options})
+def tf_efficientnet_b1(width=1.0, depth=1.1, dropout=0.2, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b2(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.1, "depth": 1.2, "dropout": 0.3, **options})
+def tf_efficientnet_b2(width=1.1, depth=1.2, dropout=0.3, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b3(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.2, "depth": 1.4, "dropout": 0.3, **options})
+def tf_efficientnet_b3(width=1.2, depth=1.4, dropout=0.3, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b4(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.4, "depth": 1.8, "dropout": 0.4, **options})
+def tf_efficientnet_b4(width=1.4, depth=1.8, dropout=0.4, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b5(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.6, "depth": 2.2, "dropout": 0.4, **options})
+def tf_efficientnet_b5(width=1.6, depth=2.2, dropout=0.4, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b6(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.8, "depth": 2.6, "dropout": 0.5, **options})
+def tf_efficientnet_b6(width=1.8, depth=2.6, dropout=0.5, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_b7(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 2.0, "depth": 3.1, "dropout": 0.5, **options})
+def tf_efficientnet_b7(width=2.0, depth=3.1, dropout=0.5, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, **options)
 
 
-def tf_efficientnet_lite0(**options) -> EfficientNet:
-    return EfficientNet(**{"width": 1.0, "depth": 1.0, "dropout": 0.2, "lite": True, **options})
+def tf_efficientnet_lite0(width=1.0, depth=1.0, dropout=0.2, lite=True, **options) -> EfficientNet:
+    return EfficientNet(width=width, depth=depth, dropout=dropout, lite=lite, **options)

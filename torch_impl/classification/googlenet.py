@@ -176,7 +176,7 @@ class GoogLeNet(Backbone):
 
     Inputs: (N, in_chans, H, W) float.
     Returns: dict of logits (N, K): ``"logits"``, ``"aux1"``, ``"aux2"``; only the tensor without auxiliary heads; with
-        ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+        ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class GoogLeNet(Backbone):
         """The maps of ``out_indices`` by name, from an image batch."""
         maps = self._maps(images)
         ends = "conv1", "conv3", *(names[-1] for names in self.stages)  # last map at each stride, 2 to 32
-        return {f"s{2 << i}": maps[name] for i, name in enumerate(ends) if i in self.out_indices}
+        return {f"c{i + 1}": maps[name] for i, name in enumerate(ends) if i in self.out_indices}
 
     def forward(self, images):
         if self.features_only:

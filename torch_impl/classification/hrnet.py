@@ -192,8 +192,7 @@ class HRNet(Backbone):
             joined = conv_bn(sum(widths), sum(widths), norm, 1, 1, bias=True)
             self.last_layer = nn.Sequential(*joined, nn.Conv2d(sum(widths), num_classes, 1))
         kaiming_normal(self)
-        self.channels = {f"c{i + 1}": widths[i - 1] for i in self.out_indices}
-        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
+        self.known_channels = {f"c{i + 1}": widths[i - 1] for i in self.out_indices}
         self.freeze(norm_eval, frozen_stages)
 
     def levels(self) -> list:

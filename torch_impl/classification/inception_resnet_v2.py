@@ -215,7 +215,7 @@ class InceptionResNetV2(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride. The
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The
         convolutions of the stem and those with stride 2 do not pad, so the maps are a little smaller than the image
         divided by the stride.
     """
@@ -284,7 +284,7 @@ class InceptionResNetV2(Backbone):
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        return {f"s{2 << i}": x for i, x in enumerate(self._maps(images)) if i in self.out_indices}
+        return {f"c{i + 1}": x for i, x in enumerate(self._maps(images)) if i in self.out_indices}
 
     def forward(self, images):
         if self.features_only:

@@ -66,7 +66,7 @@ class MobileNetV1(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MobileNetV1(Backbone):
     ):
         super().__init__()
         self.features_only, self.out_indices = features_only, tuple(out_indices)
-        self.strides = [stride for _, stride in blocks]
+        self.block_strides = [stride for _, stride in blocks]
         channels = int(32 * width)
         self.conv1 = Conv2dSame(in_chans, channels, 3, 2, bias=False)  # mirror: TensorFlow's "same"
         self.conv1_bn = batch_norm(channels)
@@ -110,7 +110,7 @@ class MobileNetV1(Backbone):
 
     def levels(self) -> list:
         levels = [[self.conv1, self.conv1_bn]]
-        for i, stride in enumerate(self.strides, start=1):
+        for i, stride in enumerate(self.block_strides, start=1):
             if stride == 2:
                 levels.append([])
             levels[-1] += [getattr(self, f"conv_{kind}_{i}{part}") for kind in ("dw", "pw") for part in ("", "_bn")]
@@ -119,15 +119,15 @@ class MobileNetV1(Backbone):
     def trunk(self, images) -> dict:
         """The last map at every stride by name, from an image batch."""
         x = F.relu6(self.conv1_bn(self.conv1(images)), inplace=True)
-        maps, total = {}, 2
-        for i, stride in enumerate(self.strides, start=1):
+        maps, level = {}, 1
+        for i, stride in enumerate(self.block_strides, start=1):
             if stride == 2:
-                maps[f"s{total}"] = x
-                total *= 2
+                maps[f"c{level}"] = x
+                level += 1
                 x = F.pad(x, (0, 1, 0, 1))  # mirror: below and on the right
             x = F.relu6(getattr(self, f"conv_dw_{i}_bn")(getattr(self, f"conv_dw_{i}")(x)), inplace=True)
             x = F.relu6(getattr(self, f"conv_pw_{i}_bn")(getattr(self, f"conv_pw_{i}")(x)), inplace=True)
-        maps[f"s{total}"] = x
+        maps[f"c{level}"] = x
         return maps
 
     def forward_features(self, images) -> dict:
@@ -145,13 +145,13 @@ def mobilenet_v1(**options) -> MobileNetV1:
     return MobileNetV1(**options)
 
 
-def mobilenet_v1_025(**options) -> MobileNetV1:
-    return MobileNetV1(**{"width": 0.25, **options})
+def mobilenet_v1_025(width=0.25, **options) -> MobileNetV1:
+    return MobileNetV1(width=width, **options)
 
 
-def mobilenet_v1_050(**options) -> MobileNetV1:
-    return MobileNetV1(**{"width": 0.5, **options})
+def mobilenet_v1_050(width=0.5, **options) -> MobileNetV1:
+    return MobileNetV1(width=width, **options)
 
 
-def mobilenet_v1_075(**options) -> MobileNetV1:
-    return MobileNetV1(**{"width": 0.75, **options})
+def mobilenet_v1_075(width=0.75, **options) -> MobileNetV1:
+    return MobileNetV1(width=width, **options)

@@ -92,7 +92,7 @@ class MobileNetV2(Backbone):
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K), without classes the means of the last map (N, D); with ``features_only`` a dict of maps
-        ``"s4"``, ``"s8"``, ... named by their stride.
+        ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -165,5 +165,5 @@ def mobilenet_v2_140(**options) -> MobileNetV2:
     return MobileNetV2(width=1.4, **options)
 
 
-def mobilenet_v2_embedding(**options) -> MobileNetV2:
-    return MobileNetV2(**{"num_classes": 0, **options})
+def mobilenet_v2_embedding(num_classes=0, **options) -> MobileNetV2:
+    return MobileNetV2(num_classes=num_classes, **options)

@@ -129,7 +129,7 @@ class MobileNetV3(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride; a
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ...; a
         dilated last stage keeps the name of the stride that it replaces.
     """
 
@@ -201,9 +201,9 @@ class MobileNetV3(Backbone):
         return self.classifier(x.mean((2, 3)))  # mirror: NCHW
 
 
-def mobilenet_v3_large(**options) -> MobileNetV3:
-    return MobileNetV3(**{"rows": LARGE, "last_channels": 1280, **options})
+def mobilenet_v3_large(rows=LARGE, last_channels=1280, **options) -> MobileNetV3:
+    return MobileNetV3(rows=rows, last_channels=last_channels, **options)
 
 
-def mobilenet_v3_small(**options) -> MobileNetV3:
-    return MobileNetV3(**{"rows": SMALL, "last_channels": 1024, **options})
+def mobilenet_v3_small(rows=SMALL, last_channels=1024, **options) -> MobileNetV3:
+    return MobileNetV3(rows=rows, last_channels=last_channels, **options)

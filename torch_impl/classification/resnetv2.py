@@ -6,6 +6,7 @@ Parameter names: timm ``models/resnetv2.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
+- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -67,7 +68,7 @@ class PreActBasic(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, conv, norm, downsample=None):
         super().__init__()
         self.downsample = None
-        if stride > 1 or in_channels != out_channels:
+        if stride > 1 or in_channels != out_channels:  # mirror: told whether
             self.downsample = downsample(in_channels, out_channels, stride)
         self.norm1 = norm(in_channels)
         self.conv1 = conv(in_channels, out_channels, 3, stride, 1, bias=False)
@@ -137,6 +138,7 @@ class Stem(nn.Module):
 
     def __init__(self, in_chans: int, channels: int, deep, padded_pool: bool, conv, norm):
         super().__init__()
+        self.pool = nn.MaxPool2d(3, 2, padding=0 if padded_pool else 1)
         self.deep, self.padded_pool = deep is not None, padded_pool
         if deep is None:
             self.conv = conv(in_chans, channels, 7, 2, 3, bias=False)
@@ -154,8 +156,9 @@ class Stem(nn.Module):
             x = self.conv3(x)
         else:
             x = self.conv(x)
-        # mirror: padding is explicit
-        return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2) if self.padded_pool else F.max_pool2d(x, 3, 2, 1)
+        if self.padded_pool:
+            x = F.pad(x, (1, 1, 1, 1))  # mirror: padding is explicit
+        return self.pool(x)
 
 
 class Head(nn.Module):
@@ -252,45 +255,41 @@ class ResNetV2(Backbone):
         return maps if self.features_only else self.head(F.relu(self.norm(maps["c5"])))
 
 
-BASIC = {"channels": (64, 128, 256, 512)}
-DEEP = {"deep_stem": (32, 32), "avg_down": True}
+def resnetv2_18(layers=(2, 2, 2, 2), channels=(64, 128, 256, 512), **options) -> ResNetV2:
+    return ResNetV2(PreActBasic, layers=layers, channels=channels, **options)
 
 
-def resnetv2_18(**options) -> ResNetV2:
-    return ResNetV2(PreActBasic, **{"layers": (2, 2, 2, 2), **BASIC, **options})
+def resnetv2_34(layers=(3, 4, 6, 3), channels=(64, 128, 256, 512), **options) -> ResNetV2:
+    return ResNetV2(PreActBasic, layers=layers, channels=channels, **options)
 
 
-def resnetv2_34(**options) -> ResNetV2:
-    return ResNetV2(PreActBasic, **{"layers": (3, 4, 6, 3), **BASIC, **options})
+def resnetv2_50(layers=(3, 4, 6, 3), **options) -> ResNetV2:
+    return ResNetV2(PreActBottleneck, layers=layers, **options)
 
 
-def resnetv2_50(**options) -> ResNetV2:
-    return ResNetV2(PreActBottleneck, **{"layers": (3, 4, 6, 3), **options})
+def resnetv2_101(layers=(3, 4, 23, 3), **options) -> ResNetV2:
+    return ResNetV2(PreActBottleneck, layers=layers, **options)
 
 
-def resnetv2_101(**options) -> ResNetV2:
-    return ResNetV2(PreActBottleneck, **{"layers": (3, 4, 23, 3), **options})
+def resnetv2_152(layers=(3, 8, 36, 3), **options) -> ResNetV2:
+    return ResNetV2(PreActBottleneck, layers=layers, **options)
 
 
-def resnetv2_152(**options) -> ResNetV2:
-    return ResNetV2(PreActBottleneck, **{"layers": (3, 8, 36, 3), **options})
+def resnetv2_50d(deep_stem=(32, 32), avg_down=True, **options) -> ResNetV2:
+    return resnetv2_50(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnetv2_50d(**options) -> ResNetV2:
-    return resnetv2_50(**{**DEEP, **options})
+def resnetv2_101d(deep_stem=(32, 32), avg_down=True, **options) -> ResNetV2:
+    return resnetv2_101(deep_stem=deep_stem, avg_down=avg_down, **options)
 
 
-def resnetv2_101d(**options) -> ResNetV2:
-    return resnetv2_101(**{**DEEP, **options})
+def resnetv2_50x1_bit(bit=True, **options) -> ResNetV2:
+    return resnetv2_50(bit=bit, **options)
 
 
-def resnetv2_50x1_bit(**options) -> ResNetV2:
-    return resnetv2_50(**{"bit": True, **options})
+def resnetv2_101x1_bit(bit=True, **options) -> ResNetV2:
+    return resnetv2_101(bit=bit, **options)
 
 
-def resnetv2_101x1_bit(**options) -> ResNetV2:
-    return resnetv2_101(**{"bit": True, **options})
-
-
-def resnetv2_50x3_bit(**options) -> ResNetV2:
-    return resnetv2_50(**{"bit": True, "width_factor": 3, **options})
+def resnetv2_50x3_bit(bit=True, width_factor=3, **options) -> ResNetV2:
+    return resnetv2_50(bit=bit, width_factor=width_factor, **options)

@@ -231,8 +231,7 @@ class SENet(Backbone):
                 channels, stride = width * block.expansion, 1
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
             widths[f"c{i + 2}"] = channels
-        self.channels = {f"c{i + 1}": widths[f"c{i + 1}"] for i in self.out_indices}
-        self.strides = {name: 2 ** int(name[1:]) for name in self.channels}
+        self.known_channels = {f"c{i + 1}": widths[f"c{i + 1}"] for i in self.out_indices}
         if not features_only:
             self.dropout = nn.Dropout(dropout)  # mirror: Dropout follows
             self.last_linear = nn.Linear(channels, num_classes)

@@ -14,7 +14,7 @@ from torch import nn
 from torch_impl.layers.backbone import Backbone, split
 from torch_impl.layers.channel_shuffle import channel_shuffle
 from torch_impl.layers.normalization import BatchNorm2d
-from torch_impl.layers.pooling import AvgPool2d, max_pool2d
+from torch_impl.layers.pooling import AvgPool2d
 from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -89,7 +89,7 @@ class ShuffleNetV1(Backbone):
         out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class ShuffleNetV1(Backbone):
         self.first_conv = nn.Sequential(
             nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False), BatchNorm2d(channels[0]), nn.ReLU(inplace=True)
         )
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         units, width = [], channels[0]
         self.stage_ends = []  # index of the last unit of each stage
         for out, count in zip(channels[1:], layers, strict=True):
@@ -135,50 +136,50 @@ class ShuffleNetV1(Backbone):
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        x = max_pool2d(self.first_conv(images), 3, 2, 1)
-        maps = {"s4": x}
+        x = self.maxpool(self.first_conv(images))
+        maps = {"c2": x}
         for i, unit in enumerate(self.features):
             x = unit(x)
             if i in self.stage_ends:
-                maps[f"s{8 << self.stage_ends.index(i)}"] = x
+                maps[f"c{self.stage_ends.index(i) + 3}"] = x
         return {name: x for i, (name, x) in enumerate(maps.items()) if i in self.out_indices}
 
     def forward(self, images):
         if self.features_only:
             return self.forward_features(images)
-        x = max_pool2d(self.first_conv(images), 3, 2, 1)
+        x = self.maxpool(self.first_conv(images))
         for unit in self.features:
             x = unit(x)
         return self.classifier(x.mean((2, 3)))
 
 
-def shufflenet_v1_g3_x0_5(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (12, 120, 240, 480), "groups": 3, **options})
+def shufflenet_v1_g3_x0_5(layers=(4, 8, 4), channels=(12, 120, 240, 480), groups=3, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g3_x1_0(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (24, 240, 480, 960), "groups": 3, **options})
+def shufflenet_v1_g3_x1_0(layers=(4, 8, 4), channels=(24, 240, 480, 960), groups=3, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g3_x1_5(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (24, 360, 720, 1440), "groups": 3, **options})
+def shufflenet_v1_g3_x1_5(layers=(4, 8, 4), channels=(24, 360, 720, 1440), groups=3, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g3_x2_0(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (48, 480, 960, 1920), "groups": 3, **options})
+def shufflenet_v1_g3_x2_0(layers=(4, 8, 4), channels=(48, 480, 960, 1920), groups=3, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g8_x0_5(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (16, 192, 384, 768), "groups": 8, **options})
+def shufflenet_v1_g8_x0_5(layers=(4, 8, 4), channels=(16, 192, 384, 768), groups=8, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g8_x1_0(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (24, 384, 768, 1536), "groups": 8, **options})
+def shufflenet_v1_g8_x1_0(layers=(4, 8, 4), channels=(24, 384, 768, 1536), groups=8, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g8_x1_5(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (24, 576, 1152, 2304), "groups": 8, **options})
+def shufflenet_v1_g8_x1_5(layers=(4, 8, 4), channels=(24, 576, 1152, 2304), groups=8, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)
 
 
-def shufflenet_v1_g8_x2_0(**options) -> ShuffleNetV1:
-    return ShuffleNetV1(**{"layers": (4, 8, 4), "channels": (48, 768, 1536, 3072), "groups": 8, **options})
+def shufflenet_v1_g8_x2_0(layers=(4, 8, 4), channels=(48, 768, 1536, 3072), groups=8, **options) -> ShuffleNetV1:
+    return ShuffleNetV1(layers=layers, channels=channels, groups=groups, **options)

@@ -8,7 +8,6 @@ Mirror notes:
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.layers.backbone import Backbone
@@ -90,7 +89,7 @@ class ShuffleNetV2(Backbone):
         out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of maps ``"s4"``, ``"s8"``, ... named by their stride.
+    Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
     def __init__(
@@ -108,6 +107,7 @@ class ShuffleNetV2(Backbone):
         super().__init__()
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         self.conv1 = nn.Sequential(*conv_bn_relu(in_chans, channels[0], 3, 2))
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)  # mirror: padding is explicit
         for i, count in enumerate(layers):
             units = [InvertedResidual(channels[i], channels[i + 1], 2)]
             units += [InvertedResidual(channels[i + 1], channels[i + 1], 1) for _ in range(count - 1)]
@@ -122,32 +122,32 @@ class ShuffleNetV2(Backbone):
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        x = F.max_pool2d(self.conv1(images), 3, 2, 1)  # mirror: padding is explicit
-        maps = {"s4": x}
-        for stride, stage in zip((8, 16, 32), (self.stage2, self.stage3, self.stage4), strict=True):
-            x = maps[f"s{stride}"] = stage(x)
+        x = self.maxpool(self.conv1(images))
+        maps = {"c2": x}
+        for name, stage in zip(("c3", "c4", "c5"), (self.stage2, self.stage3, self.stage4), strict=True):
+            x = maps[name] = stage(x)
         return {name: x for i, (name, x) in enumerate(maps.items()) if i in self.out_indices}
 
     def forward(self, images):
         if self.features_only:
             return self.forward_features(images)
-        x = F.max_pool2d(self.conv1(images), 3, 2, 1)
+        x = self.maxpool(self.conv1(images))
         for stage in (self.stage2, self.stage3, self.stage4, self.conv5):
             x = stage(x)
         return self.fc(x.mean((2, 3)))
 
 
-def shufflenet_v2_x0_5(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 48, 96, 192, 1024), **options})
+def shufflenet_v2_x0_5(layers=(4, 8, 4), channels=(24, 48, 96, 192, 1024), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)
 
 
-def shufflenet_v2_x1_0(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 116, 232, 464, 1024), **options})
+def shufflenet_v2_x1_0(layers=(4, 8, 4), channels=(24, 116, 232, 464, 1024), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)
 
 
-def shufflenet_v2_x1_5(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 176, 352, 704, 1024), **options})
+def shufflenet_v2_x1_5(layers=(4, 8, 4), channels=(24, 176, 352, 704, 1024), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)
 
 
-def shufflenet_v2_x2_0(**options) -> ShuffleNetV2:
-    return ShuffleNetV2(**{"layers": (4, 8, 4), "channels": (24, 244, 488, 976, 2048), **options})
+def shufflenet_v2_x2_0(layers=(4, 8, 4), channels=(24, 244, 488, 976, 2048), **options) -> ShuffleNetV2:
+    return ShuffleNetV2(layers=layers, channels=channels, **options)

@@ -63,7 +63,7 @@ class SqueezeNet(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16 (0 to 3) come out with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K), not negative; with ``features_only`` a dict of maps ``"s2"``, ``"s4"``, ... by stride.
+    Returns: logits (N, K), not negative; with ``features_only`` a dict of maps ``"c1"``, ``"c2"``, ...
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class SqueezeNet(Backbone):
         return F.relu(self.classifier(x)).mean((2, 3))  # mirror: NCHW
 
 
-def squeezenet1_0(**options) -> SqueezeNet:
-    return SqueezeNet(**{"stem": (96, 7), "stages": ((16, 16, 32), (32, 48, 48, 64), (64,)), **options})
+def squeezenet1_0(stem=(96, 7), stages=((16, 16, 32), (32, 48, 48, 64), (64,)), **options) -> SqueezeNet:
+    return SqueezeNet(stem=stem, stages=stages, **options)
 
 
-def squeezenet1_1(**options) -> SqueezeNet:
-    return SqueezeNet(**{"stem": (64, 3), "stages": ((16, 16), (32, 32), (48, 48, 64, 64)), **options})
+def squeezenet1_1(stem=(64, 3), stages=((16, 16), (32, 32), (48, 48, 64, 64)), **options) -> SqueezeNet:
+    return SqueezeNet(stem=stem, stages=stages, **options)

@@ -5,8 +5,10 @@ Mirror notes:
   and those normalise with their running statistics.
 """
 
+import copy
 import itertools
 
+import torch
 from torch import nn
 
 from torch_impl.layers.normalization import freeze_norm
@@ -28,6 +30,23 @@ class Backbone(nn.Module):
     ``channels`` and ``strides`` say by name, such as "c4", what ``forward_features`` returns: who builds on a backbone
     asks, and does not compute.
     """
+
+    known_channels = known_strides = None
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Width of every map that ``forward_features`` returns, by name."""
+        if self.known_channels is None:
+            model = copy.deepcopy(self).to("meta").eval()
+            first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+            maps = model.forward_features(torch.empty(2, first.in_channels, 320, 320, device="meta"))
+            self.known_channels = {name: x.shape[1] for name, x in maps.items()}
+        return dict(self.known_channels)
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the image for a pixel of every map that ``forward_features`` returns, by name."""
+        return dict(self.known_strides or {name: 2 ** int(name[1:]) for name in self.channels})
 
     def levels(self) -> list[list[nn.Module]]:
         """The modules that lead to the first map (the stem), then those that lead from each map to the next."""
@@ -73,5 +92,5 @@ class Backbone(nn.Module):
         for i in range(self.stage_ends[-1] + 1):
             x = self.features[i](x)
             if i in self.stage_ends and self.stage_ends.index(i) in self.out_indices:
-                maps[f"s{2 << self.stage_ends.index(i)}"] = x
+                maps[f"c{self.stage_ends.index(i) + 1}"] = x
         return maps
