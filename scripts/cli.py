@@ -293,17 +293,19 @@ def fetch(name, checkpoint, as_json):
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--checkpoint", help="A checkpoint's name, or a file; the first of the catalogue by default.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes of each picture.")
+@click.option("--draw", type=click.Path(path_type=Path), help="Also a picture of the answers: maps, boxes, images.")
 @options
 @key
 @as_json
-def predict(name, inputs, checkpoint, top, options, key, as_json):
+def predict(name, inputs, checkpoint, top, draw, options, key, as_json):
     """Answers of four engines: TensorFlow, PyTorch and both ONNX files.
 
-    INPUT: pictures (classification), pictures of text lines (ocr), or sentences (sentence encoders).
+    INPUT: pictures (classification), one picture (segmentation, detection, image to image), pictures of text lines
+    (ocr), or sentences (sentence encoders).
     """
     from scripts.answer import predict
 
-    return predict(name, inputs, checkpoint, top, as_json, options, key)
+    return predict(name, inputs, checkpoint, top, as_json, options, key, draw)
 
 
 @main.command()

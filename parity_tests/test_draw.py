@@ -1,0 +1,71 @@
+"""Drawn answers: hand-made outputs whose right picture is known, and the command on seeded weights."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from scripts import draw
+from scripts.cli import main
+
+
+def test_colours_are_those_of_pascal_voc():
+    expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert [draw.colour(k) for k in range(5)] == expected
+    assert draw.colour(20) == (0, 64, 128)
+
+
+def test_class_map_lies_over_the_picture():
+    classes = np.zeros((4, 6), int)
+    classes[:, 3:] = 1
+    found = np.asarray(draw.class_map(Image.new("RGB", (12, 8), (100, 100, 100)), classes))
+    assert found.shape == (4, 6, 3)
+    np.testing.assert_allclose(found[0, 0], 40, atol=1)  # 0.4 * 100 + 0.6 * 0
+    np.testing.assert_allclose(found[0, 5], [40 + 77, 40, 40], atol=1)  # 0.6 * 128 more of red
+
+
+def test_boxes_are_where_they_should_be():
+    found = [{"box": [10, 20, 40, 50], "class": 0, "text": ""}]
+    picture = np.asarray(draw.boxes(Image.new("RGB", (64, 64)), found))
+    red = (picture == draw.colour(1)).all(-1)
+    rows, columns = np.nonzero(red)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 50, 10, 40)
+    assert not red[30:40, 20:30].any()  # hollow
+
+
+def test_pictures_stand_in_a_row_with_a_legend():
+    one, two = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (30, 20), "blue")
+    sheet = np.asarray(draw.side_by_side({"a": one, "b": two}, {"cat": (1, 2, 3)}))
+    top = draw.MARGIN + draw.LINE
+    assert (sheet[top : top + 20, 8:38] == (255, 0, 0)).all() and (sheet[top : top + 20, 46:76] == (0, 0, 255)).all()
+    assert ((sheet[top + 20 :] == (1, 2, 3)).all(-1)).sum() > 50
+
+
+@pytest.mark.parametrize("model", ["segnet_basic", "cyclegan_resnet_6blocks"])
+def test_predict_draws_four_engines(tmp_path, model):
+    photograph, out = tmp_path / "photo.png", tmp_path / "out.png"
+    noise = np.random.default_rng(0).integers(0, 255, (32, 48, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(photograph)
+    arguments = ["predict", model, str(photograph), "--checkpoint", "seeded", "--draw", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "PyTorch's ONNX" in result.output
+    with Image.open(out) as sheet:
+        assert sheet.width == 5 * 48 + 6 * draw.MARGIN
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["segnet_basic", "a.png", "b.png"], "takes one picture, and 2"),
+        (["segnet_basic", "a.png", "--draw", "out.txt"], "ends in .png"),
+        (["squeezenet1_1", "a.png", "--draw", "out.png"], "are a table"),
+    ],
+)
+def test_bad_use_is_refused_and_leaves_nothing(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32)).save(name)
+    result = CliRunner().invoke(main, ["predict", *arguments, "--checkpoint", "seeded"])
+    assert result.exit_code == 2 and words in str(result.output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]

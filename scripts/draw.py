@@ -1,0 +1,96 @@
+"""Answers as pictures: the input and what every engine makes of it, side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from scripts.output import Problem, written
+
+__all__ = ["boxes", "class_map", "colour", "save", "side_by_side"]
+
+MARGIN = 8
+LINE = 18  # height of a line of text, in pixels
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """The colour of a class, as PASCAL VOC numbers them: the bits of the number spread over red, green and blue."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
+    return tuple(channels)
+
+
+def class_map(picture: Image.Image, classes: np.ndarray) -> Image.Image:
+    """A picture under the translucent colours of its pixels' classes.
+
+    Args:
+        picture: of any size; it is given that of the map.
+        classes: (H, W) int.
+    """
+    colours = np.array([colour(k) for k in range(int(classes.max(initial=0)) + 1)], np.uint8)[classes]
+    height, width = classes.shape
+    return Image.blend(picture.convert("RGB").resize((width, height)), Image.fromarray(colours), 0.6)
+
+
+def boxes(picture: Image.Image, found: Sequence[Mapping]) -> Image.Image:
+    """A picture with labelled boxes.
+
+    Args:
+        picture: of the size that the boxes are measured in.
+        found: dicts of ``"box"`` (x1, y1, x2, y2) in pixels, ``"class"`` and ``"text"``.
+    """
+    picture = picture.convert("RGB")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for item in found:
+        x1, y1, x2, y2 = item["box"]
+        chosen = colour(item["class"] + 1)
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=chosen, width=2)
+        draw.rectangle(draw.textbbox((x1, y1), item["text"], font=font), fill=chosen)
+        draw.text((x1, y1), item["text"], fill="white" if sum(chosen) < 380 else "black", font=font)
+    return picture
+
+
+def side_by_side(pictures: Mapping[str, Image.Image], legend: Mapping[str, tuple] | None = None) -> Image.Image:
+    """Pictures in a row, each under its title, and a legend of colours below."""
+    legend = legend or {}
+    font = ImageFont.load_default()
+    width = sum(picture.width for picture in pictures.values()) + MARGIN * (len(pictures) + 1)
+    tall = max(picture.height for picture in pictures.values())
+    columns = max(1, (width - MARGIN) // 160)
+    rows = -(-len(legend) // columns)
+    sheet = Image.new("RGB", (width, tall + LINE * (1 + rows) + 3 * MARGIN), "white")
+    draw, left = ImageDraw.Draw(sheet), MARGIN
+    for title, picture in pictures.items():
+        draw.text((left, MARGIN), title, fill="black", font=font)
+        sheet.paste(picture, (left, MARGIN + LINE))
+        left += picture.width + MARGIN
+    for i, (name, chosen) in enumerate(legend.items()):
+        x, y = MARGIN + 160 * (i % columns), tall + LINE + 2 * MARGIN + LINE * (i // columns)
+        draw.rectangle((x, y, x + 12, y + 12), fill=chosen, outline="black")
+        draw.text((x + 18, y), name, fill="black", font=font)
+    return sheet
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Write a picture; the file is there whole or not at all.
+
+    Raises:
+        Problem: if its ending names no format, or it cannot be written.
+    """
+    check(path)
+    with written(path) as temporary:
+        sheet.save(temporary)
+
+
+def check(path: Path) -> None:
+    """Refuse a file whose ending names no format.
+
+    Raises:
+        Problem: names the endings that do.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise Problem(f"--draw {path}: a file that ends in {', '.join(SUFFIXES)} was expected")
