@@ -30,6 +30,7 @@ class Reference:
             of a module, "head@1" the second tensor that it returns.
         outputs: fingerprint output -> key of the model's output ("" if it returns one tensor).
         inputs: fingerprint input -> model input, where the names differ.
+        given: model inputs that the file describes in words.
         training: the same as ``outputs`` for those that were computed with batch statistics.
         results: fingerprint output -> key of the post-process.
         step: losses and gradients are those of one step of the trainer, which lists its ``gradients`` by name.
@@ -53,6 +54,7 @@ class Reference:
     outputs: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
     results: Mapping[str, str] = field(default_factory=dict)
     step: bool = False
     after: Mapping[str, str] = field(default_factory=dict)

@@ -381,7 +381,8 @@ class Proof:
         names = dict(zip(self.entry.inputs, inputs, strict=False))
         if reference.inputs:
             names = {ours: theirs for theirs, ours in reference.inputs.items()}
-        return {ours: inputs[theirs] for ours, theirs in names.items()}
+        found = {ours: inputs[theirs] for ours, theirs in names.items()} | dict(reference.given)
+        return {name: found[name] for name in self.entry.inputs if name in found} if reference.given else found
 
     def _sampled(self, panel, reference, inputs) -> Arrays:
         modules = {}
