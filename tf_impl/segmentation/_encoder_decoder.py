@@ -20,7 +20,17 @@ from tf_impl.layers.model import Model
 __all__ = ["DecodeHead", "EncoderDecoder", "FCNHead", "ResNetV1c", "auxiliary_head", "conv_bn", "dilated_resnet"]
 
 conv_bn = functools.partial(ConvModule, norm="batch")
-BLOCKS = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3))}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class UndilatedBasicBlock(BasicBlock):
+    """A basic block whose second convolution is never dilated, as in mmsegmentation."""
+
+    def __init__(self, planes: int, strides: int = 1, dilation_rate: int = 1, first_dilation: int = 1, **options):
+        super().__init__(planes, strides, 1, first_dilation, **options)
+
+
+BLOCKS = {18: (UndilatedBasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3))}
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -19,7 +19,18 @@ from torch_impl.layers.conv_module import ConvModule
 __all__ = ["DecodeHead", "EncoderDecoder", "FCNHead", "ResNetV1c", "auxiliary_head", "conv_bn", "dilated_resnet"]
 
 conv_bn = functools.partial(ConvModule, norm="batch")
-BLOCKS = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3))}
+
+
+class UndilatedBasicBlock(BasicBlock):
+    """A basic block whose second convolution is never dilated, as in mmsegmentation."""
+
+    def __init__(
+        self, in_channels: int, planes: int, stride: int = 1, dilation: int = 1, first_dilation: int = 1, **options
+    ):
+        super().__init__(in_channels, planes, stride, 1, first_dilation, **options)
+
+
+BLOCKS = {18: (UndilatedBasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3))}
 
 
 class ResNetV1c(ResNet):
@@ -113,9 +124,7 @@ class FCNHead(DecodeHead):
         super().__init__(channels if num_convs else in_channels, num_classes, dropout)
         self.in_map, padding = in_map, kernel_size // 2
         widths = [in_channels, *[channels] * num_convs]
-        self.convs = nn.ModuleList(
-            conv_bn(a, b, kernel_size, padding=padding) for a, b in itertools.pairwise(widths)
-        )
+        self.convs = nn.ModuleList(conv_bn(a, b, kernel_size, padding=padding) for a, b in itertools.pairwise(widths))
         self.conv_cat = None
         if concat_input:
             self.conv_cat = conv_bn(in_channels + channels, channels, kernel_size, padding=padding)

@@ -6,6 +6,13 @@ import numpy as np
 
 from parity_tests.harness.case import Case, Reference, images
 
+R18 = {
+    "depth": 18,
+    "num_classes": 7,
+    "channels": 64,
+    "aux_channels": 32,
+    "dropout": 0.0,
+}  # of the files "mmseg_*_r18_*"
 SMALL = {"width": 8, "layers": (1, 1, 1, 1), "num_classes": 5}
 
 
@@ -22,19 +29,26 @@ def label_maps(height: int, width: int, classes: int = 5):
     return make
 
 
-def grid_labels(expected):
-    """The labels of a fingerprint: a grid of classes, a corner ignored (the fingerprints' README)."""
+def grid_labels(expected, ignored: int = 255, size: tuple[int, int] | None = None):
+    """The labels of a fingerprint: a grid of classes, a corner ignored (the fingerprints' README).
+
+    Args:
+        expected: the fingerprint.
+        ignored: label of the corner.
+        size: height and width, where they are not those of the image.
+    """
     loss, notes = expected["loss"], expected.get("notes", "")
     if loss.get("size"):
         (height, width), batch, cell, classes, offset = loss["size"], 2, 16, 19, loss["targets"]["offset"]
         corner = 8
     else:
-        batch, _, height, width = next(iter(expected["inputs"].values()))["shape"]
+        batch, _, *image = next(iter(expected["inputs"].values()))["shape"]
+        height, width = size or image
         cell, corner, offset = 8, 4, 0
         classes = int(re.search(r"C = (\d+)", notes)[1])
     rows, columns = np.arange(height)[:, None], np.arange(width)
     labels = np.stack([(rows // cell + 3 * (columns // cell) + 5 * i + offset) % classes for i in range(batch)])
-    labels[:, (rows < corner) & (columns > width // 2)] = 255
+    labels[:, (rows < corner) & (columns > width // 2)] = ignored
     return {"labels": labels}
 
 
@@ -51,7 +65,9 @@ def mmseg(file: str, heads=None, losses=None, maps: bool = True, **options) -> R
     if heads is None:
         heads = {"decode_head": "logits", "auxiliary_head": "aux_logits"}
         heads = heads if first == "configuration" else {"decode": "logits", "aux": "aux_logits"}
-    losses = losses or {"decode.loss_ce": "decode.loss_ce", "aux.loss_ce": "aux.loss_ce"}
+    options = {**(R18 if "_r18_" in file else {"dropout": 0.0}), **options}
+    if losses is None:
+        losses = {"decode.loss_ce": "decode.loss_ce", "aux.loss_ce": "aux.loss_ce"}
     return Reference(
         file,
         options,

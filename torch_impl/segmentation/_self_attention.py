@@ -1,0 +1,68 @@
+"""Attention between two maps, as ANN and OCRNet have it.
+
+Parameter names: mmsegmentation ``models/utils/self_attention_block.py`` (Apache-2.0).
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow; Keras infers the input widths.
+"""
+
+from torch import nn
+
+from torch_impl.segmentation._encoder_decoder import conv_bn
+
+__all__ = ["SelfAttentionBlock"]
+
+
+class SelfAttentionBlock(nn.Module):
+    """Every place of one map receives a weighted sum over the places of another.
+
+    Args:
+        key_channels, query_channels: of the map that is summed over, and of the one that receives.
+        channels: of keys, queries and values.
+        out_channels: of the result.
+        shared: keys and queries have the same projection.
+        key_pool: makes the places that are summed over, (N, C, P), of a map; all places of it by default.
+        num_convs: convolutions of the projections of keys and queries.
+        value_norm: the projections of values and of the result have normalisation and ReLU.
+
+    Inputs: the query map (N, Cq, H, W), the key map (N, Ck, h, w).
+    Returns: (N, out_channels, H, W).
+    """
+
+    def __init__(
+        self,
+        key_channels: int,
+        query_channels: int,
+        channels: int,
+        out_channels: int,
+        shared: bool = False,
+        key_pool=None,
+        num_convs: int = 1,
+        value_norm: bool = False,
+    ):
+        super().__init__()
+        self.scale, self.key_pool = channels**-0.5, key_pool
+
+        def projection(in_channels):
+            convs = [conv_bn(in_channels if i == 0 else channels, channels, 1) for i in range(num_convs)]
+            return convs[0] if num_convs == 1 else nn.Sequential(*convs)
+
+        conv = conv_bn if value_norm else nn.Conv2d
+        self.key_project = projection(key_channels)
+        self.query_project = self.key_project if shared else projection(query_channels)
+        self.value_project = conv(key_channels, channels, 1)
+        self.out_project = conv(channels, out_channels, 1)
+        if not value_norm:
+            nn.init.zeros_(self.out_project.weight)
+            nn.init.zeros_(self.out_project.bias)
+
+    def places(self, x):
+        """(N, C, h, w) -> (N, C, P)."""
+        return x.flatten(2) if self.key_pool is None else self.key_pool(x)
+
+    def forward(self, query, key):
+        queries = self.query_project(query).flatten(2).transpose(1, 2)  # (N, HW, C)
+        keys, values = self.places(self.key_project(key)), self.places(self.value_project(key))
+        weights = (queries @ keys * self.scale).softmax(-1)  # (N, HW, P)
+        context = (weights @ values.transpose(1, 2)).transpose(1, 2)
+        return self.out_project(context.reshape(query.shape[0], -1, *query.shape[2:]))

@@ -1,0 +1,172 @@
+"""OCRNet: the classes of a first head gather their places into regions, and every place attends to the regions.
+
+"Object-Contextual Representations for Semantic Segmentation", 2019, arXiv:1909.11065.
+Parameter names: mmsegmentation ``decode_heads/ocr_head.py`` (Apache-2.0).
+What to look at: two softmaxes, over places where regions are gathered and over classes where places attend; the first
+head gets gradients through both losses.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow; Keras infers the input widths.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.classification.hrnet import HRNet
+from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.losses.segmentation import SegmentationCriterion, SegmentationPostProcess
+from torch_impl.segmentation._encoder_decoder import DecodeHead, FCNHead, conv_bn, dilated_resnet
+from torch_impl.segmentation._self_attention import SelfAttentionBlock
+
+__all__ = [
+    "CascadeEncoderDecoder",
+    "OCRCriterion",
+    "OCRHead",
+    "ObjectAttention",
+    "SegmentationPostProcess",
+    "joined",
+    "ocrnet_hr18",
+    "ocrnet_hr18s",
+    "ocrnet_hr48",
+    "ocrnet_r50_d8",
+    "ocrnet_r101_d8",
+]
+
+
+def joined(maps) -> dict:
+    """All maps at the size of the first, one after the other, as the map ``"all"``; the maps themselves with them."""
+    first, *others = maps.values()
+    return {**maps, "all": torch.cat((first, *(resize_bilinear(x, map_size(first)) for x in others)), 1)}
+
+
+class ObjectAttention(SelfAttentionBlock):
+    """Every place attends to the regions of the classes, and is joined with what it receives (equations 9 to 11).
+
+    Args:
+        channels: width C of the map and of the regions.
+        inner: channels of keys, queries and values.
+
+    Inputs: the map (N, C, H, W), the regions (N, C, K, 1).
+    Returns: (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__(channels, channels, inner, channels, num_convs=2, value_norm=True)
+        self.bottleneck = conv_bn(2 * channels, channels, 1)
+
+    def forward(self, query, key):
+        return self.bottleneck(torch.cat((super().forward(query, key), query), 1))
+
+
+class OCRHead(DecodeHead):
+    """The second head (section 3.2).
+
+    Args:
+        in_channels: of the map.
+        channels: of the map after its convolution.
+        num_classes, dropout: see :class:`DecodeHead`.
+        ocr_channels: of keys, queries and values.
+        in_map: name of the map.
+
+    Inputs: dict of maps (N, C, H, W); logits (N, K, H, W) of the first head.
+    Returns: logits (N, K, H, W).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 512,
+        num_classes: int = 19,
+        dropout: float = 0.1,
+        ocr_channels: int = 256,
+        in_map: str = "c5",
+    ):
+        super().__init__(channels, num_classes, dropout)
+        self.in_map = in_map
+        self.object_context_block = ObjectAttention(channels, ocr_channels)
+        self.bottleneck = conv_bn(in_channels, channels, 3, padding=1)
+
+    def forward(self, maps, logits):
+        x = self.bottleneck(maps[self.in_map])
+        shares = logits.flatten(2).softmax(-1)  # of every class, over the places
+        regions = x.flatten(2) @ shares.transpose(1, 2)  # (N, C, K)
+        return self.classify(self.object_context_block(x, regions[..., None]))
+
+
+class CascadeEncoderDecoder(nn.Module):
+    """Backbone, a head, and a head that sees the first one's logits.
+
+    Args:
+        backbone: returns its maps by name.
+        heads: the two heads.
+        join: whether the heads read all maps, joined (:func:`joined`).
+
+    Inputs: (N, 3, H, W) float, normalised.
+    Returns: dict of logits (N, K, H', W'): ``"logits"`` of the second head, ``"aux_logits"`` of the first.
+    """
+
+    def __init__(self, backbone, heads, join: bool):
+        super().__init__()
+        self.backbone, self.join = backbone, join
+        self.decode_head = nn.ModuleList(heads)
+
+    def forward(self, images):
+        maps = self.backbone(images)
+        maps = joined(maps) if self.join else maps
+        first, second = self.decode_head
+        regions = first(maps)
+        return {"logits": second(maps, regions), "aux_logits": regions}
+
+
+class OCRCriterion(SegmentationCriterion):
+    """Cross-entropy of both heads.
+
+    Args:
+        terms, options: see :class:`SegmentationCriterion`.
+
+    Inputs and returns: as of :class:`SegmentationCriterion`.
+    """
+
+    def __init__(self, terms=(("decode_1.loss_ce", "logits", 1.0), ("decode_0.loss_ce", "aux_logits", 0.4)), **options):
+        super().__init__(terms, **options)
+
+
+def ocrnet_hr18(
+    width: int = 18,
+    num_classes: int = 19,
+    channels: int = 512,
+    ocr_channels: int = 256,
+    **options,
+) -> CascadeEncoderDecoder:
+    backbone = HRNet(width, fuse_upsample="bilinear", features_only=True, **options)
+    total = sum(backbone.channels.values())
+    first = FCNHead(total, total, num_classes, 0.0, "all", num_convs=1, kernel_size=1, concat_input=False)
+    second = OCRHead(total, channels, num_classes, 0.0, ocr_channels, "all")
+    return CascadeEncoderDecoder(backbone, [first, second], join=True)
+
+
+def ocrnet_hr18s(modules=(1, 3, 2), depth: int = 2, stage1=(2, 64), **options) -> CascadeEncoderDecoder:
+    return ocrnet_hr18(modules=modules, depth=depth, stage1=stage1, **options)
+
+
+def ocrnet_hr48(width: int = 48, **options) -> CascadeEncoderDecoder:
+    return ocrnet_hr18(width=width, **options)
+
+
+def ocrnet_r50_d8(
+    depth: int = 50,
+    num_classes: int = 19,
+    channels: int = 512,
+    ocr_channels: int = 256,
+    aux_channels: int = 256,
+    dropout: float = 0.1,
+    **options,
+) -> CascadeEncoderDecoder:
+    backbone = dilated_resnet(depth, **options)
+    first = FCNHead(backbone.channels["c4"], aux_channels, num_classes, dropout, "c4", num_convs=1, concat_input=False)
+    second = OCRHead(backbone.channels["c5"], channels, num_classes, dropout, ocr_channels)
+    return CascadeEncoderDecoder(backbone, [first, second], join=False)
+
+
+def ocrnet_r101_d8(depth: int = 101, **options) -> CascadeEncoderDecoder:
+    return ocrnet_r50_d8(depth=depth, **options)
