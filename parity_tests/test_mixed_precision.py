@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 import torch
 
-import tf_impl.training.mixed_precision as tf_mixed
 import tf_impl.state
-import torch_impl.training.mixed_precision as torch_mixed
+import tf_impl.training.mixed_precision as tf_mixed
 import torch_impl.state
+import torch_impl.training.mixed_precision as torch_mixed
 from parity_tests.harness.case import get
 from parity_tests.harness.measure import Proof
-from tf_impl.layers.convolution import Conv2d
+from tf_impl.layers.convolution import Conv2D
 from weights.seeded import seeded
 
 PANELS = ("tensorflow", "pytorch")
@@ -138,7 +138,9 @@ def smooth_step(panel: str, dtype: str, scale: float) -> np.ndarray:
         state, x = torch_impl.state, torch.from_numpy(x)
         optimizer = torch.optim.SGD(model.parameters(), 0.125, momentum=0.5)
     else:
-        model = keras.Sequential([Conv2d(3, 8, 3), keras.layers.Activation("sigmoid"), Conv2d(8, 4, 3)])
+        model = keras.Sequential(
+            [keras.Input((None, None, 3)), Conv2D(8, 3), keras.layers.Activation("sigmoid"), Conv2D(4, 3)]
+        )
         state, x = tf_impl.state, tf.constant(x.transpose(0, 2, 3, 1))
         state.build(model)
         optimizer = keras.optimizers.SGD(0.125, momentum=0.5)

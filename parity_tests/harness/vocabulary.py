@@ -49,6 +49,7 @@ CLASSES = {  # torch.nn, or ours with PyTorch's arguments -> tf_impl.layers, or 
     "Embedding": "Embedding",
     "MaxPool2d": "MaxPooling2D",
     "AvgPool2d": "AveragePooling2D",
+    "AdaptiveAvgPool2d": "AdaptiveAveragePooling2D",
     "ModuleList": "list",
     "ReLU": "ReLU",
 }

@@ -112,7 +112,7 @@ def deep_convs(widths: tuple[int, int, int], norm) -> list[keras.layers.Layer]:
     ]
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "resnet.BasicBlock")
 class BasicBlock(keras.layers.Layer):
     """Two 3x3 convolutions and a shortcut.
 
@@ -163,7 +163,7 @@ class BasicBlock(keras.layers.Layer):
         return tf.nn.relu(y + identity)
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "resnet.Bottleneck")
 class Bottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion by four, and a shortcut.
 

@@ -118,7 +118,7 @@ class PreActBottleneck(keras.layers.Layer):
         return self.conv3(tf.nn.relu(self.norm3(y, training=training))) + shortcut
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "resnetv2.Stage")
 class Stage(keras.layers.Layer):
     """Blocks of one width; the first has the stride and, in the bottleneck variant, always a projection."""
 

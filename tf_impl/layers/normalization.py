@@ -15,11 +15,8 @@ from .native import exporting, onnx_node
 __all__ = [
     "BatchNorm2d",
     "BatchNormalization",
-    "FrozenBatchNorm2d",
     "FrozenBatchNormalization",
-    "GroupNorm",
     "GroupNormalization",
-    "InstanceNorm2d",
     "InstanceNormalization",
     "LayerNorm",
     "LayerNormalization",
@@ -301,107 +298,6 @@ class BatchNorm2d(keras.layers.Layer):
         unbiased = variance * (count / (count - 1.0))  # what PyTorch stores; it normalises with the biased one
         self.moving_variance.assign(keep * tf.convert_to_tensor(self.moving_variance) + new * unbiased)
         self.num_batches_tracked.assign_add(1)
-
-
-@keras.saving.register_keras_serializable("diptych")
-class FrozenBatchNorm2d(BatchNorm2d):
-    """Batch normalisation as a fixed scale and shift: all four tensors are buffers.
-
-    Args:
-        num_features: channels C.
-        eps: added to the variance inside the root.
-
-    Inputs: (N, H, W, C).  Returns: the same shape.
-    Source: torchvision ``ops/misc.py``.
-    """
-
-    def __init__(self, num_features: int, eps: float = 1e-5, **kwargs):
-        super().__init__(num_features, eps, **kwargs)
-        self.fixed = True
-
-
-@keras.saving.register_keras_serializable("diptych")
-class GroupNorm(keras.layers.Layer):
-    """Group normalisation: mean and biased variance over each sample's channel group, H and W (arXiv:1803.08494).
-
-    Args:
-        num_groups: number of groups of consecutive channels.
-        num_channels: channels C, a multiple of ``num_groups``.
-        eps: added to the variance inside the root.
-
-    Inputs: (N, H, W, C).  Returns: the same shape.
-    """
-
-    torch_names = {"gamma": ("weight", None), "beta": ("bias", None)}
-
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, **kwargs):
-        super().__init__(**kwargs)
-        if num_channels % num_groups:
-            raise ValueError(f"num_channels={num_channels} must be a multiple of num_groups={num_groups}")
-        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
-        self.gamma_initializer = "ones"
-
-    def build(self, input_shape):
-        self.gamma = self.add_weight(name="gamma", shape=(self.num_channels,), initializer=self.gamma_initializer)
-        self.beta = self.add_weight(name="beta", shape=(self.num_channels,), initializer="zeros")
-
-    def call(self, x, training=False):
-        _, height, width, channels = x.shape
-        if exporting():  # the groups as channels of one long line
-            ones, zeros = tf.ones(self.num_groups, x.dtype), tf.zeros(self.num_groups, x.dtype)
-            y = tf.reshape(
-                tf.transpose(x, (0, 3, 1, 2)), (-1, self.num_groups, height * width * channels // self.num_groups)
-            )
-            y = onnx_node("InstanceNormalization", [y, ones, zeros], {"epsilon": self.eps}, y.dtype, y.shape)
-            y = tf.transpose(tf.reshape(y, (-1, channels, height, width)), (0, 2, 3, 1))
-            return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
-
-        size = channels // self.num_groups
-
-        def means(values):  # (N, H, W, C) -> (N, groups, 1); axis by axis, because sums of few numbers round less
-            by_channel = tf.reduce_mean(tf.reduce_mean(values, 2), 1)
-            return tf.reduce_mean(tf.reshape(by_channel, (-1, self.num_groups, size)), 2, keepdims=True)
-
-        y = x - tf.reshape(tf.repeat(means(x), size, 2), (-1, 1, 1, channels))
-        scale = tf.math.rsqrt(means(tf.square(y)) + self.eps) * tf.reshape(self.gamma, (self.num_groups, size))
-        return y * tf.reshape(scale, (-1, 1, 1, channels)) + tf.convert_to_tensor(self.beta)
-
-
-@keras.saving.register_keras_serializable("diptych")
-class InstanceNorm2d(keras.layers.Layer):
-    """Instance normalisation: mean and biased variance of every channel of every image (arXiv:1607.08022).
-
-    Args:
-        num_features: channels C.
-        eps: added to the variance inside the root.
-        momentum: not used, since no running statistics are kept.
-        affine: whether a scale and a shift are learnt.
-
-    Inputs: (N, H, W, C).  Returns: the same shape.
-    """
-
-    torch_names = {"gamma": ("weight", None), "beta": ("bias", None)}
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False, **kwargs):
-        super().__init__(**kwargs)
-        self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
-
-    def build(self, input_shape):
-        if self.affine:
-            self.gamma = self.add_weight(name="gamma", shape=(self.num_features,), initializer="ones")
-            self.beta = self.add_weight(name="beta", shape=(self.num_features,), initializer="zeros")
-
-    def call(self, x):
-        ones, zeros = tf.ones(self.num_features, x.dtype), tf.zeros(self.num_features, x.dtype)
-        scale = tf.convert_to_tensor(self.gamma) if self.affine else ones
-        shift = tf.convert_to_tensor(self.beta) if self.affine else zeros
-        if exporting():
-            y = tf.transpose(x, (0, 3, 1, 2))
-            y = onnx_node("InstanceNormalization", [y, scale, shift], {"epsilon": self.eps}, y.dtype, y.shape)
-            return tf.transpose(y, (0, 2, 3, 1))
-        mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
-        scale = scale * tf.math.rsqrt(variance + self.eps)
-        return x * scale + (shift - mean * scale)
 
 
 @keras.saving.register_keras_serializable("diptych")

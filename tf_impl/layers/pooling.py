@@ -15,8 +15,6 @@ from .native import exporting, onnx_node
 __all__ = [
     "AdaptiveAveragePooling2D",
     "AveragePooling2D",
-    "AvgPool2d",
-    "MaxPool2d",
     "MaxPooling2D",
     "adaptive_avg_pool2d",
     "avg_pool2d",
@@ -224,30 +222,6 @@ class AveragePooling2D(Pooling, keras.layers.AveragePooling2D):
 
     def get_config(self):
         return {**super().get_config(), "count_include_pad": self.count_include_pad}
-
-
-@keras.saving.register_keras_serializable("diptych")
-class AvgPool2d(keras.layers.Layer):
-    """:func:`avg_pool2d` as a layer."""
-
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, **kwargs):
-        super().__init__(**kwargs)
-        self.arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad)
-
-    def call(self, x):
-        return avg_pool2d(x, *self.arguments)
-
-
-@keras.saving.register_keras_serializable("diptych")
-class MaxPool2d(keras.layers.Layer):
-    """:func:`max_pool2d` as a layer."""
-
-    def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **kwargs):
-        super().__init__(**kwargs)
-        self.arguments = (kernel_size, stride, padding, dilation, ceil_mode)
-
-    def call(self, x):
-        return max_pool2d(x, *self.arguments)
 
 
 @keras.saving.register_keras_serializable("diptych")

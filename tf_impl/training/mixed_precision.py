@@ -20,13 +20,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.layers.convolution import Conv2d, ConvTranspose2d
+from tf_impl.layers.convolution import Conv2d
 from tf_impl.layers.linear import Linear
 from tf_impl.layers.names import named_layers
 
 __all__ = ["DynamicLossScaler", "MixedPrecisionTrainer", "StaticLossScaler", "autocast"]
 
-MULTIPLYING = (Conv2d, ConvTranspose2d, Linear, keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.Dense)
+MULTIPLYING = (Conv2d, Linear, keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.Dense)
 DTYPES = ("float16", "bfloat16", "float32")
 
 

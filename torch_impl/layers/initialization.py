@@ -3,7 +3,7 @@
 A part whose class says ``keeps_initial_values = True``, such as one that starts as zero, is left as it is.
 
 Mirror notes:
-- PyTorch fills tensors that exist; Keras builds lazily, so a layer is told its initializer before it builds.
+- PyTorch fills tensors that exist, by functions of a whole model; Keras gives every layer its initial values.
 """
 
 from torch import nn
@@ -24,7 +24,7 @@ def convolutions(model, types):
 def kaiming_normal(model) -> None:
     """Normal with variance 2 / fan_out for every convolution kernel, biases zero (arXiv:1502.01852)."""
     for module in convolutions(model, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: PyTorch fills tensors
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: fills tensors
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
