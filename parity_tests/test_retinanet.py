@@ -14,7 +14,7 @@ import torch
 
 import tf_impl.state
 import torch_impl.state
-from parity_tests.cases.detection.retinanet import padded, stored_objects
+from parity_tests.cases.detection import padded, stored_objects
 from parity_tests.harness import fingerprints
 from parity_tests.harness.case import get
 from parity_tests.harness.measure import compare_with_fingerprint
@@ -351,7 +351,7 @@ def test_pyramids_refuse_an_unknown_level():
         with pytest.raises(ValueError, match="extra='p6' must be 'pool', 'on_input', 'on_lateral' or 'on_output'"):
             panel.pyramid.FPN({"c4": 3, "c5": 4}, 5, extra="p6")
         with pytest.raises(ValueError, match="norm='layer' must be None, 'batch' or 'group'"):
-            panel.pyramid.ConvModule(3, 4, norm="layer")
+            panel.pyramid.ConvModule(*(3, 4, 1)[panel is TF :], norm="layer")
 
 
 # the criterion
