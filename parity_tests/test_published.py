@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from parity_tests.cases.classification._common import BLOCKS, reference
+from parity_tests.cases.nlp import gpt as nlp_gpt
+from parity_tests.cases.nlp import text_classifiers as nlp_classifiers
 from parity_tests.cases.nlp.bert import SMALL_BERT, hugging_face, tokens
 from parity_tests.cases.nlp.efficient import SMALL_PERFORMER, words
 from parity_tests.cases.nlp.transformer import SMALL_TRANSFORMER, sentences
 from parity_tests.harness import fingerprints
-from parity_tests.harness.case import Case, cases, images, nlp_classifiers, nlp_gpt
+from parity_tests.harness.case import Case, cases, images
 from parity_tests.harness.measure import Proof, compare_with_fingerprint
 from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog, onnx_file

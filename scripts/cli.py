@@ -245,6 +245,7 @@ def parity(names, everything, levels, trace, to_file, jobs, as_json):
     help="seeded, random, a checkpoint, or a .safetensors file.",
 )
 @click.option("--size", type=Size(), help="Of the pictures; the published size by default.")
+@click.option("--dynamic-size", is_flag=True, help="Height and width are dynamic, too; checked at three sizes.")
 @click.option("--with-loss", is_flag=True, help="Model and criterion: inputs and targets in, losses out.")
 @click.option("--with-results", is_flag=True, help="Model and post-process.")
 @click.option("--half", is_flag=True, help="Weights and arithmetic in float16; inputs and outputs stay float32.")
@@ -252,14 +253,16 @@ def parity(names, everything, levels, trace, to_file, jobs, as_json):
 @key
 @click.option("--compare", is_flag=True, help="Show the operators of the graphs and stray Transposes.")
 @as_json
-def export(name, framework, out, weights, size, with_loss, with_results, half, options, key, compare, as_json):
+def export(
+    name, framework, out, weights, size, dynamic_size, with_loss, with_results, half, options, key, compare, as_json
+):
     """Write ONNX files, checked against eager."""
     if with_loss + with_results + half > 1:
         raise click.UsageError("--with-loss, --with-results and --half make different files: choose one")
     from scripts.files import export
 
     form = "loss" if with_loss else "results" if with_results else None
-    export(name, framework, out, weights, size, form, half, compare, as_json, options, key)
+    export(name, framework, out, weights, size, form, half, compare, as_json, options, key, dynamic_size)
 
 
 @main.command()

@@ -297,6 +297,7 @@ def export_files(
     dynamic: Mapping,
     results: bool = False,
     half: bool = False,
+    dynamic_size: bool = False,
 ) -> dict[str, Path]:
     """Write the ONNX file of every panel, all of them or none.
 
@@ -313,7 +314,7 @@ def export_files(
         staged = {}
         for name, panel in panels.items():
             path = staging / f"{panel.entry.name}{form}_{name}.onnx"
-            staged[name] = panel.export(path, inputs, targets, dynamic, results, half)
+            staged[name] = panel.export(path, inputs, targets, dynamic, results, half, dynamic_size)
         paths = {name: folder / path.name for name, path in staged.items()}
         for name, path in paths.items():
             old = onnx_file.files_of(path)[:-1]
@@ -346,6 +347,7 @@ def export(
     as_json: bool,
     options: Mapping | None = None,
     key: str | None = None,
+    dynamic_size: bool = False,
 ) -> None:
     """Export a model, alone, with its criterion (``form="loss"``) or with its post-process (``"results"``).
 
@@ -362,7 +364,7 @@ def export(
     with asked(f"--size {size[0]}x{size[1]}" if size else ""):
         panels, _ = twins(model, weights, tuple(PANELS) if framework == "both" else (framework,), options, key)
         wanted = targets if form == "loss" else None
-        paths = export_files(panels, out, inputs, wanted, dynamic, form == "results", half)
+        paths = export_files(panels, out, inputs, wanted, dynamic, form == "results", half, dynamic_size)
     protos = {panel: onnx.load(path) for panel, path in paths.items()}
     operators = {panel: histogram(proto) for panel, proto in protos.items()}
     stray = {panel: stray_transposes(proto) for panel, proto in protos.items()}

@@ -19,8 +19,8 @@ from weights import catalog
 __all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity", "proof_states", "rows_of", "saved"]
 
 PROOF = FOLDER
-LEVELS = ("interface", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
-FILES = ("onnx", "results")  # they share float32 twins and their files, which take half the time of a case
+LEVELS = ("interface", "initial", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
+FILES = ("initial", "onnx", "results")  # they share float32 twins and their files, which take half the time of a case
 COLUMNS = ["case", "level", "worst", "bound", "", "what"]
 
 

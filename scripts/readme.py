@@ -12,7 +12,7 @@ README = Path(__file__).parent.parent / "README.md"
 SPEED = Path(__file__).parent / "speed.json"  # what `diptych bench ... --against reference --json` prints
 BEGIN = "<!-- {}: written by `python -m scripts.readme` -->"
 END = "<!-- end of {} -->"
-SHOWN = [level for level in LEVELS if level != "interface"]
+SHOWN = [level for level in LEVELS if level not in ("interface", "initial")]
 
 
 def cell(levels: list[dict]) -> str:

@@ -77,6 +77,7 @@ def export_forms(
     postprocess=None,
     call: str | None = None,
     needs_targets: bool = False,
+    dynamic_size: bool = False,
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> dict[str, Path]:
@@ -96,6 +97,7 @@ def export_forms(
         postprocess: maps outputs, and the size of the first input if it takes ``image_size``, to results.
         call: the method that is called in place of the model itself.
         needs_targets: the losses come from outputs that the model computes with ``targets=``.
+        dynamic_size: height and width of inputs with the layout "NCHW" are dynamic, too; checked at two other sizes.
         metadata: strings for the files, beside framework, weights hash and version.
         half: weights and arithmetic in float16; inputs and outputs stay float32.
 
@@ -110,6 +112,7 @@ def export_forms(
     targets = (targets or {}) if "losses" in paths else {}
     examples = {**inputs, **targets}
     dynamic, layouts = dynamic or {}, layouts or {}
+    dynamic = onnx_file.dynamic_sizes(dynamic, layouts, examples) if dynamic_size else dynamic
     called = getattr(model, call or "__call__")
     names = list(examples)
 
@@ -172,6 +175,12 @@ def export_forms(
     expected = {
         name: value.numpy().transpose(0, 3, 1, 2) if name in as_nchw else value.numpy() for name, value in eager.items()
     }
+    others = []
+    for given in onnx_file.other_sizes(examples, dynamic) if dynamic_size else ():
+        arrays = [a.transpose(0, 2, 3, 1) if channels_last(name) else a for name, a in given.items()]
+        found = trace(*(tf.constant(array) for array in arrays), *values[len(names) :])
+        found = {n: v.numpy().transpose(0, 3, 1, 2) if n in as_nchw else v.numpy() for n, v in found.items()}
+        others.append((given, found))
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with native.exporting_to_onnx(), _optimised_in_place():
@@ -199,7 +208,10 @@ def export_forms(
         _name_dimensions(part, {name: axes(name) for name in names}, examples, wanted)
         tolerance = onnx_file.HALF_TOLERANCE if half else onnx_file.TOLERANCE
         part = onnx_file.half(part) if half else part
-        onnx_file.write_verified(part, path, examples, wanted, metadata, tolerance)  # mirror: invalid graph
+        if dynamic_size:
+            onnx_file.name_output_axes(part, ("N",))
+        checks = [(given, {short: found[name] for name, short in shorter.items()}) for given, found in others]
+        onnx_file.write_verified(part, path, examples, wanted, metadata, tolerance, checks)  # mirror: invalid graph
     return {form: Path(path) for form, path in paths.items()}
 
 

@@ -103,6 +103,7 @@ def export_forms(
     postprocess=None,
     call: str | None = None,
     needs_targets: bool = False,
+    dynamic_size: bool = False,
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> dict[str, Path]:
@@ -122,6 +123,7 @@ def export_forms(
         postprocess: maps outputs, and the size of the first input if it takes ``image_size``, to results.
         call: the method that is called in place of the model itself.
         needs_targets: the losses come from outputs that the model computes with ``targets=``.
+        dynamic_size: height and width of inputs with the layout "NCHW" are dynamic, too; checked at two other sizes.
         metadata: strings for the files, beside framework, weights hash and version.
         half: weights and arithmetic in float16; inputs and outputs stay float32.
 
@@ -135,7 +137,7 @@ def export_forms(
 
     targets = (targets or {}) if "losses" in paths else {}
     examples = {**inputs, **targets}
-    dynamic = dynamic or {}
+    dynamic = onnx_file.dynamic_sizes(dynamic or {}, layouts or {}, examples) if dynamic_size else dynamic or {}
     onnx_file.refuse_too_large({name: tensor.nbytes for name, tensor in model.state_dict().items()}, half)
     training = model.training
     model.eval()
@@ -150,6 +152,10 @@ def export_forms(
     try:
         with torch.no_grad():
             expected = {name: value.numpy() for name, value in graph(*values).items()}
+            others = []
+            for given in onnx_file.other_sizes(examples, dynamic) if dynamic_size else ():
+                found = graph(*(torch.from_numpy(array) for array in given.values()))
+                others.append((given, {name: value.numpy() for name, value in found.items()}))
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), native.exporting_to_onnx():
             warnings.simplefilter("ignore")
             for talkative in ("torch.onnx", "onnx_ir", "onnxscript"):
@@ -183,7 +189,10 @@ def export_forms(
         wanted = {short: expected[name] for name, short in shorter.items()}
         tolerance = onnx_file.HALF_TOLERANCE if half else onnx_file.TOLERANCE
         part = onnx_file.half(part) if half else part
-        onnx_file.write_verified(part, path, examples, wanted, metadata, tolerance)  # mirror: invalid graph
+        if dynamic_size:
+            onnx_file.name_output_axes(part, ("N",))
+        checks = [(given, {short: found[name] for name, short in shorter.items()}) for given, found in others]
+        onnx_file.write_verified(part, path, examples, wanted, metadata, tolerance, checks)  # mirror: invalid graph
     return {form: Path(path) for form, path in paths.items()}
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,12 +19,15 @@ import numpy as np
 __all__ = [
     "ExportError",
     "cut",
+    "dynamic_sizes",
     "files_of",
     "half",
     "histogram",
     "known_shapes",
+    "name_output_axes",
     "name_outputs",
     "named",
+    "other_sizes",
     "refuse_too_large",
     "relative",
     "run",
@@ -258,6 +261,41 @@ def files_of(path: str | Path) -> list[Path]:
     return [*sorted(path.parent.glob(f"{glob.escape(path.name)}.*.data")), path]
 
 
+def dynamic_sizes(dynamic: Mapping, layouts: Mapping[str, str], examples: Mapping[str, np.ndarray]) -> dict:
+    """Names of dynamic axes, with height and width of every image among them.
+
+    Raises:
+        ExportError: if no input is one.
+    """
+    images = [name for name, array in examples.items() if layouts.get(name) == "NCHW" and array.ndim == 4]
+    if not images:
+        raise ExportError("dynamic_size: no input is an image, whose height and width could be dynamic; leave it out")
+    sizes = {name: (*dynamic.get(name, ("N",))[:1], None, "H", "W") for name in images}
+    labels = {name: (*dynamic.get(name, ("N",))[:1], "H", "W") for name, x in examples.items() if x.ndim == 3}
+    return {**dynamic, **sizes, **labels}
+
+
+def other_sizes(examples: Mapping[str, np.ndarray], dynamic: Mapping[str, Sequence]) -> Iterator[dict]:
+    """Inputs of two other sizes: repeated beyond the border, and mirrored."""
+    for more in ((32, 16), (16, 48)):
+        yield {
+            name: np.ascontiguousarray(
+                np.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, n) for n in more], "wrap")
+                if dynamic.get(name, ())[-2:] == ("H", "W")
+                else array
+            )
+            for name, array in examples.items()
+        }
+
+
+def name_output_axes(model, known: Collection[str]) -> None:
+    """Give every dynamic axis of an output that is not that of an input a name of its own: "logits_2"."""
+    for value in model.graph.output:
+        for i, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not dimension.dim_value and dimension.dim_param not in known:
+                dimension.dim_param = f"{value.name}_{i}"
+
+
 def write_verified(
     model,
     path: str | Path,
@@ -265,6 +303,7 @@ def write_verified(
     expected: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
     tolerance: float = TOLERANCE,
+    others: Sequence[tuple[Mapping, Mapping]] = (),
 ) -> Path:
     """Check an exported model in every way that is possible, then move it into place.
 
@@ -275,6 +314,7 @@ def write_verified(
         expected: what the framework itself computes from them, by output name.
         metadata: strings that go into the file.
         tolerance: relative L2 that an output may differ from what is expected.
+        others: further inputs, of other sizes, and what is expected of them.
 
     Returns:
         The path. Weights beyond 2 GiB, which a file of ONNX cannot hold, are in a file of data beside it.
@@ -297,7 +337,8 @@ def write_verified(
     _lower_versions(model)
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT:
         return _write_with_data(model, path, inputs, expected, tolerance)
-    _verify(model, model.SerializeToString(), inputs, expected, tolerance)
+    for given, wanted in ((inputs, expected), *others):
+        _verify(model, model.SerializeToString(), given, wanted, tolerance)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:  # unlike tempfile's, with the permissions that the user's umask grants

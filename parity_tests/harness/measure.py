@@ -1,7 +1,8 @@
 """The proof: every level measured on one case, with the numbers that tests, command line and report all show.
 
-A figure is the relative L2 difference |a - b| / max(|b|, floor); the largest absolute difference stands beside it. The
-floor is 0 for outputs and losses, and for gradients 1e-6 of the model's largest one. NaN or infinity on either side,
+Fresh initial values are compared by their mean and deviation, in standard errors. Any other figure is the relative L2
+difference |a - b| / max(|b|, floor); the largest absolute difference stands beside it. The floor is 0 for outputs and
+losses, and for gradients 1e-6 of the model's largest one. NaN or infinity on either side,
 another shape, or a name on one side only is an infinite figure.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from parity_tests.harness import fingerprints
 from parity_tests.harness.case import Case, Reference
-from parity_tests.harness.panels import PyTorch, TensorFlow
+from parity_tests.harness.panels import PyTorch, TensorFlow, seed
 from weights import onnx_file
 from weights.seeded import seeded
 
@@ -27,6 +28,7 @@ __all__ = ["BOUNDS", "LEVELS", "Figure", "Level", "Proof", "compare", "first_div
 
 BOUNDS = {
     "interface": 0.0,
+    "initial": 5.0,  # standard errors
     "outputs": 1e-10,
     "losses": 1e-10,
     "gradients": 1e-9,
@@ -172,10 +174,13 @@ class Proof:
         postprocess = self.case.postprocess if case.postprocess is None else case.postprocess
         example = self.arrays()[0] if example is None else example
         trainer = self.case.trainer if case.trainer is None else case.trainer
+        seed(0)
         twins = tuple(
             panel(self.entry, case.options, case.criterion, postprocess, precision, trainer, example)
             for panel in (TensorFlow, PyTorch)
         )
+        if reference is None and precision == "float32":
+            self.initial = tuple(panel.state() for panel in twins)
         self.reset(twins, reference and reference.weights)
         return twins
 
@@ -230,6 +235,11 @@ class Proof:
         figures.append(Figure("order of the tensors", 0.0 if order else np.inf))
         details["parameters"] = torch.parameters()
         return figures
+
+    def _initial(self, details):
+        self.twins("float32")
+        a, b = self.initial
+        return [Figure(name, _standard_errors(a[name], b[name])) for name in b if name in a]
 
     def _outputs(self, details):
         tensorflow, torch = self.twins("float64")
@@ -453,6 +463,17 @@ class Proof:
         twins = twins or self.twins("float64")
         inputs, _ = self.arrays()
         return first_divergence(twins[0].record(inputs, training), twins[1].record(inputs, training), bound)
+
+
+def _standard_errors(x: np.ndarray, y: np.ndarray) -> float:
+    """By how many standard errors two sets of random values differ, in mean or deviation; constants must be equal."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    if x.shape != y.shape or (x.std() == 0) != (y.std() == 0):
+        return np.inf
+    if x.std() == 0 or np.allclose(x, y):
+        return 0.0 if np.allclose(x, y) else np.inf
+    error = np.sqrt((x.var() + y.var()) / x.size)
+    return float(max(abs(x.mean() - y.mean()) / error, abs(x.std() - y.std()) / (error / np.sqrt(2))))
 
 
 def compare_with_fingerprint(name: str, found: np.ndarray, expected: dict) -> list[Figure]:

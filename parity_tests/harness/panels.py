@@ -26,7 +26,7 @@ import torch_impl.state
 from parity_tests.harness import vocabulary
 from weights import catalog, onnx_file
 
-__all__ = ["PyTorch", "TensorFlow", "channels_last"]
+__all__ = ["PyTorch", "TensorFlow", "channels_last", "seed"]
 
 MOMENTUM = 0.5  # of the proof's optimiser; exact in every precision
 
@@ -113,13 +113,20 @@ class Panel:
         dynamic: Mapping,
         results: bool = False,
         half: bool = False,
+        dynamic_size: bool = False,
     ):
         """ONNX; with targets, of model and criterion; with ``results``, of model and post-process."""
         form = "losses" if targets is not None else "results" if results else "model"
-        return self.export_all({form: path}, inputs, targets or {}, dynamic, half)[form]
+        return self.export_all({form: path}, inputs, targets or {}, dynamic, half, dynamic_size)[form]
 
     def export_all(
-        self, paths: Mapping[str, Path], inputs: Arrays, targets: Arrays, dynamic: Mapping, half: bool = False
+        self,
+        paths: Mapping[str, Path],
+        inputs: Arrays,
+        targets: Arrays,
+        dynamic: Mapping,
+        half: bool = False,
+        dynamic_size: bool = False,
     ):
         """ONNX files of several forms ("model", "losses", "results") from one trace."""
         return self.export_forms(
@@ -134,6 +141,7 @@ class Panel:
             postprocess=self.postprocess,
             call=self.entry.call,
             needs_targets="targets" in self.entry.needs,
+            dynamic_size=dynamic_size,
             metadata={"model": self.entry.name},
             half=half,
         )
@@ -501,6 +509,12 @@ class TensorFlow(Panel):
         finally:
             for layer in wrapped:
                 object.__delattr__(layer, "call")
+
+
+def seed(number: int) -> None:
+    """Start the generators of both frameworks."""
+    keras.utils.set_random_seed(number)
+    torch.manual_seed(number)
 
 
 class TorchFunction(torch.nn.Module):

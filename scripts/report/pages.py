@@ -20,7 +20,7 @@ from weights import catalog
 
 __all__ = ["render"]
 
-LEVELS_SHOWN = [level for level in LEVELS if level != "interface"]
+LEVELS_SHOWN = [level for level in LEVELS if level not in ("interface", "initial")]
 SINGLE = ("onnx", "results", "reference")  # levels that exist in float32 alone
 TITLES = {"tf_impl": "TensorFlow", "torch_impl": "PyTorch"}
 FILES = "shared files"  # the family of files that no entry of the catalogue is named for

@@ -19,6 +19,7 @@ CASES = [
         {**SMALL_HRNET, "channels": 16, "ocr_channels": 8},
         references=[
             ocr("ocrnet_hr18_4xb2-40k_cityscapes-512x1024", "decode_head"),
+            ocr("mmseg_ocrnet_hr18s", "decode", modules=(1, 3, 2), depth=2, stage1=(2, 64), num_classes=7),
         ],
     ),
     segmenter(
