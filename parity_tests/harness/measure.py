@@ -466,12 +466,17 @@ class Proof:
 
 
 def _standard_errors(x: np.ndarray, y: np.ndarray) -> float:
-    """By how many standard errors two sets of random values differ, in mean or deviation; constants must be equal."""
+    """By how many standard errors two sets of random values differ, in mean or deviation.
+
+    Constants must be equal; of fewer than 32 random values nothing is asked but that neither side has constants.
+    """
     x, y = x.astype(np.float64), y.astype(np.float64)
-    if x.shape != y.shape or (x.std() == 0) != (y.std() == 0):
+    if x.shape == y.shape and np.allclose(x, y):
+        return 0.0
+    if x.shape != y.shape or any(np.ptp(z) == 0 and (z.size > 1 or z.flat[0] in (0, 1)) for z in (x, y)):
         return np.inf
-    if x.std() == 0 or np.allclose(x, y):
-        return 0.0 if np.allclose(x, y) else np.inf
+    if x.size < 32:
+        return 0.0
     error = np.sqrt((x.var() + y.var()) / x.size)
     return float(max(abs(x.mean() - y.mean()) / error, abs(x.std() - y.std()) / (error / np.sqrt(2))))
 

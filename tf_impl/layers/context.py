@@ -179,7 +179,8 @@ class NonLocal2d(keras.layers.Layer):
         zero, norm = self.zeros_init, self.norm
         if norm is not None and zero:
             norm = functools.partial(BatchNormalization, gamma_initializer="zeros")
-        kernel = "zeros" if zero and norm is None else keras.initializers.RandomNormal(stddev=0.01)
+        kernel = "zeros" if norm is None else KaimingNormal
+        kernel = kernel if zero else keras.initializers.RandomNormal(stddev=0.01)
         self.conv_out = ConvModule(channels, 1, norm=norm, activation=None, kernel_initializer=kernel)
         if self.mode == "gaussian":
             self.phi = MaxPooling2D(2) if self.sub_sample else None
