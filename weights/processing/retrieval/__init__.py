@@ -1,0 +1,1 @@
+"""What surrounds the descriptors of images: whitening, indexes, expansion, re-ranking and measures."""
