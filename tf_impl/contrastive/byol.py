@@ -13,7 +13,8 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_impl.contrastive._trunk import pooled, trunk
+from tf_impl import state
+from tf_impl.contrastive._trunk import pooled, trunk, width
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
@@ -68,6 +69,12 @@ class BYOL(Model):
         self.prediction_head = Head(hidden, dim)
         self.teacher_backbone = trunk(block, layers, planes)
         self.teacher_projection_head = Head(hidden, dim)
+        features = {"x": ((width(block, planes),), self.compute_dtype)}
+        for network in (self.backbone, self.teacher_backbone):
+            state.build(network)
+        for head in (self.projection_head, self.teacher_projection_head):
+            state.build(head, features)
+        self.update_target(0.0)  # the target starts from the same numbers
 
     def update_target(self, momentum: float) -> None:
         """Move the target's parameters towards the online network's."""

@@ -15,6 +15,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from tf_impl import state
 from tf_impl.contrastive._trunk import resnet, width
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
@@ -77,6 +78,9 @@ class MoCo(Model):
         )
         self.encoder_q = encoder(block, layers, planes, dim, mlp)
         self.encoder_k = encoder(block, layers, planes, dim, mlp)
+        for network in (self.encoder_q, self.encoder_k):
+            state.build(network)
+        follow(self.encoder_k, self.encoder_q, 0.0)  # both start from the same numbers
 
     def enqueue(self, keys) -> None:
         """Write keys (N, D) over the oldest ones."""
