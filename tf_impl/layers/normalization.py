@@ -26,6 +26,13 @@ __all__ = [
 ]
 
 
+def moments(x, axes, keepdims: bool = False):
+    """Mean and biased variance, as often differentiable as one likes: those of ``tf.nn.moments`` only once."""
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
+    return (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
+
+
 @keras.saving.register_keras_serializable("diptych")
 class BatchNormalization(keras.layers.BatchNormalization):
     """keras.layers.BatchNormalization that stores what PyTorch stores, with PyTorch's constants (arXiv:1502.03167).
@@ -93,7 +100,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         size = x.shape[:-1].num_elements()
         if size == 1:
             raise ValueError(f"more than 1 value per channel is expected in training; the input is {tuple(x.shape)}")
-        mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+        mean, variance = moments(x, list(range(x.shape.rank - 1)))
         count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
         # mirror: unbiased batch
         unbiased = variance * (
@@ -201,7 +208,7 @@ class InstanceNormalization(keras.layers.Layer):
             y = tf.transpose(x, (0, 3, 1, 2))
             y = onnx_node("InstanceNormalization", [y, scale, shift], {"epsilon": self.epsilon}, y.dtype, y.shape)
             return tf.transpose(y, (0, 2, 3, 1))
-        mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
+        mean, variance = moments(x, [1, 2], keepdims=True)
         scale = scale * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(x * scale + (shift - mean * scale), inputs.dtype)
 
@@ -230,7 +237,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if exporting():
             attributes = {"axis": -1, "epsilon": self.epsilon}
             return onnx_node("LayerNormalization", [x, gamma, beta], attributes, x.dtype, x.shape)
-        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+        mean, variance = moments(x, [-1], keepdims=True)
         return tf.cast((x - mean) * tf.math.rsqrt(variance + self.epsilon) * gamma + beta, inputs.dtype)
 
 
@@ -278,7 +285,7 @@ class BatchNorm2d(keras.layers.Layer):
     def call(self, x, training=False):
         gamma, beta = (tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
         if training and self.trainable and not (self.norm_eval or self.fixed):
-            mean, variance = tf.nn.moments(tf.cast(x, gamma.dtype), list(range(x.shape.rank - 1)))
+            mean, variance = moments(tf.cast(x, gamma.dtype), list(range(x.shape.rank - 1)))
             self._update(mean, variance, tf.size(x) // self.num_features)
         else:
             mean, variance = (tf.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance))
@@ -326,7 +333,7 @@ class LayerNorm(keras.layers.Layer):
             scale_and_shift = [tf.convert_to_tensor(v) for v in (self.gamma, self.beta)]
             attributes = {"axis": -1, "epsilon": self.eps}
             return onnx_node("LayerNormalization", [x, *scale_and_shift], attributes, x.dtype, x.shape)
-        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+        mean, variance = moments(x, [-1], keepdims=True)
         y = (x - mean) * tf.math.rsqrt(variance + self.eps)
         return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
 
