@@ -23,8 +23,6 @@ __all__ = [
     "PixelDiscriminator",
     "ReconstructionCriterion",
     "TranslationPostProcess",
-    "conv",
-    "conv_transpose",
     "linear_decay",
     "norm_layer",
 ]
@@ -84,8 +82,7 @@ class NLayerDiscriminator(Model):
         for i in range(1, layers + 1):
             strides = 2 if i < layers else 1
             model += [conv(width * min(2**i, 8), 4, strides=strides, padding=1, use_bias=use_bias)]
-            model += [] if norm == "none" else [make_norm()]
-            model += [LeakyReLU(0.2)]
+            model += [make_norm(), LeakyReLU(0.2)]
         model += [conv(1, 4, padding=1)]
         self.model = keras.Sequential(model)
 

@@ -16,7 +16,6 @@ __all__ = [
     "PixelDiscriminator",
     "ReconstructionCriterion",
     "TranslationPostProcess",
-    "initialize",
     "linear_decay",
     "norm_layer",
 ]
@@ -64,8 +63,7 @@ class NLayerDiscriminator(nn.Module):
             wider = width * min(2**i, 8)
             stride = 2 if i < layers else 1
             model += [nn.Conv2d(channels, wider, 4, stride, 1, bias=bias)]
-            model += [] if norm == "none" else [make_norm(wider)]
-            model += [nn.LeakyReLU(0.2)]
+            model += [make_norm(wider), nn.LeakyReLU(0.2)]
             channels = wider
         model += [nn.Conv2d(channels, 1, 4, 1, 1)]
         self.model = nn.Sequential(*model)
