@@ -72,7 +72,8 @@ def tiers(models):
 def test_tensorflow_has_the_published_tensors(name):
     """Names, shapes and order of every tensor at the published size."""
     found = TensorFlow(MODELS[name], {}, precision="float32").shapes()
-    assert list(found.items()) == [(n, tuple(t.shape)) for n, t in published(name).state_dict().items()]
+    found = [(n, shape) for n, shape in found.items() if not n.startswith("criterion.")]
+    assert found == [(n, tuple(t.shape)) for n, t in published(name).state_dict().items()]
 
 
 # tensors in the official form
