@@ -274,7 +274,8 @@ def _results(panel, feed: Arrays, outputs: Arrays) -> Arrays:
     from torch_impl.export import apply_postprocess
 
     given = panel.tensors(outputs)
-    given = given if len(panel.returned) > 1 or panel.entry.family != "gan" else next(iter(given.values()))
+    if len(given) == 1 and panel.entry.family not in ("detection", "segmentation"):  # they return a dict of one
+        (given,) = given.values()
     with torch.no_grad():
         return panel.arrays(apply_postprocess(panel.postprocess, given, list(panel.tensors(feed).values())))
 

@@ -1,6 +1,7 @@
 """``diptych show``: the two files of a system side by side, aligned by definition."""
 
 import ast
+import difflib
 import os
 import shutil
 import sys
@@ -38,7 +39,8 @@ def _start(node) -> int:
 
 
 def parts(source: str) -> list[Part]:
-    """A file cut into "(docstring)", "(imports)", "(constants)", and "Block", "Block.__init__", "function", ...
+    """A file cut into "(docstring)", "(imports)", "(constants)", and "@Block" (its decorators), "Block",
+    "Block.__init__", "function", ...
 
     Comments above a definition belong to it; what stands behind a method, to the method.
     """
@@ -51,8 +53,10 @@ def parts(source: str) -> list[Part]:
             name = "(imports)"
         else:
             name = "(constants)" if cuts else "(docstring)"
+        if getattr(node, "decorator_list", ()):
+            cuts.append((f"@{name}", _start(node)))
         if not cuts or cuts[-1][0] != name:
-            cuts.append((name, _start(node)))
+            cuts.append((name, node.lineno))
         if isinstance(node, ast.ClassDef):
             cuts += [
                 (f"{name}.{method.name}", _start(method)) for method in node.body if isinstance(method, DEFINITIONS)
@@ -69,29 +73,26 @@ def parts(source: str) -> list[Part]:
 
 def aligned(left: list[Part], right: list[Part]) -> list[tuple[Part | None, Part | None]]:
     """Pairs of parts of one name, in the order of the files; what one side lacks stands alone."""
-    rows, done = [], 0
-    for part in left:
-        twin = next((i for i in range(done, len(right)) if right[i].twin == part.twin), None)
-        if twin is None:
-            rows.append((part, None))
-            continue
-        rows += [(None, other) for other in right[done:twin]]
-        rows.append((part, right[twin]))
-        done = twin + 1
-    return rows + [(None, other) for other in right[done:]]
+    twins = [part.twin for part in left], [part.twin for part in right]
+    rows, i, j = [], 0, 0
+    for block in difflib.SequenceMatcher(None, *twins, autojunk=False).get_matching_blocks():
+        rows += [(part, None) for part in left[i : block.a]] + [(None, part) for part in right[j : block.b]]
+        i, j = block.a + block.size, block.b + block.size
+        rows += zip(left[block.a : i], right[block.b : j], strict=True)
+    return rows
 
 
 def _chosen(rows, only: str, file: str):
-    names = dict.fromkeys(part.name for row in rows for part in row if part and part.name[0] != "(")
+    names = dict.fromkeys(part.name for row in rows for part in row if part and part.name[0] not in "(@")
     if only not in names:
-        import difflib
-
         near = difflib.get_close_matches(only, names, 1, 0.5)
         known = ", ".join(name for name in names if "." not in name)
         hint = f"did you mean {near[0]}?" if near else f"there are {known}"
         raise Problem(f"--only: {file} defines no {only!r}; {hint}")
     return [
-        row for row in rows if any(part and (part.name == only or part.name.startswith(f"{only}.")) for part in row)
+        row
+        for row in rows
+        if any(part and (part.name in (only, f"@{only}") or part.name.startswith(f"{only}.")) for part in row)
     ]
 
 

@@ -28,6 +28,8 @@ INPUT_WIDTHS = (
     "channels",
     "in_features",
     "in_chans",
+    "key_channels",
+    "query_channels",
     "num_features",
     "num_channels",
     "normalized_shape",
@@ -58,8 +60,8 @@ CLASSES = {  # torch.nn, or ours with PyTorch's arguments -> tf_impl.layers, or 
 def to_keras(layer, options: Mapping) -> dict:
     """The arguments of one of Keras' layers in its words.
 
-    Input widths are dropped, unless the layer has them; momentum m is the weight of the new value in PyTorch, 1 - m that
-    of the old one in Keras.
+    Input widths are dropped, unless the layer has them; momentum m is the weight of the new value in PyTorch, 1 - m
+    that of the old one in Keras.
     """
     own, found = inspect.signature(layer).parameters, {}
     for name, value in options.items():

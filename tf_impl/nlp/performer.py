@@ -21,6 +21,7 @@ from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import merge_heads, split_heads
 from tf_impl.layers.linear import Embedding, Linear
 from tf_impl.layers.linear_attention import favor_attention, orthogonal_projection
+from tf_impl.layers.names import named_layers
 from tf_impl.layers.native import exporting
 from tf_impl.layers.normalization import LayerNorm
 from tf_impl.layers.positions import rotate, sinusoids
@@ -231,7 +232,7 @@ class ProjectionUpdater(keras.layers.Layer):
 
     def redraw_projections(self, rng):
         if self.interval is not None and self.calls_since_last_redraw >= self.interval:
-            for layer in self.instance._flatten_layers():
+            for _, layer in named_layers(self.instance):
                 if isinstance(layer, FastAttention):
                     layer.redraw(rng)
             self.calls_since_last_redraw.assign(0)

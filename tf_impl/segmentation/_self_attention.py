@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.segmentation._encoder_decoder import conv_bn
 
-__all__ = ["SelfAttentionBlock", "flat"]
+__all__ = ["SelfAttentionBlock"]
 
 
 def flat(x):

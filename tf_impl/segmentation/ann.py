@@ -87,7 +87,7 @@ class ANNHead(DecodeHead):
     """Fusion with an earlier map, a convolution, and attention of the result to itself (section 3.4).
 
     Args:
-        high_filters: of the map ``"c5"``.
+        in_channels: of the map ``"c5"``.
         filters: of the convolution.
         num_classes, dropout: see :class:`DecodeHead`; dropout follows the fusion, too.
         project_filters: of keys, queries and values.
@@ -99,7 +99,7 @@ class ANNHead(DecodeHead):
 
     def __init__(
         self,
-        high_filters: int,
+        in_channels: int,
         filters: int = 512,
         num_classes: int = 19,
         dropout: float = 0.1,
@@ -108,7 +108,7 @@ class ANNHead(DecodeHead):
         **kwargs,
     ):
         super().__init__(num_classes, dropout, **kwargs)
-        self.fusion = AFNB(high_filters, project_filters, key_pool_scales)
+        self.fusion = AFNB(in_channels, project_filters, key_pool_scales)
         self.bottleneck = conv_bn(filters, 3, padding=1)
         self.context = APNB(filters, project_filters, key_pool_scales)
 

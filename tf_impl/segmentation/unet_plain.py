@@ -76,7 +76,7 @@ class Up(keras.layers.Layer):
     """Double a map, pad it to the size of another, join both, and two convolutions.
 
     Args:
-        joined: channels of both maps together.
+        in_channels: of both maps together.
         filters: of the result.
         bilinear: doubled by interpolation, or by a transposed convolution that halves the channels.
 
@@ -84,10 +84,10 @@ class Up(keras.layers.Layer):
     Returns: (N, H, W, filters) of the other map.
     """
 
-    def __init__(self, joined: int, filters: int, bilinear: bool, **kwargs):
+    def __init__(self, in_channels: int, filters: int, bilinear: bool, **kwargs):
         super().__init__(**kwargs)
-        self.up = None if bilinear else Conv2DTranspose(joined // 2, 2, strides=2)
-        self.conv = DoubleConv(filters, joined // 2 if bilinear else None)
+        self.up = None if bilinear else Conv2DTranspose(in_channels // 2, 2, strides=2)
+        self.conv = DoubleConv(filters, in_channels // 2 if bilinear else None)
 
     def call(self, x, skip, training=False):
         x = resize_bilinear(x, tuple(2 * n for n in map_size(x)), True) if self.up is None else self.up(x)

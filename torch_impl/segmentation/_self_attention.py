@@ -13,12 +13,17 @@ from torch_impl.segmentation._encoder_decoder import conv_bn
 __all__ = ["SelfAttentionBlock"]
 
 
+def flat(x):
+    """(N, C, H, W) -> (N, C, HW)."""
+    return x.flatten(2)
+
+
 class SelfAttentionBlock(nn.Module):
     """Every place of one map receives a weighted sum over the places of another.
 
     Args:
         key_channels, query_channels: of the map that is summed over, and of the one that receives.
-        channels: of keys, queries and values.
+        inner: channels of keys, queries and values.
         out_channels: of the result.
         shared: keys and queries have the same projection.
         key_pool: makes the places that are summed over, (N, C, P), of a map; all places of it by default.
@@ -33,36 +38,32 @@ class SelfAttentionBlock(nn.Module):
         self,
         key_channels: int,
         query_channels: int,
-        channels: int,
+        inner: int,
         out_channels: int,
         shared: bool = False,
-        key_pool=None,
+        key_pool=flat,
         num_convs: int = 1,
         value_norm: bool = False,
     ):
         super().__init__()
-        self.scale, self.key_pool = channels**-0.5, key_pool
+        self.scale, self.key_pool = inner**-0.5, key_pool
 
         def projection(in_channels):
-            convs = [conv_bn(in_channels if i == 0 else channels, channels, 1) for i in range(num_convs)]
+            convs = [conv_bn(in_channels if i == 0 else inner, inner, 1) for i in range(num_convs)]
             return convs[0] if num_convs == 1 else nn.Sequential(*convs)
 
         conv = conv_bn if value_norm else nn.Conv2d
         self.key_project = projection(key_channels)
         self.query_project = self.key_project if shared else projection(query_channels)
-        self.value_project = conv(key_channels, channels, 1)
-        self.out_project = conv(channels, out_channels, 1)
+        self.value_project = conv(key_channels, inner, 1)
+        self.out_project = conv(inner, out_channels, 1)
         if not value_norm:
             nn.init.zeros_(self.out_project.weight)
             nn.init.zeros_(self.out_project.bias)
 
-    def places(self, x):
-        """(N, C, h, w) -> (N, C, P)."""
-        return x.flatten(2) if self.key_pool is None else self.key_pool(x)
-
     def forward(self, query, key):
         queries = self.query_project(query).flatten(2).transpose(1, 2)  # (N, HW, C)
-        keys, values = self.places(self.key_project(key)), self.places(self.value_project(key))
+        keys, values = self.key_pool(self.key_project(key)), self.key_pool(self.value_project(key))
         weights = (queries @ keys * self.scale).softmax(-1)  # (N, HW, P)
         context = (weights @ values.transpose(1, 2)).transpose(1, 2)
         return self.out_project(context.reshape(query.shape[0], -1, *query.shape[2:]))

@@ -39,20 +39,20 @@ class AFNB(nn.Module):
     """The last map attends to an earlier one, and both are fused (section 3.3).
 
     Args:
-        low_channels, high_channels: of the earlier and of the last map.
-        channels: of keys, queries and values.
+        in_channels, out_channels: of the earlier and of the last map.
+        inner: channels of keys, queries and values.
         key_pool_scales: grids of the pyramid.
 
     Inputs: the earlier map, the last map (N, C, H, W).
-    Returns: (N, high_channels, H, W).
+    Returns: (N, out_channels, H, W).
     """
 
-    def __init__(self, low_channels: int, high_channels: int, channels: int, key_pool_scales: tuple[int, ...]):
+    def __init__(self, in_channels: int, out_channels: int, inner: int, key_pool_scales: tuple[int, ...]):
         super().__init__()
         pool = functools.partial(pyramid_places, scales=key_pool_scales)
-        block = SelfAttentionBlock(low_channels, high_channels, channels, high_channels, key_pool=pool)
+        block = SelfAttentionBlock(in_channels, out_channels, inner, out_channels, key_pool=pool)
         self.stages = nn.ModuleList([block])
-        self.bottleneck = conv_bn(2 * high_channels, high_channels, 1, activation=None)
+        self.bottleneck = conv_bn(2 * out_channels, out_channels, 1, activation=None)
 
     def forward(self, low, high):
         return self.bottleneck(torch.cat((self.stages[0](high, low), high), 1))
@@ -62,19 +62,19 @@ class APNB(nn.Module):
     """A map attends to itself (section 3.2).
 
     Args:
-        in_channels: of the map and of the result.
-        channels: of keys, queries and values.
+        out_channels: of the map and of the result.
+        inner: channels of keys, queries and values.
         key_pool_scales: grids of the pyramid.
 
     x: (N, C, H, W), the same shape out.
     """
 
-    def __init__(self, in_channels: int, channels: int, key_pool_scales: tuple[int, ...]):
+    def __init__(self, out_channels: int, inner: int, key_pool_scales: tuple[int, ...]):
         super().__init__()
         pool = functools.partial(pyramid_places, scales=key_pool_scales)
-        block = SelfAttentionBlock(in_channels, in_channels, channels, in_channels, shared=True, key_pool=pool)
+        block = SelfAttentionBlock(out_channels, out_channels, inner, out_channels, shared=True, key_pool=pool)
         self.stages = nn.ModuleList([block])
-        self.bottleneck = conv_bn(2 * in_channels, in_channels, 1)
+        self.bottleneck = conv_bn(2 * out_channels, out_channels, 1)
 
     def forward(self, x):
         return self.bottleneck(torch.cat((self.stages[0](x, x), x), 1))

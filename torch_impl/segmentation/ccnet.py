@@ -30,16 +30,16 @@ class CrissCrossAttention(nn.Module):
     """The weighted sum over row and column of every place, added to the map (section 3.2).
 
     Args:
-        in_channels: width C of the map; queries and keys have an eighth.
+        channels: width C of the map; queries and keys have an eighth.
 
     x: (N, C, H, W), the same shape out.
     """
 
-    def __init__(self, in_channels: int):
+    def __init__(self, channels: int):
         super().__init__()
-        self.query_conv = nn.Conv2d(in_channels, in_channels // 8, 1)
-        self.key_conv = nn.Conv2d(in_channels, in_channels // 8, 1)
-        self.value_conv = nn.Conv2d(in_channels, in_channels, 1)
+        self.query_conv = nn.Conv2d(channels, channels // 8, 1)
+        self.key_conv = nn.Conv2d(channels, channels // 8, 1)
+        self.value_conv = nn.Conv2d(channels, channels, 1)
         self.gamma = Scale(0.0)
 
     def forward(self, x):

@@ -22,17 +22,17 @@ class PAM(nn.Module):
     """Position attention: every place receives a weighted sum over all places (section 3.2).
 
     Args:
-        in_channels: width C of the map.
-        channels: of queries and keys.
+        channels: width C of the map.
+        inner: channels of queries and keys.
 
     x: (N, C, H, W), the same shape out.
     """
 
-    def __init__(self, in_channels: int, channels: int):
+    def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.key_project = nn.Conv2d(in_channels, channels, 1)
-        self.query_project = nn.Conv2d(in_channels, channels, 1)
-        self.value_project = nn.Conv2d(in_channels, in_channels, 1)
+        self.key_project = nn.Conv2d(channels, inner, 1)
+        self.query_project = nn.Conv2d(channels, inner, 1)
+        self.value_project = nn.Conv2d(channels, channels, 1)
         self.gamma = Scale(0.0)
 
     def forward(self, x):
