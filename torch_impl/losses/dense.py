@@ -1,0 +1,58 @@
+"""Losses of dense detectors: overlap of boxes side by side, and logits against qualities between 0 and 1.
+
+Mirror notes:
+- The cross-entropy is written out in both panels: the exporters turn the built-in one into wrong or missing operators.
+- ``where`` states which side a tie takes, because the frameworks' own maximum and minimum share the gradient
+  differently.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from torch_impl.boxes.iou import box_area
+
+__all__ = ["binary_cross_entropy", "iou_loss", "paired_iou", "quality_focal_loss"]
+
+
+def binary_cross_entropy(logits, targets):
+    """Cross-entropy of every element, of logits against numbers in [0, 1].  Any shape -> the same."""
+    return F.relu(logits) - logits * targets + F.softplus(-logits.abs())  # mirror: written out
+
+
+def quality_focal_loss(logits, qualities, beta: float = 2.0):
+    """Quality focal loss of every element (arXiv:2006.04388, equation 3).
+
+    Args:
+        logits: any shape, before a sigmoid.
+        qualities: the same shape, in [0, 1]; 0 for negatives.
+        beta: power of the difference.
+
+    Returns:
+        The same shape.
+    """
+    return binary_cross_entropy(logits, qualities) * (qualities - torch.sigmoid(logits)).abs() ** beta
+
+
+def paired_iou(boxes_xyxy, others_xyxy, eps: float = 1e-6):
+    """IoU of boxes side by side, differentiable.
+
+    Args:
+        boxes_xyxy, others_xyxy: (..., 4), any unit.
+        eps: least value of the divisor.
+
+    Returns:
+        (...) in [0, 1].
+    """
+    (first, last), (other_first, other_last) = ((b[..., :2], b[..., 2:]) for b in (boxes_xyxy, others_xyxy))
+    # mirror: which side a tie takes
+    size = torch.where(last < other_last, last, other_last) - torch.where(first > other_first, first, other_first)
+    size = torch.where(size > 0, size, 0.0)
+    shared = size[..., 0] * size[..., 1]
+    union = box_area(boxes_xyxy) + box_area(others_xyxy) - shared
+    return shared / torch.where(union > eps, union, eps)
+
+
+def iou_loss(boxes_xyxy, targets_xyxy, eps: float = 1e-6):
+    """Negative logarithm of the IoU, which counts as at least ``eps``.  (..., 4) -> (...)."""
+    iou = paired_iou(boxes_xyxy, targets_xyxy, eps)
+    return -torch.log(torch.where(iou > eps, iou, eps))
