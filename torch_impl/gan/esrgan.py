@@ -1,0 +1,215 @@
+"""ESRGAN: SRGAN with dense blocks inside residual ones, and a discriminator that says which of two images is more real.
+
+"ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks", 2018, arXiv:1809.00219.
+Parameter names: xinntao/BasicSR ``rrdbnet_arch.py`` (Apache-2.0); those of the first release are renamed.
+What to look at: both players compare with the mean of the other class, so that the generator sees the real images, too.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow.
+- A training step needs gradients of two losses: two calls of ``lower`` here, two tapes in TensorFlow.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torch_impl.gan._perceptual import PerceptualDistance
+from torch_impl.gan.srgan import SRGAN, Discriminator128, SuperResolutionCriterion, SuperResolutionPostProcess
+from torch_impl.layers.resize import map_size, resize_nearest
+from torch_impl.losses.adversarial import adversarial_loss
+from torch_impl.training.moving_average import MovingAverage
+from torch_impl.training.optimizers import Adam
+from torch_impl.training.players import Player
+
+__all__ = [
+    "ESRGANCriterion",
+    "ESRGANTrainer",
+    "RRDBNet",
+    "SuperResolutionCriterion",
+    "SuperResolutionPostProcess",
+    "blend",
+    "esrgan",
+    "rrdbnet_x4",
+    "rrdbnet_x4_b16",
+]
+
+RESIDUAL = 0.2  # of every residual branch (section 3.1)
+SLOPE = 0.2
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each of all maps before it.  x: (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int, growth: int):
+        super().__init__()
+        for i in range(1, 6):
+            conv = nn.Conv2d(channels + (i - 1) * growth, growth if i < 5 else channels, 3, 1, 1)
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data *= 0.1
+            nn.init.zeros_(conv.bias)
+            setattr(self, f"conv{i}", conv)
+
+    def forward(self, x):
+        maps = x
+        for i in range(1, 5):
+            maps = torch.cat((maps, F.leaky_relu(getattr(self, f"conv{i}")(maps), SLOPE)), 1)
+        return x + RESIDUAL * self.conv5(maps)
+
+
+class RRDB(nn.Module):
+    """Residual in residual: three dense blocks and the input.  x: (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int, growth: int):
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(channels, growth)
+        self.rdb2 = ResidualDenseBlock(channels, growth)
+        self.rdb3 = ResidualDenseBlock(channels, growth)
+
+    def forward(self, x):
+        return x + RESIDUAL * self.rdb3(self.rdb2(self.rdb1(x)))
+
+
+class RRDBNet(nn.Module):
+    """The generator (figures 3 and 4), four times the size.
+
+    Args:
+        blocks: residual-in-residual blocks.
+        width: channels.
+        growth: channels that each convolution of a dense block adds.
+
+    Inputs: (N, 3, H, W) in [0, 1].
+    Returns: (N, 3, 4H, 4W).
+    """
+
+    def __init__(self, blocks: int = 23, width: int = 64, growth: int = 32):
+        super().__init__()
+        self.conv_first = nn.Conv2d(3, width, 3, 1, 1)
+        self.body = nn.Sequential(*(RRDB(width, growth) for _ in range(blocks)))
+        self.conv_body = nn.Conv2d(width, width, 3, 1, 1)
+        self.conv_up1 = nn.Conv2d(width, width, 3, 1, 1)
+        self.conv_up2 = nn.Conv2d(width, width, 3, 1, 1)
+        self.conv_hr = nn.Conv2d(width, width, 3, 1, 1)
+        self.conv_last = nn.Conv2d(width, 3, 3, 1, 1)
+
+    def forward(self, lr):
+        x = self.conv_first(lr)
+        x = x + self.conv_body(self.body(x))
+        for conv in (self.conv_up1, self.conv_up2):
+            x = F.leaky_relu(conv(resize_nearest(x, [2 * n for n in map_size(x)])), SLOPE)
+        return self.conv_last(F.leaky_relu(self.conv_hr(x), SLOPE))
+
+
+class ESRGANCriterion(nn.Module):
+    """Both players' losses (equations 1 to 3).
+
+    Args:
+        pixel, content, adversarial: weights of the generator's parts; without content there is no classifier.
+        widths: channels of VGG-19's stages; its last convolution is seen before the ReLU.
+
+    Inputs: ``outputs`` of :class:`SRGAN`; ``targets["hr"]``, the real images.
+    Returns: dict of scalars: ``"G_pixel"``, ``"G_content"``, ``"G_gan"``, all weighted, their sum ``"G"``;
+        ``"D_real"``, ``"D_fake"``, their sum ``"D"``; ``"total"``, the sum of ``"G"`` and ``"D"``, which a training
+        step lowers in turn.
+    """
+
+    def __init__(
+        self,
+        pixel: float = 0.01,
+        content: float = 1.0,
+        adversarial: float = 5e-3,
+        widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+    ):
+        super().__init__()
+        self.pixel, self.adversarial = pixel, adversarial
+        self.content = PerceptualDistance({34: content}, widths=widths) if content else None
+
+    def generator(self, D_real, D_fake, sr, hr) -> dict:
+        """The generator's part; the answers on real images count as constants."""
+        D_real = D_real.detach()
+        real = adversarial_loss(D_real - D_fake.mean(), False)
+        fake = adversarial_loss(D_fake - D_real.mean(), True)
+        losses = {"G_pixel": self.pixel * (sr - hr).abs().mean()}
+        losses |= {"G_content": self.content(sr, hr)} if self.content else {}
+        losses["G_gan"] = self.adversarial * 0.5 * (real + fake)
+        return {**losses, "G": sum(losses.values())}
+
+    def discriminator(self, D_real, D_fake) -> dict:
+        """The discriminator's part; each class is compared with a constant mean of the other."""
+        real = 0.5 * adversarial_loss(D_real - D_fake.detach().mean(), True)
+        fake = 0.5 * adversarial_loss(D_fake - D_real.detach().mean(), False)
+        return {"D_real": real, "D_fake": fake, "D": real + fake}
+
+    def forward(self, outputs, targets):
+        losses = self.generator(outputs["D_real"], outputs["D_fake"], outputs["sr"], targets["hr"])
+        losses |= self.discriminator(outputs["D_real"], outputs["D_fake"])
+        return {**losses, "total": losses["G"] + losses["D"]}
+
+
+class ESRGANTrainer:
+    """Alternating training: the generator against the old discriminator, then the discriminator on the same images.
+
+    Args:
+        model: of :func:`esrgan`.
+        criterion: its losses.
+        learning_rate, betas: of both players' Adam.
+        momentum: of the generator's ``average``.
+    """
+
+    def __init__(
+        self,
+        model,
+        criterion,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        momentum: float = 0.999,
+    ):
+        self.model, self.criterion = model, criterion
+        adam = functools.partial(Adam, lr=learning_rate, betas=betas)
+        self.generator = Player({"netG": model.netG}, adam)
+        self.discriminator = Player({"netD": model.netD}, adam)
+        self.average = MovingAverage(model.netG, momentum)
+
+    @property
+    def gradients(self) -> dict:
+        """Those of the last step by name: ``netG.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        return {**self.generator.gradients, **self.discriminator.gradients}
+
+    def step(self, inputs, targets) -> dict:
+        """One step of each player from the images ``"lr"`` and ``"hr"``; the losses as each saw them."""
+        hr, netD = inputs["hr"], self.model.netD
+        sr = self.model.netG(inputs["lr"])
+        losses = self.criterion.generator(netD(hr), netD(sr), sr, hr)
+        self.generator.lower(losses["G"])  # mirror: two tapes
+        sr = sr.detach()
+        with torch.no_grad():
+            netD(sr)  # NOTE: the reference looks at them once more, which moves the running statistics
+        losses |= self.criterion.discriminator(netD(hr), netD(sr))
+        self.discriminator.lower(losses["D"])
+        self.average.update()
+        return {**losses, "total": losses["G"] + losses["D"]}
+
+
+def blend(first: Mapping, second: Mapping, share: float) -> dict:
+    """Weights between those of two networks (section 3.4): (1 - share) first + share second.
+
+    Args:
+        first, second: arrays by name, as of ``state_dict``; those of the network trained for pixels come first.
+        share: of the second, in [0, 1].
+    """
+    return {name: (1 - share) * value + share * second[name] for name, value in first.items()}
+
+
+def rrdbnet_x4(blocks=23, **options) -> RRDBNet:
+    return RRDBNet(blocks=blocks, **options)
+
+
+def rrdbnet_x4_b16(blocks=16, **options) -> RRDBNet:
+    return RRDBNet(blocks=blocks, **options)
+
+
+def esrgan(blocks=23, width=64, growth=32, size=128, D_width=64, hidden=100) -> SRGAN:
+    generator = RRDBNet(blocks=blocks, width=width, growth=growth)
+    return SRGAN(generator, Discriminator128(size=size, width=D_width, hidden=hidden))
