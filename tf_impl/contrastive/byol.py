@@ -74,6 +74,7 @@ class BYOL(Model):
             state.build(network)
         for head in (self.projection_head, self.teacher_projection_head):
             state.build(head, features)
+        state.build(self.prediction_head, {"x": ((dim,), self.compute_dtype)})
         self.update_target(0.0)  # the target starts from the same numbers
 
     def update_target(self, momentum: float) -> None:

@@ -13,7 +13,8 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf_impl.contrastive._trunk import pooled, trunk
+from tf_impl import state
+from tf_impl.contrastive._trunk import pooled, trunk, width
 from tf_impl.layers.bnneck import BNNeck
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
@@ -78,6 +79,8 @@ class SimCLR(Model):
         super().__init__(**kwargs)
         self.backbone = trunk(block, layers, planes)
         self.projection_head = ProjectionHead(hidden, dim, depth)
+        state.build(self.backbone)  # a saved file can fill only what is built
+        state.build(self.projection_head, {"x": ((width(block, planes),), self.compute_dtype)})
 
     def call(self, view1, view2, training=False):
         features = pooled(self.backbone, tf.concat([view1, view2], 0), training)

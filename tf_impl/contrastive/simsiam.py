@@ -12,6 +12,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from tf_impl import state
 from tf_impl.contrastive._trunk import resnet, width
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
@@ -73,6 +74,8 @@ class SimSiam(Model):
         self.predictor = keras.Sequential(
             [Dense(pred_dim, use_bias=False), BatchNormalization(), keras.layers.ReLU(), Dense(dim)]
         )
+        state.build(self.encoder)  # a saved file can fill only what is built
+        state.build(self.predictor, {"x": ((dim,), self.compute_dtype)})
 
     def call(self, x1, x2, training=False):
         z1, z2 = (self.encoder(x, training=training) for x in (x1, x2))

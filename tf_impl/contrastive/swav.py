@@ -15,6 +15,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from tf_impl import state
 from tf_impl.classification.resnet import ResNet
 from tf_impl.contrastive._trunk import BLOCKS, width
 from tf_impl.layers.linear import Dense
@@ -67,6 +68,10 @@ class SwAV(ResNet):
             [Dense(hidden_mlp), BatchNormalization(), keras.layers.ReLU(), Dense(output_dim)]
         )
         self.prototypes = Dense(nmb_prototypes, use_bias=False)
+        # a saved file can fill only what is built
+        keras.layers.Lambda(self.forward_features)(keras.Input((None, None, 3), dtype=self.compute_dtype))
+        state.build(self.projection_head, {"x": ((self.known_channels["c5"],), self.compute_dtype)})
+        state.build(self.prototypes, {"x": ((output_dim,), self.compute_dtype)})
 
     def normalize_prototypes(self) -> None:
         """Bring the prototypes to unit length; before every step."""
