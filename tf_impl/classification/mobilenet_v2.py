@@ -143,7 +143,7 @@ class MobileNetV2(Backbone):
             if num_classes:
                 self.classifier = keras.Sequential(
                     [
-                        keras.layers.Dropout(dropout),
+                        keras.layers.Dropout(dropout),  # mirror: Dropout follows
                         Dense(num_classes, kernel_initializer=SmallNormal, bias_initializer="zeros"),
                     ]
                 )
