@@ -1,7 +1,8 @@
 """The TensorFlow panel: Keras on TensorFlow, channels last.
 
 Raises:
-    KerasSettingsError, an ImportError: if the user's settings of Keras are for another backend or for channels first; one line names them.
+    KerasSettingsError, an ImportError: if the user's settings of Keras are for another backend or for channels first;
+        one line names them.
 """
 
 from weights import frameworks

@@ -218,7 +218,7 @@ class DepthwiseConv2D(Conv2D):
     """A convolution of every channel by itself: :class:`Conv2D` with as many groups and filters as there are channels.
 
     Args:
-        kernel_size, strides, padding, dilation_rate, use_bias, kernel_initializer, bias_initializer: of :class:`Conv2D`.
+        kernel_size, strides, padding, dilation_rate, use_bias, the initializers: of :class:`Conv2D`.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', C).
     """
