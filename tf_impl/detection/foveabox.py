@@ -1,0 +1,179 @@
+"""FoveaBox: cells near the middle of an object say its class and, as logarithms, its distances.
+
+"FoveaBox: Beyond Anchor-based Object Detector", 2019, arXiv:1904.03797.
+Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0).
+
+Mirror notes:
+- The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.coders import clip_boxes
+from tf_impl.boxes.iou import box_area
+from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
+from tf_impl.detection._dense import (
+    EPS,
+    PRIOR_BIAS,
+    STRIDES,
+    DenseDetector,
+    DenseHead,
+    DensePostProcess,
+    dense_backbone,
+    dense_neck,
+    level_points,
+    one_hot,
+    rows,
+)
+from tf_impl.layers.resize import map_size
+from tf_impl.layers.top_k import argmax
+from tf_impl.losses.box import smooth_l1_loss
+from tf_impl.losses.focal import sigmoid_focal_loss
+
+__all__ = [
+    "FoveaCriterion",
+    "FoveaHead",
+    "FoveaPostProcess",
+    "fovea_r50_fpn",
+    "fovea_r101_fpn",
+]
+
+EDGES = (16, 32, 64, 128, 256)  # the distances' unit, of every level, in pixels
+RANGES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))  # of the square root of the area, in pixels
+NOWHERE = 1e12  # area of an object that a cell does not belong to
+
+
+@keras.saving.register_keras_serializable("diptych")
+class FoveaHead(DenseHead):
+    """Classes and distances of every cell, by convolutions that all levels share.
+
+    Args:
+        channels: channels of the levels and of the convolutions.
+        num_classes: classes K.
+        num_convs: of the towers, see :class:`DenseHead`.
+
+    Inputs: dict of five levels (N, H, W, C).
+    Returns: dict: ``"cls_p3"`` ... (N, H, W, K) logits, ``"reg_p3"`` ... (N, H, W, 4) logarithms of left, top, right,
+        bottom, in the level's unit.
+    """
+
+    def __init__(self, channels: int, num_classes: int, num_convs: int = 4, **kwargs):
+        super().__init__(channels, num_convs, None, **kwargs)
+        self.conv_reg = self.last(4)
+        self.conv_cls = self.last(num_classes, PRIOR_BIAS)
+
+    def call(self, maps, training=False):
+        found = {"cls": [], "reg": []}
+        for x in maps.values():
+            of_classes, of_boxes = self.towers(x, training)
+            found["cls"].append(self.conv_cls(of_classes))
+            found["reg"].append(self.conv_reg(of_boxes))
+        return self.named(found)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class FoveaCriterion(keras.layers.Layer):
+    """Focal loss of the classes, smooth L1 loss of the distances' logarithms.
+
+    An object whose size is in a level's range, and it may be in two, has the cells of that level near its middle; the
+    smallest of several objects has a cell.
+
+    Args:
+        sigma: side of an object's middle relative to its own.
+        alpha, gamma: of the focal loss.
+        beta: of the smooth L1 loss.
+        strides: of the levels.
+
+    Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
+        ``"valid"`` (N, M) bool, False for padding.
+    Returns: dict of scalars: ``"loss_cls"``, ``"loss_bbox"``, ``"total"``.
+    """
+
+    def __init__(
+        self,
+        sigma: float = 0.4,
+        alpha: float = 0.4,
+        gamma: float = 1.5,
+        beta: float = 0.11,
+        strides: tuple[int, ...] = STRIDES,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.sigma, self.alpha, self.gamma, self.beta, self.strides = sigma, alpha, gamma, beta, tuple(strides)
+
+    def call(self, outputs, targets):
+        logits, found = rows(outputs, "cls"), rows(outputs, "reg")
+        levels = level_points(outputs, self.strides)
+        points = tf.constant(np.concatenate(levels), logits.dtype)  # (P, 2)
+        per_cell = []
+        for i, cells in enumerate(levels):
+            height, width = map_size(outputs[f"cls_p{i + 3}"])
+            per_cell += [(*RANGES[i], self.strides[i], EDGES[i], width - 1, height - 1)] * len(cells)
+        numbers = tf.constant(np.array(per_cell, np.float64), logits.dtype)  # (P, 6)
+        least, most, stride, edge = (numbers[:, i] for i in range(4))
+        boxes = tf.cast(targets["boxes"], logits.dtype)
+
+        area = box_area(boxes)  # (N, M)
+        size = tf.sqrt(tf.maximum(area, 0.0))[..., None]
+        near = self._near(points, boxes[:, :, None], stride[:, None], numbers[:, 4:])
+        mine = near & (size >= least) & (size <= most) & targets["valid"][..., None]  # (N, M, P)
+        ranked = tf.where(mine, -area[..., None], tf.constant(-NOWHERE, logits.dtype))
+        index = boxes.shape[1] - 1 - argmax(tf.reverse(ranked, (1,)), 1)  # (N, P); of equal areas the last
+        positive = tf.reduce_any(mine, 1)
+
+        wanted = one_hot(take_rows(targets["labels"], index), positive, logits.shape[-1], logits.dtype)
+        number = tf.reduce_sum(tf.cast(positive, logits.dtype))
+        losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)
+        classification = tf.reduce_sum(losses) / (number + tf.reduce_sum(tf.ones_like(logits[:, 0, 0])) + EPS)
+
+        wanted = tf.stop_gradient(distances_to_sides(points, take_rows(boxes, index)))  # mirror: gradients are cut
+        wanted = tf.math.log(tf.clip_by_value(wanted / edge[:, None], 1 / 16, 16.0))
+        losses = tf.where(positive, smooth_l1_loss(found, wanted, self.beta), 0.0)
+        regression = tf.reduce_sum(losses) / (tf.maximum(number, 1.0) + EPS)
+        return {"loss_cls": classification, "loss_bbox": regression, "total": classification + regression}
+
+    def _near(self, points, boxes, stride, highest):
+        """(N, M, P) bool: which cells are near the middle of a box, or are the border's nearest to it."""
+        cell = tf.floor(points / stride)  # column and row
+        first, last = boxes[..., :2] / stride, boxes[..., 2:] / stride
+        half = 0.5 * (last - first)
+        begin = tf.math.ceil(first + (1 - self.sigma) * half - 0.5)
+        end = tf.floor(first + (1 + self.sigma) * half - 0.5)
+        begin, end = (tf.minimum(tf.maximum(x, 0.0), highest) for x in (begin, end))
+        return tf.reduce_all((begin <= cell) & (cell <= end), -1)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class FoveaPostProcess(DensePostProcess):
+    """The best boxes, see :class:`DensePostProcess`; the border is the last pixel's centre.
+
+    Args:
+        score_threshold, candidates, iou_threshold, detections, strides: see there.
+
+    Inputs and returns: see there.
+    """
+
+    def decode(self, outputs):
+        found, levels = rows(outputs, "reg"), level_points(outputs, self.strides)
+        edges = np.repeat(EDGES, [len(points) for points in levels])[:, None]
+        distances = tf.exp(found) * tf.constant(edges, found.dtype)
+        return boxes_of_distances(tf.constant(np.concatenate(levels), found.dtype), distances)
+
+    def limit(self, boxes, size):
+        """The boxes cut at the last row and column.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
+        return clip_boxes(boxes, size - 1)
+
+
+def fovea_r50_fpn(
+    depth: int = 50, num_classes: int = 80, out_channels: int = 256, num_convs: int = 4, **options
+) -> DenseDetector:
+    backbone = dense_backbone(depth, **options)
+    head = FoveaHead(out_channels, num_classes, num_convs)
+    return DenseDetector(backbone, dense_neck(backbone, out_channels, "on_input"), head)
+
+
+def fovea_r101_fpn(depth: int = 101, **options) -> DenseDetector:
+    return fovea_r50_fpn(depth=depth, **options)
