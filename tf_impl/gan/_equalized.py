@@ -25,7 +25,8 @@ class EqualizedConv2d(Conv2D):
     Args:
         filters, kernel_size, padding: of the convolution, which has a bias.
         gain: sqrt(2) before a leaky ReLU.
-        flip: use the kernel mirrored in both axes.
+        transposed: the stored weight (in_channels, out_channels, ...) is that of a transposed convolution, which is
+            used mirrored in both axes.
 
     x: (N, H, W, C) -> (N, H', W', filters).
     """
@@ -36,7 +37,7 @@ class EqualizedConv2d(Conv2D):
         kernel_size: int,
         padding: int = 0,
         gain: float = 2**0.5,
-        flip: bool = False,
+        transposed: bool = False,
         **kwargs,
     ):
         normal = keras.initializers.RandomNormal(stddev=1.0)
@@ -46,15 +47,21 @@ class EqualizedConv2d(Conv2D):
             padding=padding,
             **{"kernel_initializer": normal, "bias_initializer": "zeros", **kwargs},
         )
-        self.gain, self.flip = gain, flip
+        self.gain, self.transposed = gain, transposed
+
+    @property
+    def torch_names(self):
+        """The layout of the stored weight."""
+        axes = (2, 3, 0, 1) if self.transposed else (3, 2, 0, 1)
+        return {"kernel": ("weight", axes), "bias": ("bias", None)}
 
     def convolution_op(self, inputs, kernel):
         scale = self.gain / math.sqrt(kernel.shape[0] * kernel.shape[1] * kernel.shape[2])
         kernel = tf.convert_to_tensor(kernel) * scale  # mirror: scales it
-        return super().convolution_op(inputs, tf.reverse(kernel, (0, 1)) if self.flip else kernel)
+        return super().convolution_op(inputs, tf.reverse(kernel, (0, 1)) if self.transposed else kernel)
 
     def get_config(self):
-        return {**super().get_config(), "gain": self.gain, "flip": self.flip}
+        return {**super().get_config(), "gain": self.gain, "transposed": self.transposed}
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -97,7 +97,7 @@ class PGGANGenerator(Model):
             if block == 0:
                 first = EqualizedConv2d(wider, 4, padding=3)  # from 1x1 to 4x4 pixels
             else:
-                first = EqualizedConv2d(wider, 3, padding=1, flip=fused_scale)
+                first = EqualizedConv2d(wider, 3, padding=1, transposed=fused_scale)
             setattr(self, f"layer{2 * block}", first)
             setattr(self, f"layer{2 * block + 1}", EqualizedConv2d(wider, 3, padding=1))
             setattr(self, f"output{block}", EqualizedConv2d(3, 1, gain=1.0))
@@ -340,12 +340,12 @@ class PGGANPostProcess(keras.layers.Layer):
     """Pictures for the screen.
 
     Inputs: ``outputs`` of a generator, or of a model that has it under ``"fake"``, about [-1, 1].
-    Returns: dict: ``"images"`` (N, H, W, 3) float in [0, 255].
+    Returns: dict: ``"pictures"`` (N, H, W, 3) float in [0, 255].
     """
 
     def call(self, outputs):
         images = outputs["fake"] if isinstance(outputs, dict) else outputs
-        return {"images": (tf.clip_by_value(images, -1, 1) + 1) * 127.5}
+        return {"pictures": (tf.clip_by_value(images, -1, 1) + 1) * 127.5}
 
 
 def level_of_detail(kimg: float, size: int = 1024, stable: float = 600.0, fade: float = 600.0) -> float:

@@ -21,7 +21,8 @@ class EqualizedConv2d(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, padding: of the convolution, which has a bias.
         gain: sqrt(2) before a leaky ReLU.
-        flip: use the kernel mirrored in both axes.
+        transposed: the stored weight (in_channels, out_channels, ...) is that of a transposed convolution, which is
+            used mirrored in both axes.
 
     x: (N, in_channels, H, W) -> (N, out_channels, H', W').
     """
@@ -33,16 +34,17 @@ class EqualizedConv2d(nn.Module):
         kernel_size: int,
         padding: int = 0,
         gain: float = 2**0.5,
-        flip: bool = False,
+        transposed: bool = False,
     ):
         super().__init__()
-        self.padding, self.flip, self.scale = padding, flip, gain / math.sqrt(in_channels * kernel_size**2)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.padding, self.transposed, self.scale = padding, transposed, gain / math.sqrt(in_channels * kernel_size**2)
+        shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        self.weight = nn.Parameter(torch.randn(*shape, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x):
         weight = self.weight * self.scale  # mirror: scales it
-        weight = weight.flip(2, 3) if self.flip else weight
+        weight = weight.transpose(0, 1).flip(2, 3) if self.transposed else weight
         return F.conv2d(x, weight, self.bias, padding=self.padding)
 
 

@@ -65,6 +65,7 @@ def generator(lod: float, references, variant: str = "", without=None, **options
         {**SMALL, "z_dim": 10, **options},
         variant=variant,
         references=references,
+        dynamic={"lod": [None]},
         without=without or {},
     )
 
@@ -88,6 +89,7 @@ def discriminator(lod: float, references, variant: str = "", without=None, **opt
         {**SMALL, **options},
         variant=variant,
         references=references,
+        dynamic={"lod": [None]},
         without=without or {},
     )
 
