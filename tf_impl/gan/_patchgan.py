@@ -54,10 +54,10 @@ NORMS = {
 
 
 def norm_layer(norm: str):
-    """The normalisation of a name; a convolution before it has a bias unless it learns one itself."""
+    """The normalisation of a name, and whether a convolution before it has a bias: with instance normalisation only."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
-    return NORMS[norm], norm != "batch"
+    return NORMS[norm], norm == "instance"
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -24,10 +24,10 @@ NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d, "none": nn.Iden
 
 
 def norm_layer(norm: str):
-    """The normalisation of a name; a convolution before it has a bias unless it learns one itself."""
+    """The normalisation of a name, and whether a convolution before it has a bias: with instance normalisation only."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
-    return NORMS[norm], norm != "batch"
+    return NORMS[norm], norm == "instance"
 
 
 def initialize(model) -> None:
