@@ -58,7 +58,7 @@ def autocast(model, dtype: str) -> Iterator[None]:
             del layer.call
 
 
-def call_and_cast(layer, call, x):
+def call_and_cast(layer, call, x, training=False):
     """The output of a layer in single precision; so is the bias added, whose gradient is a sum over many places."""
     attributes = vars(layer)  # Keras would track an assignment
     bias, attributes["bias"] = attributes["bias"], None

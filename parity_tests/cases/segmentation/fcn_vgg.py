@@ -8,9 +8,9 @@ from parity_tests.harness.case import Case, Reference, images
 SMALL = {"widths": (4, 8, 16, 32, 32), "fc_width": 16, "num_classes": 5, "dropout": 0.0}
 MAPS = {
     "fcn32s": {"pool3": "pool#2", "pool5": "pool#4", "score_fr": "score_fr"},
-    "fcn16s": {"score_fr": "score_fr"},
+    "fcn16s": {"pool4": "pool#3", "score_fr": "score_fr", "upscore2": "upscore2"},
     "fcn8s": {"pool3": "pool#2", "score_fr": "score_fr", "upscore_pool4": "upscore_pool4"},
-    "fcn8satonce": {"score_fr": "score_fr", "upscore_pool4": "upscore_pool4"},
+    "fcn8satonce": {name: name for name in ("score_pool4", "upscore_pool4", "score_pool3")},
 }
 
 
@@ -27,9 +27,9 @@ def fcn(model: str, name: str) -> Case:
         modules=MAPS[name],
         outputs={"out": "logits"},
         inputs={"image": "images"},
-        losses={"mean": "nll"},
+        losses={"mean": "nll", "sum": "nll"},
         targets=functools.partial(grid_labels, ignored=-1),
-        criterion={"reduction": "mean_valid"},
+        criterion={"reduction": "mean_valid", "weight": 1 + 1e-4 * 2625},  # the mean, and 1e-4 of the sum
     )
     return Case(model, images(40, 52), labels, SMALL, references=[reference], learning_rate=2.0**-12)
 
