@@ -55,7 +55,7 @@ def assign_atss(boxes, valid, anchors, counts: list[int], topk: int = 9):
     good = overlap >= mean + tf.sqrt(variance)
     good = good & tf.gather(inside, candidates, axis=2, batch_dims=2) & valid[..., None]
     overlap = tf.where(good, overlap, -tf.ones_like(overlap))
-    row = tf.range(tf.size(valid, tf.int64))[:, None] * iou.shape[2]  # mirror: rows of indices
+    row = tf.range(tf.size(valid, tf.int64))[:, None] * iou.shape[2]  # mirror: one row of indices
     place = tf.reshape(row + tf.reshape(candidates, (-1, candidates.shape[2])), (-1, 1))
     flat = tf.tensor_scatter_nd_update(tf.reshape(-tf.ones_like(iou), (-1,)), place, tf.reshape(overlap, (-1,)))
     overlap = tf.reshape(flat, tf.shape(iou))

@@ -59,24 +59,24 @@ class TrackingInstanceNorm(BatchNormalization):  # mirror: buffers
         super().__init__(**kwargs)
         self.running = running
 
-    def call(self, inputs, training=False):
+    def call(self, x, training=False):
         if self.running and not training:
-            return super().call(inputs)
-        mean, variance = moments(inputs, (1, 2), keepdims=True)
+            return super().call(x)
+        mean, variance = moments(x, (1, 2), keepdims=True)
         if training:
-            height, width = map_size(inputs)
-            count = tf.cast(height * width, inputs.dtype)
+            height, width = map_size(x)
+            count = tf.cast(height * width, x.dtype)
             unbiased = variance * (count / (count - 1))
             for own, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
                 own.assign(self.momentum * own + (1 - self.momentum) * tf.reduce_mean(new, (0, 1, 2)))
             self.num_batches_tracked.assign_add(1)
-        gamma, beta = tf.cast(self.gamma, inputs.dtype), tf.cast(self.beta, inputs.dtype)
+        gamma, beta = tf.cast(self.gamma, x.dtype), tf.cast(self.beta, x.dtype)
         if exporting():
-            y = tf.transpose(inputs, (0, 3, 1, 2))
+            y = tf.transpose(x, (0, 3, 1, 2))
             y = onnx_node("InstanceNormalization", [y, gamma, beta], {"epsilon": self.epsilon}, y.dtype, y.shape)
             return tf.transpose(y, (0, 2, 3, 1))
         scale = gamma * tf.math.rsqrt(variance + self.epsilon)
-        return inputs * scale + (beta - mean * scale)
+        return x * scale + (beta - mean * scale)
 
     def get_config(self):
         return {**super().get_config(), "running": self.running}

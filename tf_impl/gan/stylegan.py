@@ -103,7 +103,7 @@ class SynthesisLayer(keras.layers.Layer):
     """A convolution, noise, bias, activation, normalisation, and a style (figure 1b).
 
     Args:
-        filters, side: channels and size of the result.
+        in_channels, filters, side: channels, and size of the result.
         kind: "const" has a learnt map instead of a convolution, "up" doubles the size first, "same" leaves it.
 
     x: (N, H, W, C) -> (N, side, side, filters).
@@ -115,7 +115,7 @@ class SynthesisLayer(keras.layers.Layer):
         "kernel": ("weight", (3, 2, 0, 1)),
     }
 
-    def __init__(self, filters: int, side: int, kind: str = "same", channels: int | None = None, **kwargs):
+    def __init__(self, in_channels: int, filters: int, side: int, kind: str = "same", **kwargs):
         super().__init__(**kwargs)
         self.kind, self.flip = kind, kind == "up" and side >= FUSED
         self.filters, self.lrelu = filters, LeakyReLU(SLOPE)
@@ -124,8 +124,8 @@ class SynthesisLayer(keras.layers.Layer):
             self.const = self.add_weight(name="const", shape=(1, side, side, filters), initializer="ones")
         else:
             normal = keras.initializers.RandomNormal(stddev=1.0)
-            self.kernel = self.add_weight(name="kernel", shape=(3, 3, channels, filters), initializer=normal)
-            self.scale = (2 / (9 * channels)) ** 0.5
+            self.kernel = self.add_weight(name="kernel", shape=(3, 3, in_channels, filters), initializer=normal)
+            self.scale = (2 / (9 * in_channels)) ** 0.5
         self.apply_noise = ApplyNoise(side)
         self.style = EqualizedLinear(2 * filters, gain=1.0)
         if kind == "up":
@@ -200,12 +200,12 @@ class Synthesis(keras.layers.Layer):
         super().__init__(**kwargs)
         self.lod = self.add_weight(name="lod", shape=(), initializer="zeros", trainable=False)
         self.sizes = tuple(sizes_from_four(size))
-        channels = None
+        channels = 0
         for block, side in enumerate(self.sizes):
             wider = channels_at(side, base, most)
-            first = SynthesisLayer(wider, side, "up" if block else "const", channels)
+            first = SynthesisLayer(channels or wider, wider, side, "up" if block else "const")
             setattr(self, f"layer{2 * block}", first)
-            setattr(self, f"layer{2 * block + 1}", SynthesisLayer(wider, side, channels=wider))
+            setattr(self, f"layer{2 * block + 1}", SynthesisLayer(wider, wider, side))
             setattr(self, f"output{block}", EqualizedConv2d(3, 1, gain=1.0))
             channels = wider
 

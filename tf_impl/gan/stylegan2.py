@@ -93,9 +93,9 @@ class ModulatedConv2d(keras.layers.Layer):
     """A convolution whose weights are scaled by a style, for each image of its own (section 2.2).
 
     Args:
-        channels, filters, kernel_size: of the convolution.
+        in_channels, filters, kernel_size: of the convolution.
 
-    x: (N, H, W, channels), w (N, w_dim) -> (N, H, W, filters).
+    x: (N, H, W, in_channels), w (N, w_dim) -> (N, H, W, filters).
     """
 
     torch_names = {
@@ -106,14 +106,14 @@ class ModulatedConv2d(keras.layers.Layer):
         "resample_filter": ("resample_filter", None),
     }
 
-    def __init__(self, channels: int, filters: int, kernel_size: int, **kwargs):
+    def __init__(self, in_channels: int, filters: int, kernel_size: int, **kwargs):
         super().__init__(**kwargs)
-        self.kernel = normal(self, "kernel", (kernel_size, kernel_size, channels, filters))
+        self.kernel = normal(self, "kernel", (kernel_size, kernel_size, in_channels, filters))
         self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
-        self.affine = EqualizedLinear(channels, gain=1.0, bias_initializer="ones")
+        self.affine = EqualizedLinear(in_channels, gain=1.0, bias_initializer="ones")
 
     def demodulation(self, styles):
-        """What brings the result back to deviation 1.  (N, channels) -> (N, 1, 1, filters)."""
+        """What brings the result back to deviation 1.  (N, in_channels) -> (N, 1, 1, filters)."""
         squares = tf.reduce_sum(tf.square(self.kernel), (0, 1))
         return tf.math.rsqrt(tf.matmul(tf.square(styles), squares) + 1e-8)[:, None, None, :]
 
@@ -123,14 +123,14 @@ class StyledConv2d(ModulatedConv2d):
     """A scaled convolution, noise, bias and activation.
 
     Args:
-        channels, filters, side: of the convolution, and size of the result.
+        in_channels, filters, side: of the convolution, and size of the result.
         up: double the size.
 
-    x: (N, H, W, channels), w (N, w_dim), noise (N, side, side, 1) or None -> (N, side, side, filters).
+    x: (N, H, W, in_channels), w (N, w_dim), noise (N, side, side, 1) or None -> (N, side, side, filters).
     """
 
-    def __init__(self, channels: int, filters: int, side: int, up: bool = False, **kwargs):
-        super().__init__(channels, filters, 3, **kwargs)
+    def __init__(self, in_channels: int, filters: int, side: int, up: bool = False, **kwargs):
+        super().__init__(in_channels, filters, 3, **kwargs)
         self.up = up
         self.noise_strength = self.add_weight(name="noise_strength", shape=(), initializer="zeros")
         self.noise_const = normal(self, "noise_const", (side, side), trainable=False)
@@ -153,10 +153,10 @@ class StyledConv2d(ModulatedConv2d):
 
 @keras.saving.register_keras_serializable("diptych")
 class ToRGB(ModulatedConv2d):
-    """The colours of a map.  x: (N, H, W, channels), w (N, w_dim) -> (N, H, W, 3)."""
+    """The colours of a map.  x: (N, H, W, in_channels), w (N, w_dim) -> (N, H, W, 3)."""
 
-    def __init__(self, channels: int, **kwargs):
-        super().__init__(channels, 3, 1, **kwargs)
+    def __init__(self, in_channels: int, **kwargs):
+        super().__init__(in_channels, 3, 1, **kwargs)
 
     def call(self, x, w):
         styles = self.affine(w) / self.kernel.shape[2] ** 0.5
@@ -171,14 +171,14 @@ class SynthesisBlock(keras.layers.Layer):
 
     torch_names = {"const": ("const", (2, 0, 1)), "resample_filter": ("resample_filter", None)}
 
-    def __init__(self, channels: int, filters: int, side: int, **kwargs):
+    def __init__(self, in_channels: int, filters: int, side: int, **kwargs):
         super().__init__(**kwargs)
-        self.first = channels == 0
+        self.first = in_channels == 0
         self.resample_filter = resample_filter(self)
         if self.first:
             self.const = normal(self, "const", (side, side, filters))
         else:
-            self.conv0 = StyledConv2d(channels, filters, side, up=True)
+            self.conv0 = StyledConv2d(in_channels, filters, side, up=True)
         self.conv1 = StyledConv2d(filters, filters, side)
         self.torgb = ToRGB(filters)
 
@@ -303,12 +303,12 @@ class FilteredConv2d(keras.layers.Layer):
     """A convolution with weights scaled at run time, after a filter where it halves the size.
 
     Args:
-        channels, filters, kernel_size: of the convolution.
+        in_channels, filters, kernel_size: of the convolution.
         down: halve the size.
         linear: no bias and no activation.
         gain: times the result.
 
-    x: (N, H, W, channels) -> (N, H', W', filters).
+    x: (N, H, W, in_channels) -> (N, H', W', filters).
     """
 
     torch_names = {
@@ -319,7 +319,7 @@ class FilteredConv2d(keras.layers.Layer):
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
         filters: int,
         kernel_size: int,
         down: bool = False,
@@ -329,8 +329,8 @@ class FilteredConv2d(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.down, self.linear, self.gain, self.kernel_size = down, linear, gain, kernel_size
-        self.kernel = normal(self, "kernel", (kernel_size, kernel_size, channels, filters))
-        self.scale = (channels * kernel_size**2) ** -0.5
+        self.kernel = normal(self, "kernel", (kernel_size, kernel_size, in_channels, filters))
+        self.scale = (in_channels * kernel_size**2) ** -0.5
         if not linear:
             self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
         self.resample_filter = resample_filter(self)
@@ -351,18 +351,18 @@ class FilteredConv2d(keras.layers.Layer):
 class DiscriminatorBlock(keras.layers.Layer):
     """Two convolutions and a skip, half the size (figure 7c).
 
-    x: (N, H, W, channels) -> (N, H / 2, W / 2, filters).
+    x: (N, H, W, in_channels) -> (N, H / 2, W / 2, filters).
     """
 
-    def __init__(self, channels: int, filters: int, first: bool = False, **kwargs):
+    def __init__(self, in_channels: int, filters: int, first: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.resample_filter = resample_filter(self)
         self.first = first
         if first:
-            self.fromrgb = FilteredConv2d(3, channels, 1)
-        self.conv0 = FilteredConv2d(channels, channels, 3)
-        self.conv1 = FilteredConv2d(channels, filters, 3, down=True, gain=0.5**0.5)
-        self.skip = FilteredConv2d(channels, filters, 1, down=True, linear=True, gain=0.5**0.5)
+            self.fromrgb = FilteredConv2d(3, in_channels, 1)
+        self.conv0 = FilteredConv2d(in_channels, in_channels, 3)
+        self.conv1 = FilteredConv2d(in_channels, filters, 3, down=True, gain=0.5**0.5)
+        self.skip = FilteredConv2d(in_channels, filters, 1, down=True, linear=True, gain=0.5**0.5)
 
     def call(self, x):
         x = self.fromrgb(x) if self.first else x
@@ -373,11 +373,11 @@ class DiscriminatorBlock(keras.layers.Layer):
 class DiscriminatorEpilogue(keras.layers.Layer):
     """From the last map to a score.  (N, 4, 4, C) -> (N, 1)."""
 
-    def __init__(self, channels: int, group: int = 4, **kwargs):
+    def __init__(self, in_channels: int, group: int = 4, **kwargs):
         super().__init__(**kwargs)
         self.group = group
-        self.conv = FilteredConv2d(channels + 1, channels, 3)
-        self.fc = EqualizedLinear(channels, gain=1.0)
+        self.conv = FilteredConv2d(in_channels + 1, in_channels, 3)
+        self.fc = EqualizedLinear(in_channels, gain=1.0)
         self.out = EqualizedLinear(1, gain=1.0)
 
     def call(self, x):

@@ -70,7 +70,7 @@ class NonLocal(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Trunk(ResNet):
+class NonLocalResNet(ResNet):
     """fast-reid's ResNet: a last stride of 1, a pool that keeps the border, non-local blocks after the last blocks.
 
     Args:
@@ -140,7 +140,7 @@ class EmbeddingHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class FastReID(Model):
-    """Trunk with non-local blocks and an embedding head.
+    """A trunk with non-local blocks and an embedding head.
 
     Args:
         num_classes: identities K.
@@ -178,7 +178,7 @@ class FastReID(Model):
             raise ValueError(f"neck_feat={neck_feat!r} must be 'before' or 'after'")
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
         self.neck_feat = neck_feat
-        self.backbone = Trunk(BLOCKS[block], tuple(layers), tuple(planes), tuple(non_local), inter)
+        self.backbone = NonLocalResNet(BLOCKS[block], tuple(layers), tuple(planes), tuple(non_local), inter)
         self.heads = EmbeddingHead(num_classes, learned_power, cosine)
 
     def call(self, images, training=False):

@@ -60,7 +60,7 @@ class NonLocal(nn.Module):
         return self.W(y) + x
 
 
-class Trunk(ResNet):
+class NonLocalResNet(ResNet):
     """fast-reid's ResNet: a last stride of 1, a pool that keeps the border, non-local blocks after the last blocks.
 
     Args:
@@ -127,7 +127,7 @@ class EmbeddingHead(nn.Module):
 
 
 class FastReID(nn.Module):
-    """Trunk with non-local blocks and an embedding head.
+    """A trunk with non-local blocks and an embedding head.
 
     Args:
         num_classes: identities K.
@@ -163,7 +163,7 @@ class FastReID(nn.Module):
         if neck_feat not in ("before", "after"):
             raise ValueError(f"neck_feat={neck_feat!r} must be 'before' or 'after'")
         self.neck_feat = neck_feat
-        self.backbone = Trunk(BLOCKS[block], tuple(layers), tuple(planes), tuple(non_local), inter)
+        self.backbone = NonLocalResNet(BLOCKS[block], tuple(layers), tuple(planes), tuple(non_local), inter)
         self.heads = EmbeddingHead(self.backbone.channels["c5"], num_classes, learned_power, cosine)
 
     def forward(self, images):
