@@ -147,7 +147,7 @@ class PlainUNet(Model):
 
 
 def dice_loss(probabilities, wanted, eps: float = 1e-6):
-    """1 - the mean overlap of two sets of maps, each with its map.
+    """1 - the overlap of two sets of maps, all of a batch taken together.
 
     Args:
         probabilities, wanted: (N, H, W, K), the latter 0 or 1.
@@ -156,10 +156,8 @@ def dice_loss(probabilities, wanted, eps: float = 1e-6):
     Returns:
         Scalar.
     """
-    overlap = 2 * tf.reduce_sum(probabilities * wanted, (1, 2))
-    total = tf.reduce_sum(probabilities, (1, 2)) + tf.reduce_sum(wanted, (1, 2))
-    total = tf.where(total == 0, overlap, total)
-    return 1 - tf.reduce_mean((overlap + eps) / (total + eps))
+    overlap = 2 * tf.reduce_sum(probabilities * wanted)
+    return 1 - (overlap + eps) / (tf.reduce_sum(probabilities) + tf.reduce_sum(wanted) + eps)
 
 
 @keras.saving.register_keras_serializable("diptych")

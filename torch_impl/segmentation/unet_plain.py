@@ -136,7 +136,7 @@ class PlainUNet(nn.Module):
 
 
 def dice_loss(probabilities, wanted, eps: float = 1e-6):
-    """1 - the mean overlap of two sets of maps, each with its map.
+    """1 - the overlap of two sets of maps, all of a batch taken together.
 
     Args:
         probabilities, wanted: (N, K, H, W), the latter 0 or 1.
@@ -145,10 +145,8 @@ def dice_loss(probabilities, wanted, eps: float = 1e-6):
     Returns:
         Scalar.
     """
-    overlap = 2 * (probabilities * wanted).sum((2, 3))
-    total = probabilities.sum((2, 3)) + wanted.sum((2, 3))
-    total = torch.where(total == 0, overlap, total)
-    return 1 - ((overlap + eps) / (total + eps)).mean()
+    overlap = 2 * (probabilities * wanted).sum()
+    return 1 - (overlap + eps) / (probabilities.sum() + wanted.sum() + eps)
 
 
 class DiceCriterion(nn.Module):
