@@ -42,7 +42,15 @@ def training(lod: float):
 
 
 def pggan(lod: float, variant: str = "", without=None, **options) -> Case:
-    return Case("pggan", training(lod), None, {**SMALL, "z_dim": 10, **options}, variant=variant, without=without or {})
+    return Case(
+        "pggan",
+        training(lod),
+        None,
+        {**SMALL, "z_dim": 10, **options},
+        variant=variant,
+        dynamic={"lod": [None]},
+        without=without or {},
+    )
 
 
 def generated(file: str, size: int, lod: float, output: str, loss: bool = False, **options) -> Reference:
