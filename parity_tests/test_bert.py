@@ -488,7 +488,7 @@ def test_pretraining_from_text_fills_the_gaps_in_the_end():
     options = {"vocab_size": len(words), "hidden": 32, "heads": 4, "intermediate": 64, "dropout": 0.0}
     torch.manual_seed(0)
     model = torch_bert.bert_tiny(**options)
-    trainer = torch_bert.BertTrainer(model, 3e-3)
+    trainer = torch_bert.BertTrainer(model, learning_rate=3e-3)
     x = {name: torch.from_numpy(ids) for name, ids in inputs.items()}
     y = {name: torch.from_numpy(ids) for name, ids in targets.items()}
     losses = [float(trainer.step(x, y)["total"].detach()) for _ in range(150)]

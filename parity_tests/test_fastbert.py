@@ -91,7 +91,7 @@ def test_wrong_options_are_named():
         with pytest.raises(ValueError, match="must be 0 to 1"):
             module.FastBertPostProcess(1.5)
         with pytest.raises(ValueError, match="phase='both' must be 'finetune' or 'distill'"):
-            module.FastBertTrainer(None, "both")
+            module.FastBertTrainer(None, phase="both")
 
 
 @BOTH
@@ -135,7 +135,7 @@ def test_a_phase_has_gradients_of_its_own_parameters_only(which, phase, monkeypa
 def test_a_phase_trains_its_own_parameters_only(which, phase):
     panel = built(which)
     before = panel.state()
-    trainer = MODULES[which].FastBertTrainer(panel.model, phase)
+    trainer = MODULES[which].FastBertTrainer(panel.model, phase=phase)
     assert trainer.learning_rate == {"finetune": 2e-5, "distill": 2e-4}[phase]
     decayed = {name for name, decay in trainer.optimizer.decay.items() if decay}
     assert decayed == {n for n in trainer.optimizer.parameters if not n.endswith(("bias", "gamma", "beta"))}
@@ -154,7 +154,7 @@ def test_both_panels_distil_alike_without_labels():
     for which in (0, 1):
         panel = built(which)
         with panel._policy():
-            trainer = MODULES[which].FastBertTrainer(panel.model, "distill", 2.0**-7)
+            trainer = MODULES[which].FastBertTrainer(panel.model, phase="distill", learning_rate=2.0**-7)
         losses = [trainer.step(panel.tensors(INPUTS), panel.tensors(targets)) for _ in range(3)]
         states.append({**panel.state(), **{f"loss {i}": np.asarray(float(x["distill"])) for i, x in enumerate(losses)}})
         assert float(losses[0]["finetune"]) == 0
@@ -239,7 +239,7 @@ def test_share_of_the_layers_that_is_skipped():
     inputs, targets = {"input_ids": ids, "segment_ids": np.ones_like(ids)}, {"labels": labels}
     panel = built(1, "float32", num_classes=2)
     for phase, steps in (("finetune", 60), ("distill", 60)):
-        trainer = torch_fastbert.FastBertTrainer(panel.model, phase, 2e-3)
+        trainer = torch_fastbert.FastBertTrainer(panel.model, phase=phase, learning_rate=2e-3)
         for _ in range(steps):
             losses = trainer.step(panel.tensors(inputs), panel.tensors(targets))
         assert float(losses[phase]) < 0.15, phase

@@ -304,18 +304,19 @@ class FastBertTrainer:
 
     Args:
         model: a :class:`FastBert`.
+        criterion: its losses.
         phase: "finetune" trains the backbone and the last classifier on labels, "distill" the other classifiers on
             the last one's answers.
         learning_rate: of every step; 2e-5 or, in the second phase, 2e-4 by default (the reference: with warm-up, for 3
             and 10 epochs).
     """
 
-    def __init__(self, model, phase: str = "finetune", learning_rate: float | None = None):
+    def __init__(self, model, criterion=None, phase: str = "finetune", learning_rate: float | None = None):
         if phase not in ("finetune", "distill"):
             raise ValueError(f"phase={phase!r} must be 'finetune' or 'distill'")
         self.model, self.phase = model, phase
         self.learning_rate = learning_rate or {"finetune": 2e-5, "distill": 2e-4}[phase]
-        self.criterion = FastBertCriterion()
+        self.criterion = FastBertCriterion() if criterion is None else criterion
         students = tuple(f"classifiers.{i}." for i in range(len(model.classifiers) - 1))
         trained = {
             name: variable

@@ -140,14 +140,15 @@ class TextCNNTrainer:
 
     Args:
         model: a :class:`TextCNN`.
+        criterion: its losses.
         rho, eps: of Adadelta, arXiv:1212.5701.
 
     Source: section 2.1 of the paper; yoonkim/CNN_sentence ``conv_net_sentence.py``.
     """
 
-    def __init__(self, model, rho: float = 0.95, eps: float = 1e-6):
+    def __init__(self, model, criterion=None, rho: float = 0.95, eps: float = 1e-6):
         self.model = model
-        self.criterion = ClassificationCriterion()
+        self.criterion = ClassificationCriterion() if criterion is None else criterion
         self.parameters = [variable for variable, _ in state.trainable(model).values()]
         self.optimizer = keras.optimizers.Adadelta(1.0, rho=rho, epsilon=eps)
 

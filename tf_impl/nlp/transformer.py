@@ -257,12 +257,13 @@ class TransformerTrainer:
 
     Args:
         model: a :class:`Transformer`.
+        criterion: its losses.
         warmup, factor: of the rate.
     """
 
-    def __init__(self, model, warmup: int = 4000, factor: float = 1.0):
+    def __init__(self, model, criterion=None, warmup: int = 4000, factor: float = 1.0):
         self.model, self.warmup, self.factor = model, warmup, factor
-        self.criterion = TransformerCriterion()
+        self.criterion = TransformerCriterion() if criterion is None else criterion
         parameters = [variable for variable, _ in state.trainable(model).values()]
         self.optimizer = Adam(parameters, betas=(0.9, 0.98), eps=1e-9)
         self.steps = 0

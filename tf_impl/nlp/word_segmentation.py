@@ -67,13 +67,14 @@ class LinearCRFTrainer:
 
     Args:
         model: a :class:`LinearCRF`.
+        criterion: its losses.
         l2: of the sum of the squares of all weights.
         learning_rate: of every step.
     """
 
-    def __init__(self, model, l2: float = 0.1, learning_rate: float = 0.0625):
+    def __init__(self, model, criterion=None, l2: float = 0.1, learning_rate: float = 0.0625):
         self.model, self.l2 = model, l2
-        self.criterion = CRFCriterion("sum")
+        self.criterion = CRFCriterion("sum") if criterion is None else criterion
         self.parameters = [variable for variable, _ in state.trainable(model).values()]
         self.optimizer = Adam(self.parameters, lr=learning_rate)
 

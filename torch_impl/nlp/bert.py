@@ -423,12 +423,13 @@ class BertTrainer:
 
     Args:
         model: a :class:`BertForPreTraining`.
+        criterion: its losses.
         learning_rate: of every step; see :func:`.bert_adam.linear_warmup`.
     """
 
-    def __init__(self, model, learning_rate: float = 1e-4):
+    def __init__(self, model, criterion=None, learning_rate: float = 1e-4):
         self.model, self.learning_rate = model, learning_rate
-        self.criterion = BertPreTrainingCriterion()
+        self.criterion = BertPreTrainingCriterion() if criterion is None else criterion
         self.optimizer = BertAdam(dict(model.named_parameters()))
 
     def step(self, inputs, targets) -> dict:

@@ -1,5 +1,7 @@
 """Cases of OCRNet."""
 
+import dataclasses
+
 from parity_tests.cases.segmentation import label_maps, mmseg, segmenter
 from parity_tests.harness.case import Case, images
 
@@ -18,7 +20,8 @@ CASES = [
         label_maps(65, 98),
         {**SMALL_HRNET, "channels": 16, "ocr_channels": 8},
         references=[
-            ocr("ocrnet_hr18_4xb2-40k_cityscapes-512x1024", "decode_head"),
+            # norms of 1e5 at the published depth: float32 loses them to rounding, the panels agree in float64
+            dataclasses.replace(ocr("ocrnet_hr18_4xb2-40k_cityscapes-512x1024", "decode_head"), gradient_bound=0.2),
             ocr("mmseg_ocrnet_hr18s", "decode", modules=(1, 3, 2), depth=2, stage1=(2, 64), num_classes=7),
         ],
     ),
