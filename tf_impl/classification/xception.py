@@ -39,6 +39,8 @@ def shrink(x, pad_mode: str):
     if pad_mode == "torch":
         return max_pool2d(x, 3, 2, 1)
     _, height, width, _ = x.shape
+    if height is None or width is None:
+        return tf.nn.max_pool2d(x, 3, 2, "SAME")
     return max_pool2d(x, 3, 2, (height % 2, width % 2), ceil_mode=True)
 
 
