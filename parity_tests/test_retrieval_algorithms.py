@@ -96,6 +96,21 @@ def loops(distances, queries, k1, k2, weight):
     return ((1 - weight) * (1 - shared / (2 - shared)) + weight * d[:queries])[:, queries:]
 
 
+@pytest.mark.parametrize(("kind", "recall"), [("flat", 1.0), ("hnsw", 0.95), ("ivf", 0.6), ("pq", 0.5), ("ivfpq", 0.5)])
+def test_indexes_of_faiss_find_what_exact_search_finds(kind, recall):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 32)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    queries = x[:50] + 0.02 * rng.standard_normal((50, 32)).astype(np.float32)
+    found = index.faiss_index(x, kind, lists=16)
+    if kind.startswith("ivf"):
+        found.nprobe = 4
+    rows = found.search(queries, 10)[1]
+    exact = np.argsort(-(queries @ x.T), axis=1)[:, :10]
+    assert (rows[:, 0] == np.arange(50)).all()
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows, exact, strict=True)]) >= recall
+
+
 @pytest.mark.parametrize("k1, k2", [(20, 6), (5, 1), (7, 3)])
 def test_reranking_without_loops_is_that_with_loops(clusters, k1, k2):
     x, _ = clusters

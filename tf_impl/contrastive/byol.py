@@ -8,7 +8,6 @@ Mirror notes:
 """
 
 import functools
-import math
 
 import keras
 import tensorflow as tf
@@ -22,7 +21,7 @@ from tf_impl.losses.contrastive import cosine_prediction
 from tf_impl.training.averages import follow
 from tf_impl.training.lars import LARS
 from tf_impl.training.players import Player
-from tf_impl.training.schedules import warmup_cosine
+from tf_impl.training.schedules import cosine, warmup_cosine
 from tf_impl.training.sgd import set_learning_rate
 
 __all__ = ["BYOL", "BYOLCriterion", "BYOLTrainer", "byol", "target_momentum"]
@@ -113,7 +112,7 @@ class BYOLCriterion(keras.layers.Layer):
 
 def target_momentum(step: int, steps: int, first: float = 0.996) -> float:
     """Momentum of the target network: from ``first`` to 1 in ``steps`` steps, along half a cosine."""
-    return 1 - (1 - first) * (math.cos(math.pi * step / steps) + 1) / 2
+    return 1 - (1 - first) * cosine(step, steps)
 
 
 class BYOLTrainer:

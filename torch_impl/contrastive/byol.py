@@ -8,7 +8,6 @@ Mirror notes:
 """
 
 import functools
-import math
 
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ from torch_impl.losses.contrastive import cosine_prediction
 from torch_impl.training.averages import follow
 from torch_impl.training.lars import LARS
 from torch_impl.training.players import Player
-from torch_impl.training.schedules import warmup_cosine
+from torch_impl.training.schedules import cosine, warmup_cosine
 from torch_impl.training.sgd import set_learning_rate
 
 __all__ = ["BYOL", "BYOLCriterion", "BYOLTrainer", "byol", "target_momentum"]
@@ -101,7 +100,7 @@ class BYOLCriterion(nn.Module):
 
 def target_momentum(step: int, steps: int, first: float = 0.996) -> float:
     """Momentum of the target network: from ``first`` to 1 in ``steps`` steps, along half a cosine."""
-    return 1 - (1 - first) * (math.cos(math.pi * step / steps) + 1) / 2
+    return 1 - (1 - first) * cosine(step, steps)
 
 
 class BYOLTrainer:

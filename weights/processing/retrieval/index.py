@@ -140,7 +140,6 @@ def faiss_index(database: np.ndarray, kind: str = "flat", lists: int = 64, parts
         "ivfpq": lambda: faiss.IndexIVFPQ(coarse, size, lists, parts, 8),
         "hnsw": lambda: faiss.IndexHNSWFlat(size, links, faiss.METRIC_INNER_PRODUCT),
     }[kind]()
-    index.coarse = coarse  # the index does not own it
     rows = np.ascontiguousarray(database, np.float32)
     index.train(rows)
     index.add(rows)
