@@ -7,7 +7,8 @@ from functools import cache, lru_cache
 
 import pytest
 
-from parity_tests.harness import digest, saved
+from parity_tests import saved
+from parity_tests.harness import digest
 from parity_tests.harness.case import cases
 
 

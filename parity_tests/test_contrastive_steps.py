@@ -44,7 +44,7 @@ def in_training(panel, inputs, order):
         panel.model.train()
         outputs = panel.model(*given, *extra)
         losses = panel.criterion(outputs, {})
-        wanted = panel._trainable()
+        wanted = panel.trainable()
         values = torch.autograd.grad(losses["total"], list(wanted.values()))
         found = {name: value.numpy() for name, value in zip(wanted, values, strict=True)}
     else:
@@ -52,7 +52,7 @@ def in_training(panel, inputs, order):
         with tf.GradientTape() as tape:
             outputs = panel.model(*given, *extra, training=True)
             losses = panel.criterion(outputs, {})
-        wanted = panel._trainable()
+        wanted = panel.trainable()
         values = tape.gradient(losses["total"], [variable.value for variable, _ in wanted.values()])
         pairs = zip(wanted.items(), values, strict=True)
         found = {n: state.to_torch(g.numpy(), axes) for (n, (_, axes)), g in pairs if g is not None}

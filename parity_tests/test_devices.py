@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 
+from torch_impl.export import apply_postprocess
+
 READS = {  # cases that read values on the way, which ``meta`` does not have
     "roi_align-adaptive": "the number of samples is that of the largest box",
     "bilstm_crf": "packed sequences want the lengths on the CPU",
@@ -30,5 +32,5 @@ def test_model_criterion_and_post_process_stay_on_the_device(case, proof, monkey
         if criterion is not None:
             found += criterion(outputs, targets).values()
         if postprocess is not None:
-            found += postprocess(outputs).values()
+            found += apply_postprocess(postprocess, outputs, list(inputs.values())).values()
     assert all(x.device.type == "meta" for x in found)

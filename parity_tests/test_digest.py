@@ -4,8 +4,14 @@ import shutil
 
 import pytest
 
-from parity_tests.harness import digest, saved
+from parity_tests import saved
+from parity_tests.harness import digest
 from parity_tests.harness.case import cases
+
+
+def forget():
+    for function in (digest._Module.read, digest._read, digest.of_harness):
+        function.cache_clear()
 
 
 @pytest.fixture
@@ -24,12 +30,10 @@ def changed(monkeypatch, tmp_path):
         (copy / path).write_text(function(text))
         with monkeypatch.context() as patch:
             patch.setattr(digest, "ROOT", copy)
-            for function_ in (digest._source, digest.of_harness):
-                function_.cache_clear()
+            forget()
             stale = {name for name, case in cases().items() if digest.of_case(case) != before[name]}
             stale |= {"the harness"} if digest.of_harness() != harness else set()
-        for function_ in (digest._source, digest.of_harness):
-            function_.cache_clear()
+        forget()
         return stale
 
     return change
@@ -39,6 +43,21 @@ def test_a_changed_layer_makes_exactly_the_cases_stale_that_use_it(changed):
     stale = changed("tf_impl/layers/window_attention.py", lambda text: text.replace("1", "2"))
     assert {"window_attention", "performer_lm"} <= {cases()[name].model for name in stale}
     assert not {name for name in stale if cases()[name].entry.family not in ("layers", "nlp")}
+
+
+def test_a_definition_makes_only_those_stale_that_reach_it(changed):
+    assert not changed("tf_impl/layers/normalization.py", lambda text: text + "\n\ndef new(x):\n    return x\n")
+    stale = changed(
+        "torch_impl/layers/normalization.py",
+        lambda text: text.replace("class StdLayerNorm", "SIZE = 1\n\n\nclass StdLayerNorm"),
+    )
+    assert not stale
+    stale = changed(
+        "torch_impl/classification/squeezenet.py", lambda text: text.replace("1.1", "1.2").replace("64", "65")
+    )
+    assert stale and {cases()[name].entry.module for name in stale} <= {"classification.squeezenet"}
+    everywhere = changed("tf_impl/layers/model.py", lambda text: text.replace("(bool, int", "(int"))
+    assert len(everywhere) > 100
 
 
 def test_comments_and_docstrings_make_none_stale(changed):

@@ -184,7 +184,7 @@ def test_penalties_are_the_references(package, stored):
     if moved:
         with tf.GradientTape() as tape:
             terms, loss = total()
-        names, variables = zip(*((name, v.value) for name, (v, _) in panel._trainable().items()))
+        names, variables = zip(*((name, v.value) for name, (v, _) in panel.trainable().items()))
         gradients = dict(zip(names, tape.gradient(loss, variables, unconnected_gradients="zero")))
     else:
         terms, loss = total()

@@ -112,7 +112,7 @@ def test_gradients_of_netvlad(panel, version):
     x = fingerprints.inputs_of(expected)["map"]
     layer = panel(entry, {"num_clusters": 8, "dim": 16}, example={"x": x})
     layer.load(seeded(layer.shapes()))
-    probe, wanted = x.ravel()[:128], layer._trainable()
+    probe, wanted = x.ravel()[:128], layer.trainable()
     (given,) = layer.tensors({"x": x}).values()
     if panel is PyTorch:
         total = (layer.model(given) * torch.tensor(probe)).sum()

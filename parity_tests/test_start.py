@@ -108,7 +108,7 @@ def test_the_command_line_exports_both(tmp_path):
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
-@pytest.mark.parametrize("panel", ["tf_impl", "torch_impl", "parity_tests"])
+@pytest.mark.parametrize("panel", ["tf_impl", "torch_impl", "parity_tests.harness"])
 def test_triton_comes_before_tensorflow(panel, tmp_path):
     """Imported before TensorFlow, a panel keeps triton for ``torch.compile`` on a GPU."""
     code = f"import {panel}, tensorflow, triton, sys; assert sys.modules['triton']"

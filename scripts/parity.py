@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from parity_tests.harness.saved import FOLDER, DamagedProof, path_of, read
+from parity_tests.saved import FOLDER, DamagedProof, path_of, read
 from scripts.output import Problem, frameworks, line, print_json, table, written
 from weights import catalog
 

@@ -39,7 +39,7 @@ def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
     if "image_size" not in parameters:
         return postprocess(outputs)
     static, shape = inputs[0].shape, tf.shape(inputs[0], out_type=tf.int64)
-    size = shape[1:3] if None in static[1:3] else tf.constant(static[1:3], tf.int64)
+    size = shape[1:3] if None in static[1:3] else tf.constant(tuple(static[1:3]), tf.int64)
     return postprocess(outputs, tf.tile(size[None], (shape[0], 1)))
 
 

@@ -1,0 +1,3 @@
+from weights import frameworks
+
+frameworks.load_triton_first()

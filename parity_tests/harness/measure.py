@@ -264,7 +264,7 @@ class Proof:
 
     def _training(self, details):
         twins = self.twins("float64")
-        if not twins[1].parameters() and not twins[1].trainer:
+        if not twins[1].trainable() and not twins[1].trainer:
             return []
         histories = [panel.train(*self.arrays(), self.case.learning_rate) for panel in twins]
         figures = [

@@ -190,7 +190,8 @@ class PyTorch(Panel):
         own = self.criterion.state_dict(keep_vars=True) if self.criterion is not None else {}
         return {**found, **{f"criterion.{name}": tensor for name, tensor in own.items()}}
 
-    def _trainable(self) -> dict:
+    def trainable(self) -> dict:
+        """Parameters of model and criterion by name."""
         parameters = list(self.model.named_parameters())
         if self.criterion is not None:
             parameters += [(f"criterion.{name}", p) for name, p in self.criterion.named_parameters()]
@@ -272,7 +273,7 @@ class PyTorch(Panel):
         given = {f"input.{name}": x for name, x in inputs.items() if x.requires_grad}
         found = {}
         for player in self.players().values():
-            wanted = {name: p for name, p in self._trainable().items() if name.startswith(player.parameters)} | given
+            wanted = {name: p for name, p in self.trainable().items() if name.startswith(player.parameters)} | given
             sources = list(wanted.values())
             values = torch.autograd.grad(losses[player.loss], sources, allow_unused=True, retain_graph=True)
             found |= {
@@ -289,7 +290,7 @@ class PyTorch(Panel):
             trainer = self._trainer()
             history = [self.arrays(trainer.step(inputs, targets)) for _ in range(steps)]
         else:
-            optimiser = torch.optim.SGD(self._trainable().values(), lr=learning_rate, momentum=MOMENTUM)
+            optimiser = torch.optim.SGD(self.trainable().values(), lr=learning_rate, momentum=MOMENTUM)
             history = []
             for _ in range(steps):
                 optimiser.zero_grad()
@@ -372,7 +373,7 @@ class TensorFlow(Panel):
         own = tf_impl.state.variables(self.criterion) if self.criterion is not None else {}
         return {**found, **{f"criterion.{name}": value for name, value in own.items()}}
 
-    def _trainable(self) -> dict:
+    def trainable(self) -> dict:
         found = tf_impl.state.trainable(self.model)
         own = tf_impl.state.trainable(self.criterion) if self.criterion is not None else {}
         return {**found, **{f"criterion.{name}": value for name, value in own.items()}}
@@ -452,7 +453,7 @@ class TensorFlow(Panel):
             losses = self._losses(inputs, targets)
         found = {}
         for player in self.players().values():
-            wanted = {name: v for name, v in self._trainable().items() if name.startswith(player.parameters)}
+            wanted = {name: v for name, v in self.trainable().items() if name.startswith(player.parameters)}
             sources = [variable.value for variable, _ in wanted.values()] + list(given.values())
             values = tape.gradient(losses[player.loss], sources, unconnected_gradients="zero")
             values = [tf.convert_to_tensor(value).numpy() for value in values]  # embeddings have sparse gradients
@@ -472,7 +473,7 @@ class TensorFlow(Panel):
         if self.trainer is not None:
             trainer = self._trainer()
             return [self.arrays(trainer.step(inputs, targets)) for _ in range(steps)]
-        variables = [variable for variable, _ in self._trainable().values()]
+        variables = [variable for variable, _ in self.trainable().values()]
         with self._policy():
             optimiser = keras.optimizers.SGD(learning_rate, momentum=MOMENTUM)
         history = []

@@ -135,10 +135,6 @@ class Res2Net(ResNet):
     ):
         super().__init__(functools.partial(Bottle2neck, scale=scale), layers, base_width=base_width, **options)
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return super().from_config({**config.pop("options", {}), **config}, custom_objects)
-
 
 def res2net50_26w_4s(layers=(3, 4, 6, 3), base_width=26, scale=4, **options) -> Res2Net:
     return Res2Net(layers=layers, base_width=base_width, scale=scale, **options)

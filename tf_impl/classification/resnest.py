@@ -204,10 +204,6 @@ class ResNeSt(ResNet):
             return maps
         return self.fc(self.dropout(tf.reduce_mean(maps["c5"], (1, 2)), training=training))  # mirror: NHWC
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return super().from_config({**config.pop("options", {}), **config}, custom_objects)
-
 
 def resnest14(layers=(1, 1, 1, 1), **options) -> ResNeSt:
     return ResNeSt(layers=layers, **options)

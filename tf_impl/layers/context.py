@@ -20,7 +20,7 @@ from .conv_module import ConvModule
 from .convolution import Conv2D
 from .initialization import KaimingNormal
 from .native import exporting, onnx_node
-from .normalization import BatchNormalization
+from .normalization import BatchNormalization, moments
 from .pooling import MaxPooling2D, adaptive_avg_pool2d
 
 __all__ = ["ContextBlock", "NonLocal2d"]
@@ -118,7 +118,7 @@ class ChannelNorm(keras.layers.Layer):  # mirror: layer normalisation over
             y, attributes = tf.transpose(x, (0, 3, 1, 2)), {"axis": 1, "epsilon": self.epsilon}
             y = onnx_node("LayerNormalization", [y, gamma, beta], attributes, y.dtype, y.shape)
             return tf.transpose(y, (0, 2, 3, 1))
-        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+        mean, variance = moments(x, [-1], keepdims=True)
         return (x - mean) * tf.math.rsqrt(variance + self.epsilon) * gamma[:, 0, 0] + beta[:, 0, 0]
 
     def compute_output_shape(self, input_shape):

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from .native import exporting, onnx_node
+from .normalization import moments
 
 __all__ = [
     "Conv1D",
@@ -282,7 +283,7 @@ class StandardizedConv2D(Conv2D):
 
     def convolution_op(self, inputs, kernel):
         kernel = tf.convert_to_tensor(kernel)
-        mean, variance = tf.nn.moments(kernel, (0, 1, 2), keepdims=True)
+        mean, variance = moments(kernel, (0, 1, 2), keepdims=True)
         return super().convolution_op(inputs, (kernel - mean) * tf.math.rsqrt(variance + self.epsilon))
 
     def get_config(self):

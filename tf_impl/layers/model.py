@@ -14,6 +14,8 @@ from .names import mark_containers, named_layers
 
 __all__ = ["Model"]
 
+KEPT = ("name", "trainable", "dtype")  # what Keras writes into every config
+
 
 def _snake(name: str) -> str:
     name = re.sub(r"\W+", "", name)
@@ -70,10 +72,13 @@ class Model(keras.Model):
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls, *args, **kwargs)
+        parameters = inspect.signature(cls.__init__).parameters.values()
         given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
-        given = {**given, **given.pop("kwargs", {})}
-        given.pop(next(iter(inspect.signature(cls.__init__).parameters)))
-        object.__setattr__(self, "_arguments", given)
+        given.pop(next(iter(parameters)).name)
+        for parameter in parameters:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(parameter.name, {})
+        object.__setattr__(self, "_arguments", {name: x for name, x in given.items() if name not in KEPT})
         return self
 
     def __setattr__(self, name, value):
@@ -85,7 +90,8 @@ class Model(keras.Model):
         super().__setattr__(name, value)
 
     def get_config(self):
-        return {**super().get_config(), **{key: _encode(value) for key, value in self._arguments.items()}}
+        kept = {name: value for name, value in super().get_config().items() if name in KEPT}
+        return {**kept, **{name: _encode(value) for name, value in self._arguments.items()}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -23,6 +23,7 @@ __all__ = [
     "StdLayerNorm",
     "choose_norm",
     "freeze_norm",
+    "moments",
 ]
 
 

@@ -7,7 +7,7 @@ from weights import catalog
 
 __all__ = ["FOLDER", "DamagedProof", "confirmed", "path_of", "read"]
 
-FOLDER = Path(__file__).parents[1] / "proof"
+FOLDER = Path(__file__).parent / "proof"
 
 
 class DamagedProof(ValueError):
