@@ -2,9 +2,9 @@
 
 "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks", 2016, arXiv:1604.02878;
 "Improving Object Detection With One Line of Code" (soft suppression), 2017, arXiv:1704.04503. Numbers:
-timesler/facenet-pytorch ``models/utils/detect_face.py`` (MIT), whose conventions differ from stage to stage: P-Net's windows are as wide as the
-difference of their corners, those of the later stages one pixel wider; only the last suppression compares with the
-smaller box. The template of the alignment is that of deepinsight/insightface.
+timesler/facenet-pytorch ``models/utils/detect_face.py`` (MIT), whose conventions differ from stage to stage: P-Net's
+windows are as wide as the difference of their corners, those of the later stages one pixel wider; only the last
+suppression compares with the smaller box. The template of the alignment is that of deepinsight/insightface.
 """
 
 from collections.abc import Callable, Mapping
