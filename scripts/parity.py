@@ -133,7 +133,7 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
     from importlib.metadata import version
 
     found["versions"] = {package: version(package) for package in digest.PACKAGES}
-    found |= {"digest": digest.of_case(case), "harness": digest.of_harness()}
+    found |= {"digest": digest.of_case(case.name), "harness": digest.of_harness()}
     found["seconds"] = round(time.perf_counter() - start, 1)
     return found
 

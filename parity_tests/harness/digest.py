@@ -147,6 +147,7 @@ def sources(names: Iterable[str], without: Iterable[str] = ()) -> dict[str, str]
     return dict(sorted(found.items()))
 
 
+@cache
 def _split(dotted: str) -> tuple[str | None, str]:
     """The module of ours that a dotted name begins with, and the name in it that follows (empty: the module)."""
     parts = dotted.split(".")
@@ -166,8 +167,10 @@ def of_harness() -> str:
     return _short([sources(HARNESS), {package: version(package) for package in PACKAGES}])
 
 
-def of_case(case: cases.Case) -> str:
+@cache
+def of_case(name: str) -> str:
     """Of everything else that the figures of a case depend on."""
+    case = cases.cases()[name]
     parts = (case.entry.builder, case.entry.criterion, case.entry.postprocess, case.entry.trainer)
     parts = [name for name in (*parts, vocabulary.CLASSES.get(case.entry.builder)) if name]
     panels = [f"{panel}.{case.entry.module}.{name}" for panel in ("tf_impl", "torch_impl") for name in parts]
@@ -196,11 +199,11 @@ def chosen(saved: Mapping[str, Mapping], commit: str) -> dict[str, str]:
         changed), "turn" (a tenth of the rest), or "" if it is taken on trust.
     """
     found = {}
-    for name, case in cases.cases().items():
+    for name in cases.cases():
         turn = int.from_bytes(hashlib.sha256(f"{commit} {name}".encode()).digest()[:4]) / 2**32
         if name not in saved:
             found[name] = "new"
-        elif saved[name].get("digest") != of_case(case):
+        elif saved[name].get("digest") != of_case(name):
             found[name] = "changed"
         elif saved[name].get("harness") != of_harness():
             found[name] = "harness" if turn < 1 / 4 else ""

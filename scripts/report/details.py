@@ -23,7 +23,7 @@ PARTS = ("levels", "losses", "gradients", "trace", "classes", "onnx", "latency",
 
 def digest(case) -> str:
     """Of everything that the details of a case depend on."""
-    everything = [FORMAT, of_case(case), of_harness()]
+    everything = [FORMAT, of_case(case.name), of_harness()]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
 
