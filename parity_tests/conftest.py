@@ -19,6 +19,12 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--changed"):
+        again = _modules()
+        marked = [(item, item.get_closest_marker("module")) for item in items]
+        trusted = [item for item, mark in marked if mark and mark.args[0] not in again]
+        config.hook.pytest_deselected(items=trusted)
+        items[:] = [item for item in items if item not in set(trusted)]
     if not config.getoption("--full"):
         skip = pytest.mark.skip(reason="published sizes: run with --full")
         for item in items:
@@ -49,11 +55,23 @@ def _saved():
 
 
 @cache
+def _commit():
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, cwd=digest.ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@cache
 def _changed():
     """Case -> why it is proven by ``--changed``; "" if the saved proof is trusted."""
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, cwd=digest.ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    return digest.chosen(_saved(), commit)
+    return digest.chosen(_saved(), _commit())
+
+
+@cache
+def _modules():
+    """Model files that ``--changed`` tests: those with a changed case, and a tenth of the others."""
+    modules = {case.entry.module for case in cases().values()}
+    changed = {cases()[name].entry.module for name, why in _changed().items() if why in ("new", "changed")}
+    return changed | {module for module in modules if digest.turn(_commit(), module) < 1 / 10}
 
 
 def pytest_report_header(config):

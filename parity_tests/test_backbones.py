@@ -28,6 +28,11 @@ def _backbones() -> dict:
 BACKBONES = _backbones()
 
 
+def each(names):
+    marked = [pytest.param(name, marks=pytest.mark.module(BACKBONES[name].entry.module)) for name in names]
+    return pytest.mark.parametrize("name", marked)
+
+
 def twins(name, **options):
     """Both panels in float64 with the same seeded weights, no randomness in training, and inputs and targets."""
     case, rng = BACKBONES[name], np.random.default_rng(3)
@@ -48,7 +53,7 @@ def test_every_classification_module_is_covered():
     assert len(BACKBONES) == 19
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@each(BACKBONES)
 def test_frozen_stages_neither_learn_nor_gather_statistics(name):
     (tensorflow, torch), inputs, targets = twins(name, frozen_stages=1)
     before = torch.state()
@@ -69,7 +74,7 @@ def test_frozen_stages_neither_learn_nor_gather_statistics(name):
     assert max(onnx_file.relative(twin[key], after[key], 1e-12) for key in before) < 1e-10
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in NORMLESS])
+@each(name for name in BACKBONES if name not in NORMLESS)
 def test_norm_eval_keeps_the_statistics(name):
     panels, inputs, _ = twins(name, norm_eval=True)
     for panel in panels:
@@ -77,7 +82,7 @@ def test_norm_eval_keeps_the_statistics(name):
         assert max(onnx_file.relative(trained[key], evaluated[key]) for key in evaluated) < 1e-12
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in NORMLESS])
+@each(name for name in BACKBONES if name not in NORMLESS)
 def test_frozen_normalisation_is_a_scale_and_a_shift(name):
     fixed, inputs, targets = twins(name, norm="frozen")
     plain, _, _ = twins(name)
@@ -91,7 +96,7 @@ def test_frozen_normalisation_is_a_scale_and_a_shift(name):
     assert not [key for key in learned[0] if key.removesuffix(".weight") + ".running_mean" in fixed[0].shapes()]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@each(BACKBONES)
 def test_maps_come_at_their_strides(name):
     (tensorflow, torch), inputs, _ = twins(name, features_only=True)
     maps, twin = torch.outputs(inputs), tensorflow.outputs(inputs)

@@ -22,7 +22,9 @@ def _classifiers() -> dict:
 
 
 CLASSIFIERS = _classifiers()
-each = pytest.mark.parametrize("name", CLASSIFIERS)
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.module(case.entry.module)) for name, case in CLASSIFIERS.items()]
+)
 
 
 def made(name):

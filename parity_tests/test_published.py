@@ -65,7 +65,8 @@ def smallest(models):
 def tiers(models):
     """Parameters of a test: the smallest model of each file by default, the others with ``--full``."""
     quick = smallest(models)
-    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in models]
+    marks = {name: [pytest.mark.module(module)] for name, (module, _) in models.items()}
+    return [pytest.param(name, marks=marks[name] + ([] if name in quick else [pytest.mark.slow])) for name in models]
 
 
 @pytest.mark.parametrize("name", tiers({n: (m.module, m.parameters) for n, m in MODELS.items() if m.parameters}))

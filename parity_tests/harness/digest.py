@@ -18,7 +18,7 @@ from pathlib import Path
 from parity_tests.harness import case as cases
 from parity_tests.harness import fingerprints, vocabulary
 
-__all__ = ["PACKAGES", "chosen", "of_case", "of_harness", "sources"]
+__all__ = ["PACKAGES", "chosen", "of_case", "of_harness", "sources", "turn"]
 
 ROOT = Path(__file__).parents[2]
 OWN = ("tf_impl", "torch_impl", "weights", "parity_tests")
@@ -187,6 +187,11 @@ def _defined_in() -> dict[str, str]:
     return {case.name: module for module in cases.modules() for case in importlib.import_module(module).CASES}
 
 
+def turn(commit: str, name: str) -> float:
+    """A number in [0, 1) for a name, another one at each commit."""
+    return int.from_bytes(hashlib.sha256(f"{commit} {name}".encode()).digest()[:4]) / 2**32
+
+
 def chosen(saved: Mapping[str, Mapping], commit: str) -> dict[str, str]:
     """Which cases are to be proven again, and why; the others are taken on trust.
 
@@ -200,13 +205,13 @@ def chosen(saved: Mapping[str, Mapping], commit: str) -> dict[str, str]:
     """
     found = {}
     for name in cases.cases():
-        turn = int.from_bytes(hashlib.sha256(f"{commit} {name}".encode()).digest()[:4]) / 2**32
+        drawn = turn(commit, name)
         if name not in saved:
             found[name] = "new"
         elif saved[name].get("digest") != of_case(name):
             found[name] = "changed"
         elif saved[name].get("harness") != of_harness():
-            found[name] = "harness" if turn < 1 / 4 else ""
+            found[name] = "harness" if drawn < 1 / 4 else ""
         else:
-            found[name] = "turn" if turn < 1 / 10 else ""
+            found[name] = "turn" if drawn < 1 / 10 else ""
     return found
