@@ -1,0 +1,129 @@
+"""SMPL: a body as a mean mesh, moved by its shape and by its pose, and bent by a skeleton.
+
+"SMPL: A Skinned Multi-Person Linear Model", 2015, 10.1145/2816795.2818013; offsets of every vertex (SMPL+D):
+"Multi-Garment Net: Learning to Dress 3D People from Images", 2019, arXiv:1908.06903. Numbers: smplx 0.1.28, whose
+licence forbids copies: this is written from the formulas. The arrays of the published bodies, which cannot be passed
+on, are buffers under its names. What to look at: joints follow from the shape alone, so that neither the pose's nor the
+clothes' offsets move them.
+
+Mirror notes:
+- The arrays of the body are buffers in PyTorch, variables that are not trainable in Keras.
+"""
+
+import torch
+from torch import nn
+
+__all__ = ["PARENTS", "SMPL", "SMPLD", "VERTEX_JOINTS", "rodrigues"]
+
+# the joint that every joint hangs on
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+# vertices that count as joints: nose, eyes, ears; toes and heels; finger tips, left and right
+VERTEX_JOINTS = (
+    *(332, 6260, 2800, 4071, 583),
+    *(3216, 3226, 3387, 6617, 6624, 6787),
+    *(2746, 2319, 2445, 2556, 2673),
+    *(6191, 5782, 5905, 6016, 6133),
+)
+EPS = 1e-8  # added to every number of a rotation before its length is taken, as in the reference
+
+
+def rodrigues(rotations):
+    """Rotation matrices of axis times angle.  (..., 3) radians -> (..., 3, 3)."""
+    angle = (rotations + EPS).square().sum(-1, keepdim=True).sqrt()
+    x, y, z = (rotations / angle).unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([torch.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))], -2)
+    angle = angle[..., None]
+    return torch.eye(3).to(cross) + angle.sin() * cross + (1 - angle.cos()) * torch.matmul(cross, cross)
+
+
+class SMPL(nn.Module):
+    """The body.
+
+    Args:
+        num_vertices: V.
+        num_betas: numbers of the shape B.
+        parents: of the J joints, -1 for the first one.
+        vertex_joints: E vertices that are joints, too.
+
+    Inputs: ``betas`` (N, B); ``pose`` (N, 3 J) axis times angle, radians, or (N, J, 3, 3) rotations, the first of the
+        whole body; ``transl`` (N, 3) metres.
+    Returns: dict: ``"vertices"`` (N, V, 3), ``"joints"`` (N, J + E, 3).
+    """
+
+    def __init__(
+        self,
+        num_vertices: int = 6890,
+        num_betas: int = 10,
+        parents: tuple[int, ...] = PARENTS,
+        vertex_joints: tuple[int, ...] = VERTEX_JOINTS,
+    ):
+        super().__init__()
+        self.parents, self.vertex_joints, joints = tuple(parents), tuple(vertex_joints), len(parents)
+        shapes = {
+            "v_template": (num_vertices, 3),
+            "shapedirs": (num_vertices, 3, num_betas),
+            "J_regressor": (joints, num_vertices),
+            "posedirs": (9 * (joints - 1), 3 * num_vertices),
+            "lbs_weights": (num_vertices, joints),
+        }
+        for name, shape in shapes.items():  # mirror: buffers
+            self.register_buffer(name, torch.zeros(shape))
+
+    def transforms(self, rotations, joints):
+        """Rotation (N, J, 3, 3) and place (N, J, 3) of every joint, from those relative to its parent."""
+        turns, places = [rotations[:, 0]], [joints[:, 0]]
+        for i, parent in enumerate(self.parents[1:], start=1):
+            turns.append(torch.matmul(turns[parent], rotations[:, i]))
+            bone = (joints[:, i] - joints[:, parent])[..., None]
+            places.append(places[parent] + torch.matmul(turns[parent], bone)[..., 0])
+        return torch.stack(turns, 1), torch.stack(places, 1)
+
+    def skin(self, vertices, turns, places, joints, transl):
+        """Vertices (N, V, 3) of the pose of rest, moved by the bones they hang on."""
+        count = len(self.parents)
+        shifts = places - torch.matmul(turns, joints[..., None])[..., 0]  # of what lies in the first frame
+        moves = torch.cat((turns.reshape(-1, count, 9), shifts), 2)  # (N, J, 12)
+        moves = torch.matmul(self.lbs_weights[None], moves)  # (N, V, 12)
+        turned = torch.matmul(moves[..., :9].reshape(-1, vertices.shape[1], 3, 3), vertices[..., None])[..., 0]
+        return turned + moves[..., 9:] + transl[:, None]
+
+    def rest(self, betas, pose):
+        """What both bodies share: rotations, joints, vertices of the pose of rest."""
+        count = len(self.parents)
+        matrices = pose if pose.ndim == 4 else rodrigues(pose.reshape(-1, count, 3))
+        directions = self.shapedirs.flatten(0, 1).t()  # (B, 3 V)
+        shaped = torch.matmul(betas, directions).reshape(-1, *self.v_template.shape) + self.v_template
+        joints = torch.matmul(self.J_regressor[None], shaped)
+        feature = (matrices[:, 1:] - torch.eye(3).to(matrices)).reshape(-1, 9 * (count - 1))
+        posed = shaped + torch.matmul(feature, self.posedirs).reshape(-1, *shaped.shape[1:])
+        return matrices, joints, posed
+
+    def all_joints(self, places, vertices, transl):
+        """Joints (N, J + E, 3)."""
+        chosen = vertices[:, list(self.vertex_joints)]
+        return torch.cat((places + transl[:, None], chosen), 1)
+
+    def forward(self, betas, pose, transl):
+        matrices, joints, posed = self.rest(betas, pose)
+        turns, places = self.transforms(matrices, joints)
+        vertices = self.skin(posed, turns, places, joints, transl)
+        return {"vertices": vertices, "joints": self.all_joints(places, vertices, transl)}
+
+
+class SMPLD(SMPL):
+    """The body with an offset of every vertex: clothes and hair.
+
+    Args:
+        num_vertices, num_betas, parents, vertex_joints: see :class:`SMPL`.
+
+    Inputs: those of :class:`SMPL`, and ``offsets`` (N, V, 3) in the pose of rest.
+    Returns: dict: ``"vertices"``, ``"joints"``, and ``"naked"`` (N, V, 3), the vertices without offsets.
+    """
+
+    def forward(self, betas, pose, transl, offsets):
+        matrices, joints, posed = self.rest(betas, pose)
+        turns, places = self.transforms(matrices, joints)
+        vertices = self.skin(posed + offsets, turns, places, joints, transl)
+        naked = self.skin(posed, turns, places, joints, transl)
+        return {"vertices": vertices, "joints": self.all_joints(places, naked, transl), "naked": naked}

@@ -1,0 +1,1 @@
+"""What surrounds the networks of bodies: heat maps of joints, poses, skins."""
