@@ -1,0 +1,45 @@
+"""A few of the anchors or boxes of every image, in a fixed proportion: those that a loss is computed of.
+
+Mirror notes:
+- The same formulas in both panels.
+"""
+
+import tensorflow as tf
+
+from tf_impl.boxes.assignment import take_rows
+from tf_impl.layers.top_k import top_k
+
+__all__ = ["has_area", "sample"]
+
+
+def has_area(boxes_xyxy):
+    """Which boxes have a width and a height.  (..., 4) -> (...) bool."""
+    return tf.reduce_all(boxes_xyxy[..., 2:] > boxes_xyxy[..., :2], -1)
+
+
+def sample(positive, negative, count: int, share: float, priorities=None):
+    """Choose up to ``count`` candidates of every image, as many positive ones as there are up to a share of them.
+
+    The references choose at random: with random priorities, so does this.
+
+    Args:
+        positive, negative: (N, A) bool, disjoint.
+        count: candidates of an image.
+        share: largest share of the positive ones in ``count``.
+        priorities: (N, A) float, the highest are chosen first; None for: the first are chosen.
+
+    Returns:
+        (N, A) bool twice: which positive and which negative ones are chosen.
+
+    Source: torchvision ``detection/_utils.BalancedPositiveNegativeSampler``; mmdet ``RandomSampler``.
+    """
+    if priorities is not None:
+        order = top_k(priorities, priorities.shape[1])[1]
+        positive, negative = take_rows(positive, order), take_rows(negative, order)
+    positive = positive & (tf.cumsum(tf.cast(positive, tf.int64), 1) <= int(count * share))
+    room = count - tf.reduce_sum(tf.cast(positive, tf.int64), 1, keepdims=True)
+    negative = negative & (tf.cumsum(tf.cast(negative, tf.int64), 1) <= room)  # mirror: same formulas
+    if priorities is not None:
+        back = top_k(-order, order.shape[1])[1]  # the inverse permutation
+        positive, negative = take_rows(positive, back), take_rows(negative, back)
+    return positive, negative

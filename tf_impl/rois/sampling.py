@@ -1,0 +1,54 @@
+"""The proposals that the second stage is trained with, and the object of each.
+
+Mirror notes:
+- The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+"""
+
+import tensorflow as tf
+
+from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.convention import Convention
+from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.sampling import has_area, sample
+from tf_impl.layers.top_k import top_k
+
+__all__ = ["sample_rois"]
+
+
+def sample_rois(
+    proposals,
+    targets,
+    convention: Convention,
+    count: int = 512,
+    share: float = 0.25,
+    positive: float = 0.5,
+    low_quality: str | None = None,
+):
+    """Assign objects to proposals and choose some of these; the objects are proposals, too.
+
+    Args:
+        proposals: (N, P, 4) xyxy in pixels; rows without area are no proposals.
+        targets: ``"boxes"`` (N, M, 4), ``"valid"`` (N, M) bool; if there is ``"roi_priorities"``, (N, P + M) in the
+            order of the convention, the highest are chosen first.
+        convention: which way round, and how overlaps are computed.
+        count, share: of the sample, see :func:`sample`.
+        positive: overlap from which on a proposal belongs to an object; with less it is background.
+        low_quality: see :func:`assign_max_iou`; the best proposals of an object must reach ``positive``, too.
+
+    Returns:
+        boxes: (N, S, 4), S = min(count, P + M): the chosen proposals, positive ones first; then rows of 0.
+        matched: (N, S) int64: index of the object, -1 for background, -2 where nothing was chosen.
+    """
+    boxes = targets["boxes"]
+    present = targets["valid"] & has_area(boxes)
+    objects = tf.where(present[..., None], boxes, 0.0)
+    parts = (objects, proposals) if convention.objects_first else (proposals, objects)
+    candidates = tf.stop_gradient(tf.concat(parts, 1))  # mirror: gradients are cut
+    iou = pairwise_iou(boxes, candidates, convention.iou_eps)  # (N, M, M + P)
+    matched = assign_max_iou(iou, present, positive, positive, low_quality, positive)
+    matched = tf.where(has_area(candidates), matched, IGNORED)
+    chosen = sample(matched >= 0, matched == BACKGROUND, count, share, targets.get("roi_priorities"))
+    kind = 2 * tf.cast(chosen[0], tf.int32) + tf.cast(chosen[1], tf.int32)
+    kind, index = top_k(kind, min(count, candidates.shape[1]))
+    candidates = tf.where(kind[..., None] > 0, take_rows(candidates, index), 0.0)
+    return candidates, tf.where(kind > 0, take_rows(matched, index), IGNORED)
