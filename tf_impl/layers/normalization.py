@@ -23,7 +23,6 @@ __all__ = [
     "StdLayerNorm",
     "choose_norm",
     "freeze_norm",
-    "moments",
 ]
 
 
