@@ -10,7 +10,8 @@ import tensorflow as tf
 import torch
 
 from parity_tests.cases.detection import objects
-from parity_tests.cases.detection._two_stage import FEW, SMALL, stored_proposals
+from parity_tests.cases.detection._masks import losses_masks
+from parity_tests.cases.detection._two_stage import FEW, LOSSES, ONE_BOX, SMALL, stored_proposals
 from parity_tests.harness import fingerprints
 from parity_tests.harness.measure import compare_with_fingerprint
 from parity_tests.harness.panels import PyTorch, TensorFlow
@@ -158,6 +159,7 @@ def agree(found, expected):
 
 MODELS = {
     "fasterrcnn_resnet50_fpn": "torchvision_fasterrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn": "torchvision_maskrcnn_resnet50_fpn",
 }
 
 
@@ -191,6 +193,34 @@ def test_proposals_and_detections(panel, name):
         if "masks" in results:
             found[f"detections.{i}.masks"] = results["masks"][i][:, None]
         agree({f"proposals.{i}": proposals, **found}, expected)
+
+
+ONE_MASK = ONE_BOX | {"loss_mask": "loss_mask"}
+MMDET = {
+    "mask_rcnn_r50_fpn": ("mask-rcnn_r50_fpn_1x_coco", ONE_MASK),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MMDET)
+def test_losses_and_gradients_are_those_of_mmdet(name):
+    """In PyTorch only: to pool hundreds of boxes takes TensorFlow many gigabytes; its losses are PyTorch's."""
+    file, losses = MMDET[name]
+    expected, entry = fingerprints.load(file), catalog.get(name)
+    panel = PyTorch(entry, {}, None, {}, "float32")
+    panel.load(seeded(panel.shapes(), aliases=panel.aliases()))
+    images = {"images": next(iter(fingerprints.loss_inputs_of(expected).values()))}
+    targets = losses_masks(expected)
+    targets = {key: targets[key] for key in entry.targets}
+    terms = {}
+    for theirs, ours in (LOSSES | losses).items():
+        terms[ours] = terms.get(ours, 0.0) + np.asarray(expected["loss"]["terms"][theirs])
+    found = panel.losses(images, targets)
+    np.testing.assert_allclose([found[key] for key in terms], list(terms.values()), rtol=1e-4)
+    gradients, wanted = panel.gradients(images, targets), expected["loss"]["gradients"]
+    norms = [np.linalg.norm(gradients[key].astype(np.float64)) for key in wanted]
+    largest = max(norm for norm, _ in wanted.values())
+    np.testing.assert_allclose(norms, [norm for norm, _ in wanted.values()], rtol=1e-3, atol=1e-6 * largest)
 
 
 @pytest.fixture(params=["fasterrcnn_resnet50_fpn", "faster_rcnn_r50_fpn"])

@@ -1,0 +1,198 @@
+"""Mask R-CNN: Faster R-CNN with a mask for every box, of each class for itself.
+
+"Mask R-CNN", 2017, arXiv:1703.06870.
+Parameter names: torchvision ``detection/mask_rcnn.py`` (BSD-3); the others: mmdet ``mask_rcnn`` (Apache-2.0). In
+training masks are computed of the positive proposals, otherwise of the boxes that are left after suppression.
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch. Keras infers the widths of the maps.
+"""
+
+import keras
+
+from tf_impl.classification.resnet import BasicBlock
+from tf_impl.detection._masks import MaskCriterion, MaskPostProcess, with_masks
+from tf_impl.detection._proposals import RPNHead
+from tf_impl.detection._two_stage import TwoStagePostProcess
+from tf_impl.detection.faster_rcnn import FasterRCNN, RoIHeads, StandardRoIHead, TwoStageDetector, pyramid_backbone
+from tf_impl.necks.fpn import FPN
+from tf_impl.rois.extractors import RoIExtractor
+from tf_impl.rois.mask_heads import FCNMaskHead, MaskPredictor, mask_convolutions
+
+__all__ = [
+    "MaskCriterion",
+    "MaskPostProcess",
+    "MaskRCNN",
+    "MaskRoIHeads",
+    "StandardMaskRoIHead",
+    "mask_mmdet_criterion",
+    "mask_rcnn_r18_fpn",
+    "mask_rcnn_r50_fpn",
+    "mask_rcnn_r101_fpn",
+    "mask_rcnn_x101_32x4d_fpn",
+    "mask_rcnn_x101_64x4d_fpn",
+    "maskrcnn_resnet50_fpn",
+]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MaskRoIHeads(RoIHeads):
+    """The second stage with masks under torchvision's names.
+
+    Args:
+        num_classes, units, samples: see :class:`RoIHeads`.
+        mask_filters: width of the masks' convolutions.
+        score_threshold, pairs, iou_threshold, detections: of the best boxes, see :class:`TwoStagePostProcess`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        units: int = 1024,
+        samples: int = 512,
+        mask_filters: int = 256,
+        score_threshold: float = 0.05,
+        pairs: int = 4096,
+        iou_threshold: float = 0.5,
+        detections: int = 100,
+        **kwargs,
+    ):
+        super().__init__(num_classes, units, samples, **kwargs)
+        self.postprocess = TwoStagePostProcess("torchvision", score_threshold, pairs, iou_threshold, detections)
+        self.mask_roi_pool = RoIExtractor("torchvision", 14)
+        self.mask_head = mask_convolutions(mask_filters)
+        self.mask_predictor = MaskPredictor(mask_filters, num_classes)
+
+    def segment(self, maps, boxes):
+        """Mask logits (N * R, 28, 28, K) of boxes (N, R, 4)."""
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, boxes)))
+
+    def call(self, maps, proposals, image_size, targets=None, given: bool = False):
+        found = super().call(maps, proposals, image_size, targets, given)
+        return with_masks(self, found, maps, image_size, targets, given)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class StandardMaskRoIHead(StandardRoIHead):
+    """The second stage with masks under mmdet's names.
+
+    Args:
+        num_classes, units, num_convs, conv_filters, num_fcs, norm, norm_groups, samples, low_quality: see
+            :class:`StandardRoIHead`; ``norm`` and ``norm_groups`` also of the masks' convolutions.
+        mask_filters: width of the masks' convolutions.
+        score_threshold, pairs, iou_threshold, detections: of the best boxes, see :class:`TwoStagePostProcess`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        units: int = 1024,
+        num_convs: int = 0,
+        conv_filters: int = 256,
+        num_fcs: int = 2,
+        norm=None,
+        norm_groups: int = 32,
+        samples: int = 512,
+        low_quality: str | None = "forced",
+        mask_filters: int = 256,
+        score_threshold: float = 0.05,
+        pairs: int = 4096,
+        iou_threshold: float = 0.5,
+        detections: int = 100,
+        **kwargs,
+    ):
+        super().__init__(
+            num_classes, units, num_convs, conv_filters, num_fcs, norm, norm_groups, samples, low_quality, **kwargs
+        )
+        self.postprocess = TwoStagePostProcess("mmdet", score_threshold, pairs, iou_threshold, detections)
+        self.mask_roi_extractor = RoIExtractor("mmdet", 14)
+        self.mask_head = FCNMaskHead(mask_filters, num_classes, norm=norm, norm_groups=norm_groups)
+
+    def segment(self, maps, boxes):
+        """Mask logits (N * R, 28, 28, K) of boxes (N, R, 4)."""
+        return self.mask_head(self.mask_roi_extractor(maps, boxes))
+
+    def call(self, maps, proposals, image_size, targets=None, given: bool = False):
+        found = super().call(maps, proposals, image_size, targets, given)
+        return with_masks(self, found, maps, image_size, targets, given)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MaskRCNN(FasterRCNN):
+    """Residual network, pyramid P2 to P6, two stages with masks (torchvision's names and constants).
+
+    Args:
+        mask_channels, score_threshold, pairs, iou_threshold, detections: see :class:`MaskRoIHeads`.
+        kwargs: of :class:`FasterRCNN`.
+
+    Inputs: as of :class:`FasterRCNN`.
+    Returns: as of :class:`FasterRCNN`, and what :func:`with_masks` adds.
+    """
+
+    def __init__(
+        self,
+        mask_channels: int = 256,
+        score_threshold: float = 0.05,
+        pairs: int = 4096,
+        iou_threshold: float = 0.5,
+        detections: int = 100,
+        **kwargs,
+    ):
+        self.mask_options = mask_channels, score_threshold, pairs, iou_threshold, detections
+        super().__init__(**kwargs)
+
+    def make_roi_heads(self, *options):
+        return MaskRoIHeads(*options, *self.mask_options)
+
+
+def mask_mmdet_criterion(**options) -> MaskCriterion:
+    """mmdet's losses."""
+    return MaskCriterion(**{"convention": "mmdet", **options})
+
+
+def maskrcnn_resnet50_fpn(layers=(3, 4, 6, 3), **options) -> MaskRCNN:
+    """torchvision's."""
+    return MaskRCNN(layers=layers, **options)
+
+
+def mask_rcnn_r50_fpn(
+    layers=(3, 4, 6, 3),
+    num_classes: int = 80,
+    out_channels: int = 256,
+    units: int = 1024,
+    mask_channels: int = 256,
+    candidates: tuple[int, int] = (2000, 1000),
+    proposals: tuple[int, int] = (1000, 1000),
+    samples: int = 512,
+    pairs: int = 4096,
+    detections: int = 100,
+    **options,
+) -> TwoStageDetector:
+    backbone = pyramid_backbone(layers=layers, **options)
+    head = StandardMaskRoIHead(
+        num_classes,
+        units,
+        samples=samples,
+        mask_filters=mask_channels,
+        pairs=pairs,
+        detections=detections,
+    )
+    return TwoStageDetector(
+        backbone, FPN(backbone.channels, out_channels, 5), RPNHead(out_channels, candidates, proposals), head
+    )
+
+
+def mask_rcnn_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> TwoStageDetector:
+    return mask_rcnn_r50_fpn(block=block, layers=layers, **options)
+
+
+def mask_rcnn_r101_fpn(layers=(3, 4, 23, 3), **options) -> TwoStageDetector:
+    return mask_rcnn_r50_fpn(layers=layers, **options)
+
+
+def mask_rcnn_x101_32x4d_fpn(layers=(3, 4, 23, 3), groups=32, base_width=4, **options) -> TwoStageDetector:
+    return mask_rcnn_r50_fpn(layers=layers, groups=groups, base_width=base_width, **options)
+
+
+def mask_rcnn_x101_64x4d_fpn(layers=(3, 4, 23, 3), groups=64, base_width=4, **options) -> TwoStageDetector:
+    return mask_rcnn_r50_fpn(layers=layers, groups=groups, base_width=base_width, **options)
