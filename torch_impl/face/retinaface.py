@@ -8,7 +8,6 @@ counts for boxes and classes, and the background's losses are sorted, so that on
 Mirror notes:
 - NCHW here, NHWC in TensorFlow: here maps are transposed before they become rows of anchors.
 - Keras infers the input widths.
-- Smooth L1 and the softmax of two classes are written out in both.
 """
 
 import functools
