@@ -199,6 +199,7 @@ ONE_MASK = ONE_BOX | {"loss_mask": "loss_mask"}
 MMDET = {
     "mask_rcnn_r50_fpn": ("mask-rcnn_r50_fpn_1x_coco", ONE_MASK),
     "mask_rcnn_r50_gcb_r16_c3_c5_fpn": ("mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco", ONE_MASK),
+    "mask_rcnn_r50_fpn_carafe": ("mask-rcnn_r50_fpn-carafe_1x_coco", ONE_MASK),
 }
 
 

@@ -1,0 +1,114 @@
+"""Detectors whose pyramid, and mask head, enlarge maps by CARAFE: every pixel weights the neighbourhood below it.
+
+"CARAFE: Content-Aware ReAssembly of FEatures", 2019, arXiv:1905.02188.
+Parameter names: mmdet ``carafe`` (Apache-2.0).
+
+Mirror notes:
+- The layers are called alike in both panels, and take the words of their framework.
+"""
+
+import functools
+
+import keras
+
+from tf_impl.detection._proposals import RPNHead
+from tf_impl.detection.faster_rcnn import (
+    StandardRoIHead,
+    TwoStageDetector,
+    mmdet_criterion,
+    mmdet_postprocess,
+    pyramid_backbone,
+)
+from tf_impl.detection.mask_rcnn import MaskPostProcess, StandardMaskRoIHead, mask_mmdet_criterion
+from tf_impl.layers.carafe import FPNCARAFE, CARAFEPack
+from tf_impl.necks.fpn import level_names
+from tf_impl.rois.mask_heads import FCNMaskHead
+
+__all__ = [
+    "CARAFEMaskRoIHead",
+    "CARAFENeck",
+    "MaskPostProcess",
+    "faster_rcnn_r50_fpn_carafe",
+    "mask_mmdet_criterion",
+    "mask_rcnn_r50_fpn_carafe",
+    "mmdet_criterion",
+    "mmdet_postprocess",
+]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CARAFENeck(FPNCARAFE):
+    """:class:`FPNCARAFE` of maps by name.
+
+    Args:
+        in_channels, out_channels, num_outs: see there.
+
+    Inputs: dict of maps (N, H_i, W_i, C_i), fine to coarse.
+    Returns: dict of levels (N, H_i, W_i, out_channels), fine to coarse, "p2" for "c2" and so on.
+    """
+
+    def call(self, maps, training=False):
+        levels = super().call(*maps.values(), training=training)
+        return dict(zip(level_names(maps, len(levels)), levels))
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CARAFEMaskRoIHead(StandardMaskRoIHead):
+    """The second stage whose masks are enlarged by CARAFE, without a ReLU after it.
+
+    Args:
+        num_classes, units, samples, mask_filters, pairs, detections: see :class:`StandardMaskRoIHead`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        units: int = 1024,
+        samples: int = 512,
+        mask_filters: int = 256,
+        pairs: int = 4096,
+        detections: int = 100,
+        **kwargs,
+    ):
+        few = {"samples": samples, "pairs": pairs, "detections": detections}
+        super().__init__(num_classes, units, mask_filters=mask_filters, **few, **kwargs)
+        upsample = functools.partial(CARAFEPack, mask_filters, scale_factor=2)
+        self.mask_head = FCNMaskHead(mask_filters, num_classes, upsample=upsample)
+
+
+def detector(head, layers, out_channels, candidates, proposals, **options) -> TwoStageDetector:
+    """A detector with such a pyramid; options of :func:`pyramid_backbone`."""
+    backbone = pyramid_backbone(layers=layers, **options)
+    neck = CARAFENeck(tuple(backbone.channels.values()), out_channels, 5)
+    return TwoStageDetector(backbone, neck, RPNHead(out_channels, candidates, proposals), head)
+
+
+def faster_rcnn_r50_fpn_carafe(
+    layers=(3, 4, 6, 3),
+    num_classes: int = 80,
+    out_channels: int = 256,
+    units: int = 1024,
+    candidates: tuple[int, int] = (2000, 1000),
+    proposals: tuple[int, int] = (1000, 1000),
+    samples: int = 512,
+    **options,
+) -> TwoStageDetector:
+    head = StandardRoIHead(num_classes, units, samples=samples)
+    return detector(head, layers, out_channels, candidates, proposals, **options)
+
+
+def mask_rcnn_r50_fpn_carafe(
+    layers=(3, 4, 6, 3),
+    num_classes: int = 80,
+    out_channels: int = 256,
+    units: int = 1024,
+    mask_channels: int = 256,
+    candidates: tuple[int, int] = (2000, 1000),
+    proposals: tuple[int, int] = (1000, 1000),
+    samples: int = 512,
+    pairs: int = 4096,
+    detections: int = 100,
+    **options,
+) -> TwoStageDetector:
+    head = CARAFEMaskRoIHead(num_classes, units, samples, mask_channels, pairs, detections)
+    return detector(head, layers, out_channels, candidates, proposals, **options)
