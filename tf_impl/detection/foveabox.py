@@ -1,10 +1,12 @@
 """FoveaBox: cells near the middle of an object say its class and, as logarithms, its distances.
 
 "FoveaBox: Beyond Anchor-based Object Detector", 2019, arXiv:1904.03797.
-Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0).
+Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0). The ``_align`` form samples the map of the classes
+where the predicted box is.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- The deformable kernel belongs to a convolution that is never called; Keras must be told to build it.
 """
 
 import keras
@@ -28,22 +30,63 @@ from tf_impl.detection._dense import (
     one_hot,
     rows,
 )
+from tf_impl.layers.conv_module import ConvModule
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.deform_conv import deform_conv2d
+from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.resize import map_size
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.box import smooth_l1_loss
 from tf_impl.losses.focal import sigmoid_focal_loss
 
 __all__ = [
+    "FeatureAlign",
+    "FoveaAlignHead",
     "FoveaCriterion",
     "FoveaHead",
     "FoveaPostProcess",
     "fovea_r50_fpn",
+    "fovea_r50_fpn_gn_align",
     "fovea_r101_fpn",
 ]
 
 EDGES = (16, 32, 64, 128, 256)  # the distances' unit, of every level, in pixels
 RANGES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))  # of the square root of the area, in pixels
 NOWHERE = 1e12  # area of an object that a cell does not belong to
+
+
+@keras.saving.register_keras_serializable("diptych")
+class FeatureAlign(keras.layers.Layer):
+    """A deformable convolution whose offsets follow from the predicted distances.
+
+    Args:
+        channels: channels of the map.
+        kernel_size: of the convolution.
+        deform_groups: channel groups with offsets of their own.
+
+    x: (N, H, W, C), distances: (N, H, W, 4) -> (N, H, W, C).
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3, deform_groups: int = 4, **kwargs):
+        super().__init__(**kwargs)
+        self.padding, self.deform_groups = kernel_size // 2, deform_groups
+        offsets = 2 * deform_groups * kernel_size**2
+        wide = keras.initializers.RandomNormal(stddev=0.1)
+        self.conv_offset = Conv2D(offsets, 1, use_bias=False, kernel_initializer=wide)
+        self.conv_adaption = Conv2D(channels, kernel_size, use_bias=False, kernel_initializer=SmallNormal)
+        self.conv_adaption.build((None, None, None, channels))  # mirror: never called
+
+    def call(self, x, distances):
+        return tf.nn.relu(
+            deform_conv2d(
+                x,
+                self.conv_offset(distances),
+                tf.convert_to_tensor(self.conv_adaption.kernel),
+                padding=self.padding,
+                deform_groups=self.deform_groups,
+                border_grad="mmcv",
+            )
+        )
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -72,6 +115,58 @@ class FoveaHead(DenseHead):
             found["cls"].append(self.conv_cls(of_classes))
             found["reg"].append(self.conv_reg(of_boxes))
         return self.named(found)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class FoveaAlignHead(keras.layers.Layer):
+    """The same with group normalisation, and with a map of the classes that is sampled where the box is.
+
+    Args:
+        channels: channels of the levels and of the convolutions of the boxes' tower.
+        num_classes: classes K.
+        num_convs: convolutions of the boxes' tower.
+        norm_groups: groups of the group normalisation.
+        deform_groups: see :class:`FeatureAlign`.
+        wide: how many times as many channels the classes' two convolutions have.
+
+    Inputs and returns: see :class:`FoveaHead`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_convs: int = 4,
+        norm_groups: int = 32,
+        deform_groups: int = 4,
+        wide: int = 4,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        norm = dict(norm="group", norm_groups=norm_groups)
+        norm["kernel_initializer"] = SmallNormal
+        self.reg_convs = [ConvModule(channels, 3, padding=1, **norm) for _ in range(num_convs)]
+        self.conv_reg = DenseHead.last(4)
+        self.feature_adaption = FeatureAlign(channels, 3, deform_groups)
+        self.cls_convs = [
+            ConvModule(channels * wide, 3, padding=1, **norm),
+            ConvModule(channels * wide, 1, **norm),
+        ]
+        self.conv_cls = DenseHead.last(num_classes, PRIOR_BIAS)
+
+    def call(self, maps, training=False):
+        found = {"cls": [], "reg": []}
+        for x in maps.values():
+            y = x
+            for conv in self.reg_convs:
+                y = conv(y, training=training)
+            distances = self.conv_reg(y)
+            x = self.feature_adaption(x, tf.exp(distances))
+            for conv in self.cls_convs:
+                x = conv(x, training=training)
+            found["cls"].append(self.conv_cls(x))
+            found["reg"].append(distances)
+        return DenseHead.named(found)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -177,3 +272,18 @@ def fovea_r50_fpn(
 
 def fovea_r101_fpn(depth: int = 101, **options) -> DenseDetector:
     return fovea_r50_fpn(depth=depth, **options)
+
+
+def fovea_r50_fpn_gn_align(
+    depth: int = 50,
+    num_classes: int = 80,
+    out_channels: int = 256,
+    num_convs: int = 4,
+    norm_groups: int = 32,
+    deform_groups: int = 4,
+    wide: int = 4,
+    **options,
+) -> DenseDetector:
+    backbone = dense_backbone(depth, **options)
+    head = FoveaAlignHead(out_channels, num_classes, num_convs, norm_groups, deform_groups, wide)
+    return DenseDetector(backbone, dense_neck(backbone, out_channels, "on_input"), head)

@@ -1,14 +1,17 @@
 """FoveaBox: cells near the middle of an object say its class and, as logarithms, its distances.
 
 "FoveaBox: Beyond Anchor-based Object Detector", 2019, arXiv:1904.03797.
-Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0).
+Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0). The ``_align`` form samples the map of the classes
+where the predicted box is.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
+- The deformable kernel belongs to a convolution that is never called; Keras must be told to build it.
 """
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
@@ -28,22 +31,62 @@ from torch_impl.detection._dense import (
     one_hot,
     rows,
 )
+from torch_impl.layers.conv_module import ConvModule
+from torch_impl.layers.deform_conv import deform_conv2d
+from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.box import smooth_l1_loss
 from torch_impl.losses.focal import sigmoid_focal_loss
 
 __all__ = [
+    "FeatureAlign",
+    "FoveaAlignHead",
     "FoveaCriterion",
     "FoveaHead",
     "FoveaPostProcess",
     "fovea_r50_fpn",
+    "fovea_r50_fpn_gn_align",
     "fovea_r101_fpn",
 ]
 
 EDGES = (16, 32, 64, 128, 256)  # the distances' unit, of every level, in pixels
 RANGES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))  # of the square root of the area, in pixels
 NOWHERE = 1e12  # area of an object that a cell does not belong to
+
+
+class FeatureAlign(nn.Module):
+    """A deformable convolution whose offsets follow from the predicted distances.
+
+    Args:
+        channels: channels of the map.
+        kernel_size: of the convolution.
+        deform_groups: channel groups with offsets of their own.
+
+    x: (N, C, H, W), distances: (N, 4, H, W) -> (N, C, H, W).
+    """
+
+    keeps_initial_values = True
+
+    def __init__(self, channels: int, kernel_size: int = 3, deform_groups: int = 4):
+        super().__init__()
+        self.padding, self.deform_groups = kernel_size // 2, deform_groups
+        self.conv_offset = nn.Conv2d(4, 2 * deform_groups * kernel_size**2, 1, bias=False)
+        self.conv_adaption = nn.Conv2d(channels, channels, kernel_size, bias=False)
+        nn.init.normal_(self.conv_offset.weight, std=0.1)
+        nn.init.normal_(self.conv_adaption.weight, std=0.01)
+
+    def forward(self, x, distances):
+        return F.relu(
+            deform_conv2d(
+                x,
+                self.conv_offset(distances),
+                self.conv_adaption.weight,  # mirror: never called
+                padding=self.padding,
+                deform_groups=self.deform_groups,
+                border_grad="mmcv",
+            )
+        )
 
 
 class FoveaHead(DenseHead):
@@ -71,6 +114,58 @@ class FoveaHead(DenseHead):
             found["cls"].append(self.conv_cls(of_classes))
             found["reg"].append(self.conv_reg(of_boxes))
         return self.named(found)
+
+
+class FoveaAlignHead(nn.Module):
+    """The same with group normalisation, and with a map of the classes that is sampled where the box is.
+
+    Args:
+        channels: channels of the levels and of the convolutions of the boxes' tower.
+        num_classes: classes K.
+        num_convs: convolutions of the boxes' tower.
+        norm_groups: groups of the group normalisation.
+        deform_groups: see :class:`FeatureAlign`.
+        wide: how many times as many channels the classes' two convolutions have.
+
+    Inputs and returns: see :class:`FoveaHead`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_convs: int = 4,
+        norm_groups: int = 32,
+        deform_groups: int = 4,
+        wide: int = 4,
+    ):
+        super().__init__()
+        norm = dict(norm="group", norm_groups=norm_groups)
+        self.reg_convs = nn.ModuleList(ConvModule(channels, channels, 3, 1, 1, **norm) for _ in range(num_convs))
+        self.conv_reg = DenseHead.last(channels, 4)
+        self.feature_adaption = FeatureAlign(channels, 3, deform_groups)
+        self.cls_convs = nn.ModuleList(
+            [
+                ConvModule(channels, channels * wide, 3, 1, 1, **norm),
+                ConvModule(channels * wide, channels * wide, 1, **norm),
+            ]
+        )
+        normal(self, 0.01)
+        self.conv_cls = DenseHead.last(channels * wide, num_classes, PRIOR_BIAS)
+
+    def forward(self, maps):
+        found = {"cls": [], "reg": []}
+        for x in maps.values():
+            y = x
+            for conv in self.reg_convs:
+                y = conv(y)
+            distances = self.conv_reg(y)
+            x = self.feature_adaption(x, torch.exp(distances))
+            for conv in self.cls_convs:
+                x = conv(x)
+            found["cls"].append(self.conv_cls(x))
+            found["reg"].append(distances)
+        return DenseHead.named(found)
 
 
 class FoveaCriterion(nn.Module):
@@ -173,3 +268,18 @@ def fovea_r50_fpn(
 
 def fovea_r101_fpn(depth: int = 101, **options) -> DenseDetector:
     return fovea_r50_fpn(depth=depth, **options)
+
+
+def fovea_r50_fpn_gn_align(
+    depth: int = 50,
+    num_classes: int = 80,
+    out_channels: int = 256,
+    num_convs: int = 4,
+    norm_groups: int = 32,
+    deform_groups: int = 4,
+    wide: int = 4,
+    **options,
+) -> DenseDetector:
+    backbone = dense_backbone(depth, **options)
+    head = FoveaAlignHead(out_channels, num_classes, num_convs, norm_groups, deform_groups, wide)
+    return DenseDetector(backbone, dense_neck(backbone, out_channels, "on_input"), head)

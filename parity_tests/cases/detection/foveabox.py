@@ -15,4 +15,12 @@ CASES = [
         postprocess=FEW,
         references=[mmdet("fovea_r50_fpn_4xb4-1x_coco", ("cls", "reg"), LOSSES)],
     ),
+    Case(
+        "fovea_r50_fpn_gn_align",
+        images(65, 97),
+        objects(65, 97, 4),
+        {**SMALL, "norm_groups": 4, "wide": 2},
+        postprocess=FEW,
+        references=[mmdet("fovea_r50_fpn_gn-head-align_4xb4-2x_coco", ("cls", "reg"), LOSSES)],
+    ),
 ]
