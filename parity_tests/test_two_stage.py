@@ -202,6 +202,7 @@ MMDET = {
     "mask_rcnn_r50_fpn": ("mask-rcnn_r50_fpn_1x_coco", ONE_MASK),
     "mask_rcnn_r50_gcb_r16_c3_c5_fpn": ("mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco", ONE_MASK),
     "mask_rcnn_r50_fpn_carafe": ("mask-rcnn_r50_fpn-carafe_1x_coco", ONE_MASK),
+    "ms_rcnn_r50_caffe_fpn": ("ms-rcnn_r50-caffe_fpn_1x_coco", ONE_MASK | {"loss_mask_iou": "loss_mask_iou"}),
     "cascade_rcnn_r50_fpn": ("cascade-rcnn_r50_fpn_1x_coco", STAGES),
     "cascade_mask_rcnn_r50_fpn": ("cascade-mask-rcnn_r50_fpn_1x_coco", STAGES | STAGE_MASKS),
 }
