@@ -1,0 +1,36 @@
+"""Focal loss of heat maps, which counts less near a peak.
+
+"CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, equation 1.
+
+Mirror notes:
+- ``where`` states which side a tie takes, because the frameworks' own clamps share the gradient differently.
+"""
+
+import tensorflow as tf
+
+__all__ = ["clamped_sigmoid", "heatmap_focal_loss"]
+
+
+def clamped_sigmoid(logits, eps: float = 1e-4):
+    """Probabilities that stay ``eps`` away from 0 and 1, where they have no gradient.  Any shape -> the same."""
+    p = tf.sigmoid(logits)
+    low, high = tf.constant(eps, p.dtype), tf.constant(1 - eps, p.dtype)
+    return tf.where(p < low, low, tf.where(p > high, high, p))  # mirror: which side a tie
+
+
+def heatmap_focal_loss(heat, wanted):
+    """Sum over all cells, divided by the number of peaks, at least 1.
+
+    Args:
+        heat: any shape, probabilities, not 0 and not 1.
+        wanted: the same shape, in [0, 1]; 1 at the peaks.
+
+    Returns:
+        Scalar.
+    """
+    peak = wanted == 1
+    at_peaks = tf.math.log(heat) * tf.square(1 - heat)
+    elsewhere = tf.math.log(1 - heat) * tf.square(heat) * (1 - wanted) ** 4
+    return -tf.reduce_sum(tf.where(peak, at_peaks, elsewhere)) / tf.maximum(
+        tf.reduce_sum(tf.cast(peak, heat.dtype)), 1.0
+    )
