@@ -1,0 +1,228 @@
+"""SOLOv2: every cell of a grid makes the kernel of a convolution, and that makes its mask of maps that all share.
+
+"SOLOv2: Dynamic and Fast Instance Segmentation", 2020, arXiv:2003.10152. Parameter names: mmdet
+``dense_heads/solov2_head.py`` (Apache-2.0). What to look at: a convolution whose kernels are outputs is one product of
+matrices.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow, where the shared maps are turned before the product.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.boxes.assignment import take_rows
+from torch_impl.layers.conv_module import ConvModule
+from torch_impl.layers.initialization import normal
+from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.losses.dice import squared_dice
+from torch_impl.necks.fpn import FPN
+from torch_impl.segmentation._instances import LEVELS, MaskDetector, coordinates, pyramid_backbone, strided_masks
+from torch_impl.segmentation.solo import (
+    GRIDS,
+    PRIOR_BIAS,
+    SOLOCriterion,
+    SOLOPostProcess,
+    even_levels,
+    upper_left_peaks,
+)
+
+__all__ = [
+    "MaskFeatures",
+    "SOLOv2Criterion",
+    "SOLOv2Head",
+    "SOLOv2PostProcess",
+    "solov2_light_criterion",
+    "solov2_light_r18_fpn",
+    "solov2_light_r34_fpn",
+    "solov2_light_r50_fpn",
+    "solov2_r50_fpn",
+    "solov2_r101_fpn",
+]
+
+LIGHT_RANGES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
+STRIDE = 4  # of the masks
+
+
+class Enlarged(nn.Sequential):
+    """Convolutions ``conv0`` ... of a level, each but that of the finest level followed by a doubling of the size.
+
+    Args:
+        in_channels: channels of the level, with coordinates if there are any.
+        out_channels: channels of the convolutions.
+        doublings: how often the size is doubled.
+        norm_groups: groups of the normalisation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, doublings: int, norm_groups: int):
+        super().__init__()
+        self.doublings = doublings
+        for i in range(max(doublings, 1)):
+            conv = ConvModule(
+                in_channels if i == 0 else out_channels, out_channels, 3, 1, 1, norm="group", norm_groups=norm_groups
+            )
+            self.add_module(f"conv{i}", conv)
+
+    def forward(self, x):
+        for conv in self:
+            x = conv(x)
+            if self.doublings:
+                height, width = map_size(x)
+                x = resize_bilinear(x, (2 * height, 2 * width))
+        return x
+
+
+class MaskFeatures(nn.Module):
+    """The sum of P2 to P5 at the size of P2, P5 with its coordinates, and a 1x1 convolution of it.
+
+    Args:
+        in_channels: channels of the levels.
+        mid_channels: channels of the convolutions before the sum.
+        out_channels: channels of the result.
+        norm_groups: groups of the normalisations.
+
+    x: list of levels (N, in_channels, H_i, W_i) -> (N, out_channels, H_0, W_0).
+    """
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, norm_groups: int = 32):
+        super().__init__()
+        self.convs_all_levels = nn.ModuleList(
+            Enlarged(in_channels + (2 if i == 3 else 0), mid_channels, i, norm_groups) for i in range(4)
+        )
+        self.conv_pred = ConvModule(mid_channels, out_channels, 1, norm="group", norm_groups=norm_groups)
+
+    def forward(self, levels):
+        *levels, last = levels
+        levels = [*levels, torch.cat([last, coordinates(last)], 1)]
+        return self.conv_pred(sum(convs(x) for convs, x in zip(self.convs_all_levels, levels)))
+
+
+class SOLOv2Head(nn.Module):
+    """Towers for the kernels and the classes of the grid's cells, and the maps that the kernels are applied to.
+
+    Args:
+        in_channels: channels of the levels.
+        num_classes: classes K.
+        channels: channels of the towers.
+        num_convs: convolutions of each tower.
+        num_grids: cells S along a side of the grid of every level.
+        mask_channels: channels of the maps before their sum.
+        mask_out_channels: channels E of the shared maps and length of the kernels.
+        norm_groups: groups of the normalisation after each convolution.
+
+    Inputs: dict of levels P2 to P6, (N, C, H, W).
+    Returns: dict: ``"kernel_p2"`` ... (N, E, S, S), ``"cls_p2"`` ... (N, K, S, S) logits, ``"mask_features"``
+        (N, E, H / 4, W / 4). The mask of a cell is the sigmoid of the product of its kernel with every place.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 512,
+        num_convs: int = 4,
+        num_grids: tuple[int, ...] = GRIDS,
+        mask_channels: int = 128,
+        mask_out_channels: int = 256,
+        norm_groups: int = 32,
+    ):
+        super().__init__()
+        self.num_grids = tuple(num_grids)
+        for name, extra in (("cls_convs", 0), ("kernel_convs", 2)):
+            widths = [in_channels + extra] + [channels] * (num_convs - 1)
+            convs = [ConvModule(c, channels, 3, 1, 1, norm="group", norm_groups=norm_groups) for c in widths]
+            setattr(self, name, nn.ModuleList(convs))
+        self.conv_cls = nn.Conv2d(channels, num_classes, 3, 1, 1)
+        self.conv_kernel = nn.Conv2d(channels, mask_out_channels, 3, 1, 1)
+        self.mask_feature_head = MaskFeatures(in_channels, mask_channels, mask_out_channels, norm_groups)
+        normal(self, 0.01)
+        nn.init.constant_(self.conv_cls.bias, PRIOR_BIAS)
+
+    def forward(self, maps):
+        found = {}
+        for name, x, grid in zip(maps, even_levels(maps), self.num_grids):
+            x = resize_bilinear(torch.cat([x, coordinates(x)], 1), (grid, grid))
+            y = x[:, :-2]
+            for conv in self.kernel_convs:
+                x = conv(x)
+            for conv in self.cls_convs:
+                y = conv(y)
+            found |= {f"kernel_{name}": self.conv_kernel(x), f"cls_{name}": self.conv_cls(y)}
+        return {**found, "mask_features": self.mask_feature_head(list(maps.values())[:4])}
+
+
+def masks_of_kernels(outputs, levels, cells):
+    """Masks of cells (N, Q), which are numbered through the levels, flat: (N, Q, h w)."""
+    kernels = torch.cat([outputs[f"kernel_{level}"].flatten(2) for level in levels], 2).transpose(1, 2)
+    return (take_rows(kernels, cells) @ outputs["mask_features"].flatten(2)).sigmoid()
+
+
+class SOLOv2Criterion(SOLOCriterion):
+    """The losses of :class:`SOLOCriterion`; a cell that several objects claim answers for the masks of them all.
+
+    Args, inputs, returns: see there.
+    """
+
+    def counted(self, owner, row, column, slots):
+        return torch.ones_like(row, dtype=torch.bool).unflatten(1, (-1, 9))
+
+    def dice(self, outputs, level, row, column, masks, factor):
+        grid = outputs[f"cls_{level}"].shape[-1]
+        found = masks_of_kernels(outputs, [level], row * grid + column).unflatten(1, (-1, 9))
+        return squared_dice(found, strided_masks(masks, STRIDE).flatten(2)[:, :, None])
+
+
+def solov2_light_criterion(**options) -> SOLOv2Criterion:
+    """The losses with the ranges of the light form."""
+    return SOLOv2Criterion(**{"ranges": LIGHT_RANGES, **options})
+
+
+class SOLOv2PostProcess(SOLOPostProcess):
+    """See :class:`SOLOPostProcess`.
+
+    Args, inputs, returns: see there.
+    """
+
+    def judged(self, outputs):
+        found = {key: upper_left_peaks(x.sigmoid()) if key.startswith("cls") else x for key, x in outputs.items()}
+        return found, map_size(outputs["mask_features"])
+
+    def masks_of(self, found, cells, grids):
+        return masks_of_kernels(found, LEVELS, cells)
+
+
+def solov2_r50_fpn(
+    depth: int = 50,
+    num_classes: int = 80,
+    out_channels: int = 256,
+    channels: int = 512,
+    num_convs: int = 4,
+    num_grids: tuple[int, ...] = GRIDS,
+    mask_channels: int = 128,
+    mask_out_channels: int = 256,
+    norm_groups: int = 32,
+    **options,
+) -> MaskDetector:
+    backbone = pyramid_backbone(depth, **options)
+    head = SOLOv2Head(
+        out_channels, num_classes, channels, num_convs, num_grids, mask_channels, mask_out_channels, norm_groups
+    )
+    return MaskDetector(backbone, FPN(backbone.channels, out_channels), head)
+
+
+def solov2_r101_fpn(depth: int = 101, **options) -> MaskDetector:
+    return solov2_r50_fpn(depth=depth, **options)
+
+
+def solov2_light_r50_fpn(
+    channels: int = 256, num_convs: int = 2, mask_out_channels: int = 128, **options
+) -> MaskDetector:
+    return solov2_r50_fpn(channels=channels, num_convs=num_convs, mask_out_channels=mask_out_channels, **options)
+
+
+def solov2_light_r18_fpn(depth: int = 18, **options) -> MaskDetector:
+    return solov2_light_r50_fpn(depth=depth, **options)
+
+
+def solov2_light_r34_fpn(depth: int = 34, **options) -> MaskDetector:
+    return solov2_light_r50_fpn(depth=depth, **options)
