@@ -268,9 +268,11 @@ def test_losses_of_odd_targets_are_finite_and_equal(small):
             assert all(np.isfinite(g).all() for g in gradients.values())
 
 
-def test_keras_files_and_copies(small, tmp_path):
-    (panel, _), images, _ = small
-    images = panel.tensors(images)["images"]
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "faster_rcnn_r50_fpn"])
+def test_keras_files_and_copies(name, tmp_path):
+    images = np.random.default_rng(1).standard_normal((2, 3, 65, 97))
+    panel = TensorFlow(catalog.get(name), SMALL, None, FEW, "float32", example={"images": images})
+    images = panel.tensors({"images": images})["images"]
     expected = panel.model(images)
     panel.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
