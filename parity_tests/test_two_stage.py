@@ -199,6 +199,7 @@ ONE_MASK = ONE_BOX | {"loss_mask": "loss_mask"}
 STAGES = {f"s{i}.{loss}": f"s{i}.{loss}" for i in range(3) for loss in ("loss_cls", "loss_bbox")}
 STAGE_MASKS = {f"s{i}.loss_mask": f"s{i}.loss_mask" for i in range(3)}
 MMDET = {
+    "faster_rcnn_r50_fpn": ("faster-rcnn_r50_fpn_1x_coco", ONE_BOX),
     "mask_rcnn_r50_fpn": ("mask-rcnn_r50_fpn_1x_coco", ONE_MASK),
     "mask_rcnn_r50_gcb_r16_c3_c5_fpn": ("mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco", ONE_MASK),
     "mask_rcnn_r50_fpn_carafe": ("mask-rcnn_r50_fpn-carafe_1x_coco", ONE_MASK),

@@ -77,11 +77,6 @@ BOXES = {
 }
 
 
-def mmdet_losses(file: str, losses=ONE_BOX, targets=losses_objects, **options) -> Reference:
-    """mmdet's losses and gradients, with the network's own proposals."""
-    return Reference(file, losses=LOSSES | dict(losses), targets=targets, **options)
-
-
 def mmdet_outputs(file: str, modules: dict[str, str], **options) -> list[Reference]:
     """mmdet's maps and outputs of given proposals; its losses, of hundreds of boxes, are in test_two_stage.py."""
     return mmdet(file, modules, **options)[:1]

@@ -1,7 +1,7 @@
 """Small configurations of Faster R-CNN."""
 
 from parity_tests.cases.detection import objects
-from parity_tests.cases.detection._two_stage import BOXES, FEW, SMALL, mmdet, torchvision
+from parity_tests.cases.detection._two_stage import BOXES, FEW, SMALL, mmdet_outputs, torchvision
 from parity_tests.harness.case import Case, images
 
 CASES = [
@@ -19,6 +19,6 @@ CASES = [
         objects(97, 81, 4),
         SMALL,
         postprocess=FEW,
-        references=mmdet("faster-rcnn_r50_fpn_1x_coco", BOXES),
+        references=mmdet_outputs("faster-rcnn_r50_fpn_1x_coco", BOXES),
     ),
 ]

@@ -21,5 +21,6 @@ CASES = [
         masked_objects(97, 81, 4),
         SMALL_MASKS,
         references=mmdet_outputs("mask-rcnn_r50_fpn_1x_coco", MASKS),
+        bounds={"onnx": (3e-5, "masks are sampled inside boxes that every file rounds in its own way")},
     ),
 ]
