@@ -164,7 +164,7 @@ class TorchvisionFCOS(nn.Module):
             # NOTE: not the nominal stride where the image is no multiple of it
             anchors = grid_anchors(cell, (rows, columns), (height // rows, width // columns))
             outputs[f"anchors_{level}"] = torch.from_numpy(anchors).to(x)
-        return {**outputs, "image_size": torch.tensor([height, width])}
+        return {**outputs, "image_size": torch.tensor([height, width], device=images.device)}
 
 
 def middles(anchors):

@@ -287,7 +287,7 @@ class SSD(nn.Module):
             "cls_logits": logits,
             "bbox_regression": deltas,
             "anchors": torch.from_numpy(self.boxes(size, [map_size(x) for x in maps])).to(images),
-            "image_size": torch.tensor(size),
+            "image_size": torch.tensor(size, device=images.device),
         }
 
 
