@@ -17,10 +17,8 @@ from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.convention import convention_of
 from tf_impl.classification.resnet import BasicBlock
 from tf_impl.detection._masks import MaskPostProcess, mask_loss
-from tf_impl.detection._proposals import RPNHead
 from tf_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, of_class
-from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_backbone
-from tf_impl.necks.fpn import FPN
+from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
 from tf_impl.rois.box_heads import ConvFCBBoxHead
 from tf_impl.rois.extractors import RoIExtractor
 from tf_impl.rois.mask_heads import FCNMaskHead
@@ -33,7 +31,6 @@ __all__ = [
     "CascadeMaskRoIHead",
     "CascadePostProcess",
     "CascadeRoIHead",
-    "cascade_detector",
     "cascade_mask_rcnn_r50_fpn",
     "cascade_mask_rcnn_r101_fpn",
     "cascade_mask_rcnn_x101_32x4d_fpn",
@@ -241,13 +238,6 @@ class CascadeMaskPostProcess(MaskPostProcess):
         }
 
 
-def cascade_detector(head, layers, out_channels, candidates, proposals, **options) -> TwoStageDetector:
-    """A detector with such a second stage; options of :func:`pyramid_backbone`."""
-    backbone = pyramid_backbone(layers=layers, **options)
-    neck = FPN(backbone.channels, out_channels, 5)
-    return TwoStageDetector(backbone, neck, RPNHead(out_channels, candidates, proposals), head)
-
-
 def cascade_rcnn_r50_fpn(
     layers=(3, 4, 6, 3),
     num_classes: int = 80,
@@ -259,7 +249,7 @@ def cascade_rcnn_r50_fpn(
     **options,
 ) -> TwoStageDetector:
     head = CascadeRoIHead(num_classes, units, samples)
-    return cascade_detector(head, layers, out_channels, candidates, proposals, **options)
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def cascade_rcnn_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> TwoStageDetector:
@@ -292,7 +282,7 @@ def cascade_mask_rcnn_r50_fpn(
     **options,
 ) -> TwoStageDetector:
     head = CascadeMaskRoIHead(num_classes, units, samples, mask_channels, pairs=pairs, detections=detections)
-    return cascade_detector(head, layers, out_channels, candidates, proposals, **options)
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def cascade_mask_rcnn_r101_fpn(layers=(3, 4, 23, 3), **options) -> TwoStageDetector:

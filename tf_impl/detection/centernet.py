@@ -1,8 +1,8 @@
 """CenterNet: an object is the peak of its class's heat map, with its size and the rest of its centre beside it.
 
 "Objects as Points", 2019, arXiv:1904.07850.
-Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``
-(MIT).
+Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``,
+``networks/DCNv2`` (MIT).
 What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
 
 Mirror notes:
@@ -12,22 +12,24 @@ Mirror notes:
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from tf_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from tf_impl.layers.convolution import Conv2D, Conv2DTranspose
+from tf_impl.layers.deform_conv import deform_conv2d
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import map_size
 from tf_impl.losses.box import l1_loss
 from tf_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
-from tf_impl.necks.dla_up import DCNv2, bilinear_kernel
 
 __all__ = [
     "CenterNetCriterion",
     "CenterNetPostProcess",
     "CenterNetResNet",
+    "DCNv2",
     "centernet_res18",
     "centernet_res101",
     "centernet_resdcn18",
@@ -36,6 +38,52 @@ __all__ = [
 
 STRIDE = 4  # pixels for a cell of the maps
 PRIOR_BIAS = -2.19  # logit of a heat map before training: probability 0.1
+
+
+def bilinear_kernel(size: int) -> np.ndarray:
+    """What makes a transposed convolution of stride size / 2 interpolate bilinearly.  (size, size) float64."""
+    half = -(-size // 2)
+    centre = (2 * half - 1 - half % 2) / (2 * half)
+    line = 1 - np.abs(np.arange(size) / half - centre)
+    return line[:, None] * line
+
+
+@keras.saving.register_keras_serializable("diptych")
+class DCNv2(keras.layers.Layer):
+    """Deformable convolution v2, 3x3, with the name that the first implementation gave to its offsets and masks.
+
+    Args:
+        filters: width of the result.
+
+    Inputs: (N, H, W, C).  Returns: (N, H, W, filters).
+    """
+
+    torch_names = {"kernel": ("weight", (3, 2, 0, 1)), "bias": ("bias", None)}
+
+    def __init__(self, filters: int, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.conv_offset_mask = Conv2D(27, 3, padding=1, kernel_initializer="zeros", bias_initializer="zeros")
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        bound = (channels * 9) ** -0.5
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(3, 3, channels, self.filters),
+            initializer=keras.initializers.RandomUniform(-bound, bound),
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+        if not self.conv_offset_mask.built:
+            self.conv_offset_mask.build(input_shape)
+
+    def call(self, x):
+        found = self.conv_offset_mask(x)
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        return deform_conv2d(x, found[..., :18], kernel, bias, padding=1, mask=tf.sigmoid(found[..., 18:]))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
 
 
 def prediction(hidden: int, filters: int, bias: float = 0.0, std: float | None = None):

@@ -12,10 +12,8 @@ import keras
 
 from tf_impl.classification.resnet import BasicBlock
 from tf_impl.detection._masks import MaskCriterion, MaskPostProcess, with_masks
-from tf_impl.detection._proposals import RPNHead
 from tf_impl.detection._two_stage import TwoStagePostProcess
-from tf_impl.detection.faster_rcnn import FasterRCNN, RoIHeads, StandardRoIHead, TwoStageDetector, pyramid_backbone
-from tf_impl.necks.fpn import FPN
+from tf_impl.detection.faster_rcnn import FasterRCNN, RoIHeads, StandardRoIHead, TwoStageDetector, pyramid_detector
 from tf_impl.rois.extractors import RoIExtractor
 from tf_impl.rois.mask_heads import FCNMaskHead, MaskPredictor, mask_convolutions
 
@@ -168,7 +166,6 @@ def mask_rcnn_r50_fpn(
     detections: int = 100,
     **options,
 ) -> TwoStageDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
     head = StandardMaskRoIHead(
         num_classes,
         units,
@@ -177,9 +174,7 @@ def mask_rcnn_r50_fpn(
         pairs=pairs,
         detections=detections,
     )
-    return TwoStageDetector(
-        backbone, FPN(backbone.channels, out_channels, 5), RPNHead(out_channels, candidates, proposals), head
-    )
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def mask_rcnn_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> TwoStageDetector:

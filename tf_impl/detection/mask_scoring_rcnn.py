@@ -13,16 +13,14 @@ import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
-from tf_impl.detection._proposals import RPNHead
 from tf_impl.detection._two_stage import of_class
-from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_backbone
+from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
 from tf_impl.detection.mask_rcnn import StandardMaskRoIHead
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.layers.top_k import argmax
-from tf_impl.necks.fpn import FPN
 from tf_impl.rois.box_heads import box_rows
 from tf_impl.rois.masks import mask_targets
 
@@ -207,11 +205,8 @@ def ms_rcnn_r50_fpn(
     detections: int = 100,
     **options,
 ) -> TwoStageDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
     head = MaskScoringRoIHead(num_classes, units, samples, mask_channels, pairs, detections)
-    return TwoStageDetector(
-        backbone, FPN(backbone.channels, out_channels, 5), RPNHead(out_channels, candidates, proposals), head
-    )
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def ms_rcnn_r50_caffe_fpn(stride_in_1x1: bool = True, **options) -> TwoStageDetector:

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.classification.resnet import BasicBlock
+from tf_impl.detection.faster_rcnn import pyramid_backbone
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
@@ -29,7 +31,6 @@ from tf_impl.segmentation._instances import (
     MaskDetector,
     boxes_of_masks,
     coordinates,
-    pyramid_backbone,
     strided_masks,
 )
 
@@ -403,7 +404,7 @@ class SOLOPostProcess(keras.layers.Layer):
 
 
 def solo_r50_fpn(
-    depth: int = 50,
+    layers=(3, 4, 6, 3),
     num_classes: int = 80,
     out_channels: int = 256,
     head=SOLOHead,
@@ -414,17 +415,17 @@ def solo_r50_fpn(
     evaluated: bool = False,
     **options,
 ) -> MaskDetector:
-    backbone = pyramid_backbone(depth, **options)
+    backbone = pyramid_backbone(layers=layers, **options)
     head = head(num_classes, channels, num_convs, num_grids, norm_groups, evaluated)
     return MaskDetector(backbone, FPN(backbone.channels, out_channels), head)
 
 
-def solo_r18_fpn(depth: int = 18, **options) -> MaskDetector:
-    return solo_r50_fpn(depth=depth, **options)
+def solo_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> MaskDetector:
+    return solo_r50_fpn(block=block, layers=layers, **options)
 
 
-def solo_r101_fpn(depth: int = 101, **options) -> MaskDetector:
-    return solo_r50_fpn(depth=depth, **options)
+def solo_r101_fpn(layers=(3, 4, 23, 3), **options) -> MaskDetector:
+    return solo_r50_fpn(layers=layers, **options)
 
 
 def decoupled_solo_r50_fpn(**options) -> MaskDetector:

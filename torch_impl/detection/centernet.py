@@ -1,8 +1,8 @@
 """CenterNet: an object is the peak of its class's heat map, with its size and the rest of its centre beside it.
 
 "Objects as Points", 2019, arXiv:1904.07850.
-Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``
-(MIT).
+Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``,
+``networks/DCNv2`` (MIT).
 What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
 
 Mirror notes:
@@ -11,6 +11,7 @@ Mirror notes:
   of their upsampling as bilinear.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,16 +19,17 @@ from torch import nn
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
+from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size
 from torch_impl.losses.box import l1_loss
 from torch_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
-from torch_impl.necks.dla_up import DCNv2, bilinear_kernel
 
 __all__ = [
     "CenterNetCriterion",
     "CenterNetPostProcess",
     "CenterNetResNet",
+    "DCNv2",
     "centernet_res18",
     "centernet_res101",
     "centernet_resdcn18",
@@ -36,6 +38,40 @@ __all__ = [
 
 STRIDE = 4  # pixels for a cell of the maps
 PRIOR_BIAS = -2.19  # logit of a heat map before training: probability 0.1
+
+
+def bilinear_kernel(size: int) -> np.ndarray:
+    """What makes a transposed convolution of stride size / 2 interpolate bilinearly.  (size, size) float64."""
+    half = -(-size // 2)
+    centre = (2 * half - 1 - half % 2) / (2 * half)
+    line = 1 - np.abs(np.arange(size) / half - centre)
+    return line[:, None] * line
+
+
+class DCNv2(nn.Module):
+    """Deformable convolution v2, 3x3, with the name that the first implementation gave to its offsets and masks.
+
+    Args:
+        in_channels, out_channels: widths.
+
+    Inputs: (N, in_channels, H, W).  Returns: (N, out_channels, H, W).
+    """
+
+    keeps_initial_values = True
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        bound = (in_channels * 9) ** -0.5
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.conv_offset_mask = nn.Conv2d(in_channels, 27, 3, padding=1)
+        nn.init.zeros_(self.conv_offset_mask.weight)
+        nn.init.zeros_(self.conv_offset_mask.bias)
+
+    def forward(self, x):
+        found = self.conv_offset_mask(x)
+        mask = torch.sigmoid(found[:, 18:])
+        return deform_conv2d(x, found[:, :18], self.weight, self.bias, padding=1, mask=mask)
 
 
 def prediction(in_channels: int, hidden: int, out_channels: int, bias: float = 0.0, std: float | None = None):

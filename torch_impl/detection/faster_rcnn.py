@@ -38,6 +38,7 @@ __all__ = [
     "mmdet_criterion",
     "mmdet_postprocess",
     "pyramid_backbone",
+    "pyramid_detector",
 ]
 
 
@@ -189,6 +190,20 @@ def pyramid_backbone(block=Bottleneck, layers=(3, 4, 6, 3), norm_eval=True, froz
     return ResNet(block, layers, norm_eval=norm_eval, frozen_stages=frozen_stages, features_only=True, **options)
 
 
+def pyramid_detector(head, layers, out_channels, candidates, proposals, **options) -> TwoStageDetector:
+    """A residual network, a pyramid P2 to P6 and two stages, the second being ``head``.
+
+    Args:
+        head: see :class:`RoIHead`.
+        layers, options: of :func:`pyramid_backbone`.
+        out_channels: channels of the levels.
+        candidates, proposals: of the first stage, see :class:`ProposalNetwork`.
+    """
+    backbone = pyramid_backbone(layers=layers, **options)
+    neck = FPN(backbone.channels, out_channels, 5)
+    return TwoStageDetector(backbone, neck, RPNHead(out_channels, candidates, proposals), head)
+
+
 def mmdet_criterion(**options) -> TwoStageCriterion:
     """mmdet's losses."""
     return TwoStageCriterion(**{"convention": "mmdet", **options})
@@ -214,13 +229,8 @@ def faster_rcnn_r50_fpn(
     samples: int = 512,
     **options,
 ) -> TwoStageDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
-    return TwoStageDetector(
-        backbone,
-        FPN(backbone.channels, out_channels, 5),
-        RPNHead(out_channels, candidates, proposals),
-        StandardRoIHead(out_channels, num_classes, units, samples=samples),
-    )
+    head = StandardRoIHead(out_channels, num_classes, units, samples=samples)
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def faster_rcnn_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> TwoStageDetector:

@@ -10,10 +10,8 @@ Mirror notes:
 
 from torch_impl.classification.resnet import BasicBlock
 from torch_impl.detection._masks import MaskCriterion, MaskPostProcess, with_masks
-from torch_impl.detection._proposals import RPNHead
 from torch_impl.detection._two_stage import TwoStagePostProcess
-from torch_impl.detection.faster_rcnn import FasterRCNN, RoIHeads, StandardRoIHead, TwoStageDetector, pyramid_backbone
-from torch_impl.necks.fpn import FPN
+from torch_impl.detection.faster_rcnn import FasterRCNN, RoIHeads, StandardRoIHead, TwoStageDetector, pyramid_detector
 from torch_impl.rois.extractors import RoIExtractor
 from torch_impl.rois.mask_heads import FCNMaskHead, MaskPredictor, mask_convolutions
 
@@ -163,7 +161,6 @@ def mask_rcnn_r50_fpn(
     detections: int = 100,
     **options,
 ) -> TwoStageDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
     head = StandardMaskRoIHead(
         out_channels,
         num_classes,
@@ -173,9 +170,7 @@ def mask_rcnn_r50_fpn(
         pairs=pairs,
         detections=detections,
     )
-    return TwoStageDetector(
-        backbone, FPN(backbone.channels, out_channels, 5), RPNHead(out_channels, candidates, proposals), head
-    )
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def mask_rcnn_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> TwoStageDetector:

@@ -14,12 +14,10 @@ from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
-from torch_impl.detection._proposals import RPNHead
 from torch_impl.detection._two_stage import of_class
-from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_backbone
+from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
 from torch_impl.detection.mask_rcnn import StandardMaskRoIHead
 from torch_impl.layers.top_k import argmax
-from torch_impl.necks.fpn import FPN
 from torch_impl.rois.masks import mask_targets
 
 __all__ = [
@@ -201,11 +199,8 @@ def ms_rcnn_r50_fpn(
     detections: int = 100,
     **options,
 ) -> TwoStageDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
     head = MaskScoringRoIHead(out_channels, num_classes, units, samples, mask_channels, pairs, detections)
-    return TwoStageDetector(
-        backbone, FPN(backbone.channels, out_channels, 5), RPNHead(out_channels, candidates, proposals), head
-    )
+    return pyramid_detector(head, layers, out_channels, candidates, proposals, **options)
 
 
 def ms_rcnn_r50_caffe_fpn(stride_in_1x1: bool = True, **options) -> TwoStageDetector:

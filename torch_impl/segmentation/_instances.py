@@ -1,4 +1,4 @@
-"""What the segmenters of instances share: backbone and pyramid P2 to P6, coordinates, boxes around masks.
+"""What the segmenters of instances share: the detector around a head of masks, coordinates, boxes around masks.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; masks of instances are (N, D, H, W) in both.
@@ -7,44 +7,11 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from torch_impl.layers.resize import map_size
 
-__all__ = ["LEVELS", "MaskDetector", "boxes_of_masks", "coordinates", "pyramid_backbone", "strided_masks"]
+__all__ = ["LEVELS", "MaskDetector", "boxes_of_masks", "coordinates", "strided_masks"]
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
-BLOCKS = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
-}
-
-
-def pyramid_backbone(
-    depth: int = 50,
-    layers: tuple[int, ...] | None = None,
-    planes: tuple[int, ...] = (64, 128, 256, 512),
-    norm_eval: bool = True,
-    frozen_stages: int = 1,
-) -> ResNet:
-    """A residual network's maps C2 to C5; 18, 34, 50 or 101 layers deep, unless ``layers`` says otherwise.
-
-    Raises:
-        ValueError: if there is no such depth.
-    """
-    if depth not in BLOCKS:
-        raise ValueError(f"depth={depth} must be one of {sorted(BLOCKS)}")
-    block, blocks = BLOCKS[depth]
-    return ResNet(
-        block,
-        blocks if layers is None else layers,
-        planes=planes,
-        norm_eval=norm_eval,
-        frozen_stages=frozen_stages,
-        features_only=True,
-        out_indices=(1, 2, 3, 4),
-    )
 
 
 class MaskDetector(nn.Module):

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.classification.resnet import BasicBlock
+from torch_impl.detection.faster_rcnn import pyramid_backbone
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.matrix_nms import matrix_nms
@@ -29,7 +31,6 @@ from torch_impl.segmentation._instances import (
     MaskDetector,
     boxes_of_masks,
     coordinates,
-    pyramid_backbone,
     strided_masks,
 )
 
@@ -376,7 +377,7 @@ class SOLOPostProcess(nn.Module):
 
 
 def solo_r50_fpn(
-    depth: int = 50,
+    layers=(3, 4, 6, 3),
     num_classes: int = 80,
     out_channels: int = 256,
     head=SOLOHead,
@@ -387,17 +388,17 @@ def solo_r50_fpn(
     evaluated: bool = False,
     **options,
 ) -> MaskDetector:
-    backbone = pyramid_backbone(depth, **options)
+    backbone = pyramid_backbone(layers=layers, **options)
     head = head(out_channels, num_classes, channels, num_convs, num_grids, norm_groups, evaluated)
     return MaskDetector(backbone, FPN(backbone.channels, out_channels), head)
 
 
-def solo_r18_fpn(depth: int = 18, **options) -> MaskDetector:
-    return solo_r50_fpn(depth=depth, **options)
+def solo_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> MaskDetector:
+    return solo_r50_fpn(block=block, layers=layers, **options)
 
 
-def solo_r101_fpn(depth: int = 101, **options) -> MaskDetector:
-    return solo_r50_fpn(depth=depth, **options)
+def solo_r101_fpn(layers=(3, 4, 23, 3), **options) -> MaskDetector:
+    return solo_r50_fpn(layers=layers, **options)
 
 
 def decoupled_solo_r50_fpn(**options) -> MaskDetector:

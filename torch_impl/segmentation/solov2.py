@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.classification.resnet import BasicBlock
+from torch_impl.detection.faster_rcnn import pyramid_backbone
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.losses.dice import squared_dice
 from torch_impl.necks.fpn import FPN
-from torch_impl.segmentation._instances import LEVELS, MaskDetector, coordinates, pyramid_backbone, strided_masks
+from torch_impl.segmentation._instances import LEVELS, MaskDetector, coordinates, strided_masks
 from torch_impl.segmentation.solo import (
     GRIDS,
     PRIOR_BIAS,
@@ -192,7 +194,7 @@ class SOLOv2PostProcess(SOLOPostProcess):
 
 
 def solov2_r50_fpn(
-    depth: int = 50,
+    layers=(3, 4, 6, 3),
     num_classes: int = 80,
     out_channels: int = 256,
     channels: int = 512,
@@ -203,15 +205,15 @@ def solov2_r50_fpn(
     norm_groups: int = 32,
     **options,
 ) -> MaskDetector:
-    backbone = pyramid_backbone(depth, **options)
+    backbone = pyramid_backbone(layers=layers, **options)
     head = SOLOv2Head(
         out_channels, num_classes, channels, num_convs, num_grids, mask_channels, mask_out_channels, norm_groups
     )
     return MaskDetector(backbone, FPN(backbone.channels, out_channels), head)
 
 
-def solov2_r101_fpn(depth: int = 101, **options) -> MaskDetector:
-    return solov2_r50_fpn(depth=depth, **options)
+def solov2_r101_fpn(layers=(3, 4, 23, 3), **options) -> MaskDetector:
+    return solov2_r50_fpn(layers=layers, **options)
 
 
 def solov2_light_r50_fpn(
@@ -220,9 +222,9 @@ def solov2_light_r50_fpn(
     return solov2_r50_fpn(channels=channels, num_convs=num_convs, mask_out_channels=mask_out_channels, **options)
 
 
-def solov2_light_r18_fpn(depth: int = 18, **options) -> MaskDetector:
-    return solov2_light_r50_fpn(depth=depth, **options)
+def solov2_light_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> MaskDetector:
+    return solov2_light_r50_fpn(block=block, layers=layers, **options)
 
 
-def solov2_light_r34_fpn(depth: int = 34, **options) -> MaskDetector:
-    return solov2_light_r50_fpn(depth=depth, **options)
+def solov2_light_r34_fpn(block=BasicBlock, layers=(3, 4, 6, 3), **options) -> MaskDetector:
+    return solov2_light_r50_fpn(block=block, layers=layers, **options)

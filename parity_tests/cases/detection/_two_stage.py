@@ -3,7 +3,6 @@
 import numpy as np
 
 from parity_tests.cases.detection import stored_objects
-from parity_tests.cases.detection._mmdet import losses_objects
 from parity_tests.harness.case import Reference
 
 SMALL = {
@@ -45,31 +44,6 @@ def torchvision(file: str, **options) -> Reference:
     )
 
 
-def mmdet(file: str, modules: dict[str, str], losses: dict[str, str] | None = None, **options) -> list[Reference]:
-    """mmdet's maps and outputs of given proposals; its losses and gradients, with the network's own proposals.
-
-    Args:
-        file: the fingerprint.
-        modules, losses: of :class:`Reference`, besides those that all have.
-        options: of :class:`Reference`.
-    """
-    targets = options.pop("targets", losses_objects)
-    outputs = Reference(
-        file,
-        modules={f"backbone.{i}": f"backbone.layer{i + 1}" for i in range(4)}
-        | {f"neck.{i}": f"neck.fpn_convs.{i}" for i in range(4)}
-        | {f"rpn_head.0.{i}": f"rpn_head.rpn_cls#{i}" for i in range(5)}
-        | {f"rpn_head.1.{i}": f"rpn_head.rpn_reg#{i}" for i in range(5)}
-        | modules,
-        inputs={"input": "images", "proposals": "proposals"},
-        **options,
-    )
-    return [
-        outputs,
-        Reference(file, losses=LOSSES | (ONE_BOX if losses is None else losses), targets=targets, **options),
-    ]
-
-
 BOXES = {
     "roi_head.bbox_roi_extractor": "roi_head.bbox_roi_extractor",
     "roi_head.bbox_head.0": "roi_head.bbox_head@0",
@@ -78,5 +52,22 @@ BOXES = {
 
 
 def mmdet_outputs(file: str, modules: dict[str, str], **options) -> list[Reference]:
-    """mmdet's maps and outputs of given proposals; its losses, of hundreds of boxes, are in test_two_stage.py."""
-    return mmdet(file, modules, **options)[:1]
+    """mmdet's maps and outputs of given proposals; its losses, of hundreds of boxes, are in test_two_stage.py.
+
+    Args:
+        file: the fingerprint.
+        modules: of :class:`Reference`, besides those that all have.
+        options: of :class:`Reference`.
+    """
+    return [
+        Reference(
+            file,
+            modules={f"backbone.{i}": f"backbone.layer{i + 1}" for i in range(4)}
+            | {f"neck.{i}": f"neck.fpn_convs.{i}" for i in range(4)}
+            | {f"rpn_head.0.{i}": f"rpn_head.rpn_cls#{i}" for i in range(5)}
+            | {f"rpn_head.1.{i}": f"rpn_head.rpn_reg#{i}" for i in range(5)}
+            | modules,
+            inputs={"input": "images", "proposals": "proposals"},
+            **options,
+        )
+    ]
