@@ -206,6 +206,14 @@ MMDET = {
     "ms_rcnn_r50_caffe_fpn": ("ms-rcnn_r50-caffe_fpn_1x_coco", ONE_MASK | {"loss_mask_iou": "loss_mask_iou"}),
     "cascade_rcnn_r50_fpn": ("cascade-rcnn_r50_fpn_1x_coco", STAGES),
     "cascade_mask_rcnn_r50_fpn": ("cascade-mask-rcnn_r50_fpn_1x_coco", STAGES | STAGE_MASKS),
+    "faster_rcnn_r50_dconv_c3_c5_fpn": ("faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco", ONE_BOX),
+    "faster_rcnn_r50_mdconv_c3_c5_fpn": ("faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco", ONE_BOX),
+    "faster_rcnn_r50_attn0010_fpn": ("faster-rcnn_r50-attn0010_fpn_1x_coco", ONE_BOX),
+    "faster_rcnn_r50_attn1111_dcn_fpn": ("faster-rcnn_r50-attn1111-dcn_fpn_1x_coco", ONE_BOX),
+}
+DOUBLE = {  # in single precision rounding chooses another proposal than in the reference, which is off by 1e-3 then
+    "faster_rcnn_r50_dconv_c3_c5_fpn",
+    "faster_rcnn_r50_attn0010_fpn",
 }
 
 
@@ -215,7 +223,7 @@ def test_losses_and_gradients_are_those_of_mmdet(name):
     """In PyTorch only: to pool hundreds of boxes takes TensorFlow many gigabytes; its losses are PyTorch's."""
     file, losses = MMDET[name]
     expected, entry = fingerprints.load(file), catalog.get(name)
-    panel = PyTorch(entry, {}, None, {}, "float32")
+    panel = PyTorch(entry, {}, None, {}, "float64" if name in DOUBLE else "float32")
     panel.load(seeded(panel.shapes(), aliases=panel.aliases()))
     images = {"images": next(iter(fingerprints.loss_inputs_of(expected).values()))}
     targets = losses_masks(expected)

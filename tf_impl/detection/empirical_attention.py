@@ -1,0 +1,48 @@
+"""Detectors whose backbone has generalised attention after its 3x3 convolutions, with some of its four terms.
+
+"An Empirical Study of Spatial Attention Mechanisms in Deep Networks", 2019, arXiv:1904.05873.
+Parameter names: mmdet ``empirical_attention`` (Apache-2.0). The digits say which terms there are, see
+:class:`GeneralizedAttention`; all blocks of stages 4 and 5 have it, those of stages 3 to 5 deformable convolutions as
+asked.
+
+Mirror notes:
+- The layers are called alike in both panels, and take the words of their framework.
+"""
+
+import functools
+
+from tf_impl.detection.deformable import deformable
+from tf_impl.detection.faster_rcnn import faster_rcnn_r50_fpn, mmdet_criterion, mmdet_postprocess
+from tf_impl.layers.generalized_attention import GeneralizedAttention
+
+__all__ = [
+    "faster_rcnn_r50_attn0010_dcn_fpn",
+    "faster_rcnn_r50_attn0010_fpn",
+    "faster_rcnn_r50_attn1111_dcn_fpn",
+    "faster_rcnn_r50_attn1111_fpn",
+    "mmdet_criterion",
+    "mmdet_postprocess",
+]
+
+
+def attention(attention_type: str, num_heads: int = 8) -> tuple:
+    """The plugin of :class:`ResNet`."""
+    layer = functools.partial(GeneralizedAttention, num_heads=num_heads, attention_type=attention_type)
+    plugin = {"name": "gen_attention_block", "position": "after_conv2", "layer": layer}
+    return ({**plugin, "stages": (False, False, True, True)},)
+
+
+def faster_rcnn_r50_attn0010_fpn(attention_type: str = "0010", **options):
+    return faster_rcnn_r50_fpn(plugins=attention(attention_type), **options)
+
+
+def faster_rcnn_r50_attn1111_fpn(attention_type: str = "1111", **options):
+    return faster_rcnn_r50_attn0010_fpn(attention_type=attention_type, **options)
+
+
+def faster_rcnn_r50_attn0010_dcn_fpn(attention_type: str = "0010", deform: str = "v1", **options):
+    return faster_rcnn_r50_attn0010_fpn(attention_type=attention_type, conv=deformable(deform), **options)
+
+
+def faster_rcnn_r50_attn1111_dcn_fpn(attention_type: str = "1111", **options):
+    return faster_rcnn_r50_attn0010_dcn_fpn(attention_type=attention_type, **options)
