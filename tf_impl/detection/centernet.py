@@ -2,7 +2,7 @@
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``,
-``networks/DCNv2`` (MIT).
+``networks/pose_dla_dcn.py`` (MIT).
 What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
 
 Mirror notes:
@@ -12,24 +12,26 @@ Mirror notes:
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
+from tf_impl.classification.dla import dla34
 from tf_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from tf_impl.layers.convolution import Conv2D, Conv2DTranspose
-from tf_impl.layers.deform_conv import deform_conv2d
+from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import map_size
 from tf_impl.losses.box import l1_loss
 from tf_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
+from tf_impl.necks.dla_up import DCNv2, DLAUp, IDAUp, bilinear_kernel
 
 __all__ = [
     "CenterNetCriterion",
+    "CenterNetDLA",
     "CenterNetPostProcess",
     "CenterNetResNet",
-    "DCNv2",
+    "centernet_dla34",
     "centernet_res18",
     "centernet_res101",
     "centernet_resdcn18",
@@ -38,52 +40,6 @@ __all__ = [
 
 STRIDE = 4  # pixels for a cell of the maps
 PRIOR_BIAS = -2.19  # logit of a heat map before training: probability 0.1
-
-
-def bilinear_kernel(size: int) -> np.ndarray:
-    """What makes a transposed convolution of stride size / 2 interpolate bilinearly.  (size, size) float64."""
-    half = -(-size // 2)
-    centre = (2 * half - 1 - half % 2) / (2 * half)
-    line = 1 - np.abs(np.arange(size) / half - centre)
-    return line[:, None] * line
-
-
-@keras.saving.register_keras_serializable("diptych")
-class DCNv2(keras.layers.Layer):
-    """Deformable convolution v2, 3x3, with the name that the first implementation gave to its offsets and masks.
-
-    Args:
-        filters: width of the result.
-
-    Inputs: (N, H, W, C).  Returns: (N, H, W, filters).
-    """
-
-    torch_names = {"kernel": ("weight", (3, 2, 0, 1)), "bias": ("bias", None)}
-
-    def __init__(self, filters: int, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.conv_offset_mask = Conv2D(27, 3, padding=1, kernel_initializer="zeros", bias_initializer="zeros")
-
-    def build(self, input_shape):
-        channels = input_shape[-1]
-        bound = (channels * 9) ** -0.5
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(3, 3, channels, self.filters),
-            initializer=keras.initializers.RandomUniform(-bound, bound),
-        )
-        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
-        if not self.conv_offset_mask.built:
-            self.conv_offset_mask.build(input_shape)
-
-    def call(self, x):
-        found = self.conv_offset_mask(x)
-        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
-        return deform_conv2d(x, found[..., :18], kernel, bias, padding=1, mask=tf.sigmoid(found[..., 18:]))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.filters)
 
 
 def prediction(hidden: int, filters: int, bias: float = 0.0, std: float | None = None):
@@ -158,6 +114,44 @@ class CenterNetResNet(ResNet):
 
     def call(self, images, training=False):
         x = self.deconv_layers(self.forward_features(images, training)["c5"], training=training)
+        return {"hm": self.hm(x), "wh": self.wh(x), "reg": self.reg(x)}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CenterNetDLA(Model):
+    """Deep layer aggregation, its upsampling, three maps.
+
+    Args:
+        depths, widths: of the aggregation, see :class:`DLA`; its classifier is there and not used.
+        num_classes: classes K.
+        hidden: width of the predictions' first convolutions.
+        classifier: classes of the unused classifier.
+
+    Inputs: (N, H, W, 3) float, normalised; H and W multiples of 32.
+    Returns: see :class:`CenterNetResNet`.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (1, 1, 1, 2, 2, 1),
+        widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512),
+        num_classes: int = 80,
+        hidden: int = 256,
+        classifier: int = 1000,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
+        self.base = dla34(depths, widths, num_classes=classifier, features_only=True, out_indices=(1, 2, 3, 4))
+        self.dla_up = DLAUp(widths[2:])
+        self.ida_up = IDAUp(widths[2], (1, 2, 4))
+        self.hm = prediction(hidden, num_classes, PRIOR_BIAS)
+        self.wh = prediction(hidden, 2)
+        self.reg = prediction(hidden, 2)
+
+    def call(self, images, training=False):
+        maps = self.dla_up(list(self.base(images, training=training).values()), training=training)
+        x = self.ida_up(maps[:3], training=training)[-1]
         return {"hm": self.hm(x), "wh": self.wh(x), "reg": self.reg(x)}
 
 
@@ -267,3 +261,7 @@ def centernet_res101(
     block=Bottleneck, layers=(3, 4, 23, 3), widths=(256, 256, 256), deformable=False, **options
 ) -> CenterNetResNet:
     return CenterNetResNet(block, layers, widths=widths, deformable=deformable, **options)
+
+
+def centernet_dla34(**options) -> CenterNetDLA:
+    return CenterNetDLA(**options)

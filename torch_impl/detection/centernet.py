@@ -2,7 +2,7 @@
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``,
-``networks/DCNv2`` (MIT).
+``networks/pose_dla_dcn.py`` (MIT).
 What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
 
 Mirror notes:
@@ -11,25 +11,26 @@ Mirror notes:
   of their upsampling as bilinear.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
+from torch_impl.classification.dla import dla34
 from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
-from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size
 from torch_impl.losses.box import l1_loss
 from torch_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
+from torch_impl.necks.dla_up import DCNv2, DLAUp, IDAUp, bilinear_kernel
 
 __all__ = [
     "CenterNetCriterion",
+    "CenterNetDLA",
     "CenterNetPostProcess",
     "CenterNetResNet",
-    "DCNv2",
+    "centernet_dla34",
     "centernet_res18",
     "centernet_res101",
     "centernet_resdcn18",
@@ -38,40 +39,6 @@ __all__ = [
 
 STRIDE = 4  # pixels for a cell of the maps
 PRIOR_BIAS = -2.19  # logit of a heat map before training: probability 0.1
-
-
-def bilinear_kernel(size: int) -> np.ndarray:
-    """What makes a transposed convolution of stride size / 2 interpolate bilinearly.  (size, size) float64."""
-    half = -(-size // 2)
-    centre = (2 * half - 1 - half % 2) / (2 * half)
-    line = 1 - np.abs(np.arange(size) / half - centre)
-    return line[:, None] * line
-
-
-class DCNv2(nn.Module):
-    """Deformable convolution v2, 3x3, with the name that the first implementation gave to its offsets and masks.
-
-    Args:
-        in_channels, out_channels: widths.
-
-    Inputs: (N, in_channels, H, W).  Returns: (N, out_channels, H, W).
-    """
-
-    keeps_initial_values = True
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        bound = (in_channels * 9) ** -0.5
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.conv_offset_mask = nn.Conv2d(in_channels, 27, 3, padding=1)
-        nn.init.zeros_(self.conv_offset_mask.weight)
-        nn.init.zeros_(self.conv_offset_mask.bias)
-
-    def forward(self, x):
-        found = self.conv_offset_mask(x)
-        mask = torch.sigmoid(found[:, 18:])
-        return deform_conv2d(x, found[:, :18], self.weight, self.bias, padding=1, mask=mask)
 
 
 def prediction(in_channels: int, hidden: int, out_channels: int, bias: float = 0.0, std: float | None = None):
@@ -135,6 +102,41 @@ class CenterNetResNet(ResNet):
 
     def forward(self, images):
         x = self.deconv_layers(self.forward_features(images)["c5"])
+        return {"hm": self.hm(x), "wh": self.wh(x), "reg": self.reg(x)}
+
+
+class CenterNetDLA(nn.Module):
+    """Deep layer aggregation, its upsampling, three maps.
+
+    Args:
+        depths, widths: of the aggregation, see :class:`DLA`; its classifier is there and not used.
+        num_classes: classes K.
+        hidden: width of the predictions' first convolutions.
+        classifier: classes of the unused classifier.
+
+    Inputs: (N, 3, H, W) float, normalised; H and W multiples of 32.
+    Returns: see :class:`CenterNetResNet`.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (1, 1, 1, 2, 2, 1),
+        widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512),
+        num_classes: int = 80,
+        hidden: int = 256,
+        classifier: int = 1000,
+    ):
+        super().__init__()
+        self.base = dla34(depths, widths, num_classes=classifier, features_only=True, out_indices=(1, 2, 3, 4))
+        self.dla_up = DLAUp(widths[2:])
+        self.ida_up = IDAUp(widths[2:5], widths[2], (1, 2, 4))
+        self.hm = prediction(widths[2], hidden, num_classes, PRIOR_BIAS)
+        self.wh = prediction(widths[2], hidden, 2)
+        self.reg = prediction(widths[2], hidden, 2)
+
+    def forward(self, images):
+        maps = self.dla_up(list(self.base(images).values()))
+        x = self.ida_up(maps[:3])[-1]
         return {"hm": self.hm(x), "wh": self.wh(x), "reg": self.reg(x)}
 
 
@@ -242,3 +244,7 @@ def centernet_res101(
     block=Bottleneck, layers=(3, 4, 23, 3), widths=(256, 256, 256), deformable=False, **options
 ) -> CenterNetResNet:
     return CenterNetResNet(block, layers, widths=widths, deformable=deformable, **options)
+
+
+def centernet_dla34(**options) -> CenterNetDLA:
+    return CenterNetDLA(**options)
