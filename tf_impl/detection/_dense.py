@@ -220,6 +220,10 @@ class DensePostProcess(keras.layers.Layer):
         return clip_boxes(boxes, size)
 
     def call(self, outputs, input_size):
+        return self.detect(outputs, input_size)[1]
+
+    def detect(self, outputs, input_size):
+        """The results, and before them the cells (N, D) that they come from."""
         logits, boxes = rows(outputs, "cls"), self.decode(outputs)
         classes = logits.shape[-1]
         found, start = [], 0
@@ -236,10 +240,10 @@ class DensePostProcess(keras.layers.Layer):
         if f"ctr_{LEVELS[0]}" in outputs:
             scores = scores * tf.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
         valid = valid & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
-        index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
+        kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
+        return take_rows(index, kept), {
+            "boxes": tf.where(valid[..., None], take_rows(boxes, kept), 0.0),
+            "scores": tf.where(valid, take_rows(scores, kept), 0.0),
+            "labels": tf.where(valid, take_rows(labels, kept), 0),
             "valid": valid,
         }

@@ -90,18 +90,22 @@ class FCOSHead(DenseHead):
         self.scales = [Scale() for _ in strides]
 
     def call(self, maps, training=False):
-        found = {"cls": [], "reg": [], "ctr": []}
-        for x, scale, stride in zip(maps.values(), self.scales, self.strides):
-            of_classes, of_boxes = self.towers(x, training)
-            distances = scale(self.conv_reg(of_boxes))
-            if self.norm_on_bbox:
-                distances = tf.nn.relu(distances) * (stride if self.in_pixels else 1)
-            else:
-                distances = tf.exp(distances)
-            found["cls"].append(self.conv_cls(of_classes))
-            found["reg"].append(distances)
-            found["ctr"].append(self.conv_centerness(of_boxes if self.centerness_on_reg else of_classes))
-        return self.named(found)
+        levels = zip(maps.values(), self.scales, self.strides)
+        found = [self.level(*self.towers(x, training), scale, stride) for x, scale, stride in levels]
+        return self.named({key: [level[key] for level in found] for key in found[0]})
+
+    def level(self, of_classes, of_boxes, scale, stride: int) -> dict:
+        """The maps of one level by key, of what its towers return."""
+        distances = scale(self.conv_reg(of_boxes))
+        if self.norm_on_bbox:
+            distances = tf.nn.relu(distances) * (stride if self.in_pixels else 1)
+        else:
+            distances = tf.exp(distances)
+        return {
+            "cls": self.conv_cls(of_classes),
+            "reg": distances,
+            "ctr": self.conv_centerness(of_boxes if self.centerness_on_reg else of_classes),
+        }
 
 
 def centerness(distances):
@@ -149,28 +153,43 @@ class FCOSCriterion(keras.layers.Layer):
         self.norm_on_bbox, self.alpha, self.gamma, self.strides = norm_on_bbox, alpha, gamma, tuple(strides)
 
     def call(self, outputs, targets):
-        logits, distances, central = rows(outputs, "cls"), rows(outputs, "reg"), rows(outputs, "ctr")[..., 0]
+        terms = self.terms(outputs, targets, *self.assign(outputs, targets))
+        return {**terms, "total": sum(terms.values())}
+
+    def assign(self, outputs, targets):
+        """Which object a point belongs to, (N, P) int64, and whether there is one, (N, P) bool."""
+        boxes = tf.cast(targets["boxes"], outputs["cls_p3"].dtype)
         levels = level_points(outputs, self.strides)
-        points = tf.constant(np.concatenate(levels), logits.dtype)  # (P, 2)
+        points = tf.constant(np.concatenate(levels), boxes.dtype)  # (P, 2)
         per_level = np.array([(*RANGES[i], self.strides[i]) for i, found in enumerate(levels) for _ in found])
-        least, most, stride = tf.unstack(tf.constant(per_level, logits.dtype), axis=-1)
-        boxes = tf.cast(targets["boxes"], logits.dtype)
+        least, most, stride = tf.unstack(tf.constant(per_level, boxes.dtype), axis=-1)
 
         sides = distances_to_sides(points, boxes[:, :, None])  # (N, M, P, 4)
-        inside = self._inside(points, boxes[:, :, None], stride, sides)
+        inside = self._inside(points, boxes, self.centres(targets, boxes), stride, sides)
         largest = tf.reduce_max(sides, -1)
         mine = inside & (largest >= least) & (largest <= most) & targets["valid"][..., None]
         area = tf.where(mine, box_area(boxes)[..., None], NOWHERE)
-        index, positive = argmax(-area, 1), tf.reduce_any(mine, 1)  # (N, P); of equal areas the first
+        return argmax(-area, 1), tf.reduce_any(mine, 1)  # of equal areas the first
 
+    def centres(self, targets, boxes):
+        """The middles of objects that points near them are sampled around, (N, M, 2)."""
+        return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+    def terms(self, outputs, targets, index, positive) -> dict:
+        """The losses by name, for what :meth:`assign` returns."""
+        logits, distances, central = rows(outputs, "cls"), rows(outputs, "reg"), rows(outputs, "ctr")[..., 0]
+        levels = level_points(outputs, self.strides)
+        points = tf.constant(np.concatenate(levels), logits.dtype)
         wanted = one_hot(take_rows(targets["labels"], index), positive, logits.shape[-1], logits.dtype)
         count = tf.maximum(tf.reduce_sum(tf.cast(positive, logits.dtype)), 1.0) + EPS
         classification = tf.reduce_sum(sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)) / count
 
         # a point without object has a box of its own for prediction and target: finite, and masked
-        wanted = tf.stop_gradient(distances_to_sides(points, take_rows(boxes, index)))  # mirror: gradients are cut
+        boxes = take_rows(tf.cast(targets["boxes"], logits.dtype), index)
+        wanted = tf.stop_gradient(distances_to_sides(points, boxes))  # mirror: gradients are cut
         if self.norm_on_bbox:
-            wanted = wanted / stride[:, None]
+            stride = np.repeat(self.strides, [len(found) for found in levels])[:, None]
+            wanted = wanted / tf.constant(stride, logits.dtype)
         wanted = tf.where(positive[..., None], wanted, 1.0)
         distances = tf.where(positive[..., None], distances, 1.0)
         weight = tf.where(positive, centerness(wanted), 0.0)
@@ -184,15 +203,14 @@ class FCOSCriterion(keras.layers.Layer):
             "loss_cls": classification,
             "loss_bbox": regression,
             "loss_centerness": centre,
-            "total": classification + regression + centre,
         }
 
-    def _inside(self, points, boxes, stride, sides):
+    def _inside(self, points, boxes, centres, stride, sides):
         """(N, M, P) bool: which points may belong to a box."""
         if self.center_sampling:
-            half, centre = (stride * self.radius)[:, None], (boxes[..., :2] + boxes[..., 2:]) / 2
-            first = tf.maximum(centre - half, boxes[..., :2])
-            last = tf.minimum(centre + half, boxes[..., 2:])
+            half, centres, boxes = (stride * self.radius)[:, None], centres[:, :, None], boxes[:, :, None]
+            first = tf.maximum(centres - half, boxes[..., :2])
+            last = tf.minimum(centres + half, boxes[..., 2:])
             sides = distances_to_sides(points, tf.concat((first, last), -1))
         return tf.reduce_all(sides > 0, -1)
 

@@ -199,6 +199,10 @@ class DensePostProcess(nn.Module):
         return clip_boxes(boxes, size)
 
     def forward(self, outputs, input_size):
+        return self.detect(outputs, input_size)[1]
+
+    def detect(self, outputs, input_size):
+        """The results, and before them the cells (N, D) that they come from."""
         logits, boxes = rows(outputs, "cls"), self.decode(outputs)
         classes = logits.shape[-1]
         found, start = [], 0
@@ -215,10 +219,10 @@ class DensePostProcess(nn.Module):
         if f"ctr_{LEVELS[0]}" in outputs:
             scores = scores * torch.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
         valid = valid & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
+        kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
+        return take_rows(index, kept), {
+            "boxes": torch.where(valid[..., None], take_rows(boxes, kept), 0.0),
+            "scores": torch.where(valid, take_rows(scores, kept), 0.0),
+            "labels": torch.where(valid, take_rows(labels, kept), 0),
             "valid": valid,
         }

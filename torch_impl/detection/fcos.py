@@ -89,18 +89,22 @@ class FCOSHead(DenseHead):
         self.scales = nn.ModuleList(Scale() for _ in strides)
 
     def forward(self, maps):
-        found = {"cls": [], "reg": [], "ctr": []}
-        for x, scale, stride in zip(maps.values(), self.scales, self.strides):
-            of_classes, of_boxes = self.towers(x)
-            distances = scale(self.conv_reg(of_boxes))
-            if self.norm_on_bbox:
-                distances = F.relu(distances) * (stride if self.in_pixels else 1)
-            else:
-                distances = torch.exp(distances)
-            found["cls"].append(self.conv_cls(of_classes))
-            found["reg"].append(distances)
-            found["ctr"].append(self.conv_centerness(of_boxes if self.centerness_on_reg else of_classes))
-        return self.named(found)
+        levels = zip(maps.values(), self.scales, self.strides)
+        found = [self.level(*self.towers(x), scale, stride) for x, scale, stride in levels]
+        return self.named({key: [level[key] for level in found] for key in found[0]})
+
+    def level(self, of_classes, of_boxes, scale, stride: int) -> dict:
+        """The maps of one level by key, of what its towers return."""
+        distances = scale(self.conv_reg(of_boxes))
+        if self.norm_on_bbox:
+            distances = F.relu(distances) * (stride if self.in_pixels else 1)
+        else:
+            distances = torch.exp(distances)
+        return {
+            "cls": self.conv_cls(of_classes),
+            "reg": distances,
+            "ctr": self.conv_centerness(of_boxes if self.centerness_on_reg else of_classes),
+        }
 
 
 def centerness(distances):
@@ -146,28 +150,43 @@ class FCOSCriterion(nn.Module):
         self.norm_on_bbox, self.alpha, self.gamma, self.strides = norm_on_bbox, alpha, gamma, tuple(strides)
 
     def forward(self, outputs, targets):
-        logits, distances, central = rows(outputs, "cls"), rows(outputs, "reg"), rows(outputs, "ctr")[..., 0]
+        terms = self.terms(outputs, targets, *self.assign(outputs, targets))
+        return {**terms, "total": sum(terms.values())}
+
+    def assign(self, outputs, targets):
+        """Which object a point belongs to, (N, P) int64, and whether there is one, (N, P) bool."""
+        boxes = targets["boxes"].to(outputs["cls_p3"].dtype)
         levels = level_points(outputs, self.strides)
-        points = torch.from_numpy(np.concatenate(levels)).to(logits)  # (P, 2)
+        points = torch.from_numpy(np.concatenate(levels)).to(boxes)  # (P, 2)
         per_level = np.array([(*RANGES[i], self.strides[i]) for i, found in enumerate(levels) for _ in found])
-        least, most, stride = torch.from_numpy(per_level).to(logits).unbind(-1)
-        boxes = targets["boxes"].to(logits.dtype)
+        least, most, stride = torch.from_numpy(per_level).to(boxes).unbind(-1)
 
         sides = distances_to_sides(points, boxes[:, :, None])  # (N, M, P, 4)
-        inside = self._inside(points, boxes[:, :, None], stride, sides)
+        inside = self._inside(points, boxes, self.centres(targets, boxes), stride, sides)
         largest = sides.amax(-1)
         mine = inside & (largest >= least) & (largest <= most) & targets["valid"][..., None]
         area = torch.where(mine, box_area(boxes)[..., None], NOWHERE)
-        index, positive = argmax(-area, 1), mine.any(1)  # (N, P); of equal areas the first
+        return argmax(-area, 1), mine.any(1)  # of equal areas the first
 
+    def centres(self, targets, boxes):
+        """The middles of objects that points near them are sampled around, (N, M, 2)."""
+        return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+    def terms(self, outputs, targets, index, positive) -> dict:
+        """The losses by name, for what :meth:`assign` returns."""
+        logits, distances, central = rows(outputs, "cls"), rows(outputs, "reg"), rows(outputs, "ctr")[..., 0]
+        levels = level_points(outputs, self.strides)
+        points = torch.from_numpy(np.concatenate(levels)).to(logits)
         wanted = one_hot(take_rows(targets["labels"], index), positive, logits.shape[-1], logits.dtype)
         count = torch.clamp(positive.to(logits.dtype).sum(), min=1.0) + EPS
         classification = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).sum() / count
 
         # a point without object has a box of its own for prediction and target: finite, and masked
-        wanted = distances_to_sides(points, take_rows(boxes, index)).detach()  # mirror: gradients are cut
+        boxes = take_rows(targets["boxes"].to(logits.dtype), index)
+        wanted = distances_to_sides(points, boxes).detach()  # mirror: gradients are cut
         if self.norm_on_bbox:
-            wanted = wanted / stride[:, None]
+            stride = np.repeat(self.strides, [len(found) for found in levels])[:, None]
+            wanted = wanted / torch.from_numpy(stride).to(logits)
         wanted = torch.where(positive[..., None], wanted, 1.0)
         distances = torch.where(positive[..., None], distances, 1.0)
         weight = torch.where(positive, centerness(wanted), 0.0)
@@ -181,15 +200,14 @@ class FCOSCriterion(nn.Module):
             "loss_cls": classification,
             "loss_bbox": regression,
             "loss_centerness": centre,
-            "total": classification + regression + centre,
         }
 
-    def _inside(self, points, boxes, stride, sides):
+    def _inside(self, points, boxes, centres, stride, sides):
         """(N, M, P) bool: which points may belong to a box."""
         if self.center_sampling:
-            half, centre = (stride * self.radius)[:, None], (boxes[..., :2] + boxes[..., 2:]) / 2
-            first = torch.maximum(centre - half, boxes[..., :2])
-            last = torch.minimum(centre + half, boxes[..., 2:])
+            half, centres, boxes = (stride * self.radius)[:, None], centres[:, :, None], boxes[:, :, None]
+            first = torch.maximum(centres - half, boxes[..., :2])
+            last = torch.minimum(centres + half, boxes[..., 2:])
             sides = distances_to_sides(points, torch.cat((first, last), -1))
         return (sides > 0).all(-1)
 
