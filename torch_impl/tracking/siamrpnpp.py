@@ -1,0 +1,153 @@
+"""SiamRPN++: the same with a deep network, whose maps of three depths each have a head of their own.
+
+"SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", 2018, arXiv:1812.11703. Parameter names and
+numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``models/neck/neck.py``, ``models/head/rpn.py`` (Apache-2.0).
+What to look at: only the middle of the template's map is kept, so that padding does not show where the object is.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow.
+- Keras infers the input widths.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.tracking._siamese import CONV, AtrousResNet, SiamRPNCriterion
+from torch_impl.tracking.siamrpn import DepthwiseRPN
+
+__all__ = [
+    "MultiRPN",
+    "SiamRPNCriterion",
+    "SiamRPNPP",
+    "siamrpn_r50_l234_dwxcorr",
+    "siamrpn_r50_l234_dwxcorr_lt",
+    "siamrpn_r50_l234_dwxcorr_otb",
+]
+
+SMALL, KEPT = 20, 7  # a map narrower than the first is cut to the second, around its middle
+
+
+class AdjustLayer(nn.Module):
+    """A 1x1 convolution with normalisation; of small maps only the middle.
+
+    Args:
+        in_channels: C.
+        out_channels: of the result.
+
+    x: (N, C, H, W) -> (N, out_channels, H, W), or (N, out_channels, 7, 7).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        convolution = CONV(in_channels, out_channels, 1)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x):
+        x = self.downsample(x)
+        if x.shape[3] < SMALL:
+            first = (x.shape[3] - KEPT) // 2
+            x = x[:, :, first : first + KEPT, first : first + KEPT]
+        return x
+
+
+class AdjustAllLayer(nn.Module):
+    """One :class:`AdjustLayer` for every map.
+
+    Args:
+        in_channels: of the maps.
+        channels: of the results.
+
+    maps: dict of maps -> the same, coarser ones last.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], channels: tuple[int, ...]):
+        super().__init__()
+        for i, (width, filters) in enumerate(zip(in_channels, channels, strict=True), start=2):
+            setattr(self, f"downsample{i}", AdjustLayer(width, filters))  # mirror: infers
+
+    def forward(self, maps):
+        pairs = enumerate(maps.items(), start=2)
+        return {name: getattr(self, f"downsample{i}")(x) for i, (name, x) in pairs}
+
+
+class MultiRPN(nn.Module):
+    """A head for every map, and a mean of what they say.
+
+    Args:
+        channels: of the maps.
+        weighted: whether the mean has learnt weights.
+
+    templates, searches: dicts of maps -> dict: ``"cls"``, ``"loc"``.
+    """
+
+    def __init__(self, channels: tuple[int, ...], weighted: bool = True):
+        super().__init__()
+        self.weighted = weighted
+        if weighted:
+            for name in ("cls_weight", "loc_weight"):
+                setattr(self, name, nn.Parameter(torch.ones(len(channels))))
+        for i, width in enumerate(channels, start=2):
+            setattr(self, f"rpn{i}", DepthwiseRPN(width, width))
+
+    def mean(self, answers, weight):
+        """Of the heads' answers."""
+        if weight is None:
+            return sum(answers) / len(answers)
+        shares = weight.softmax(0).unbind()
+        return sum(share * answer for share, answer in zip(shares, answers, strict=True))
+
+    def forward(self, templates, searches):
+        pairs = zip(templates.values(), searches.values(), strict=True)
+        answers = [getattr(self, f"rpn{i}")(*pair) for i, pair in enumerate(pairs, start=2)]
+        weights = {key: getattr(self, f"{key}_weight") if self.weighted else None for key in ("cls", "loc")}
+        return {key: self.mean([answer[key] for answer in answers], weight) for key, weight in weights.items()}
+
+
+class SiamRPNPP(nn.Module):
+    """The tracker's network.
+
+    Args:
+        layers, planes: of the trunk.
+        channels: of the three maps that are correlated.
+        weighted: whether the heads' mean has learnt weights.
+
+    Inputs: ``template`` (N, 3, 127, 127), ``search`` (N, 3, H, W) float, BGR in 0 to 255.
+    Returns: dict: ``"cls"`` (N, 2 A, H', W'), logits, classes (none, object) first, then anchors; ``"loc"``
+        (N, 4 A, H', W'), numbers of the box first, then anchors.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        channels: tuple[int, ...] = (256, 256, 256),
+        weighted: bool = True,
+    ):
+        super().__init__()
+        self.backbone = AtrousResNet(layers, planes)
+        self.neck = AdjustAllLayer(tuple(4 * width for width in planes[1:]), channels)
+        self.rpn_head = MultiRPN(channels, weighted)
+
+    def template(self, template):
+        """The maps of the object in the first frame."""
+        return self.neck(self.backbone(template))
+
+    def track(self, template, search):
+        """What the heads say about a later frame."""
+        return self.rpn_head(template, self.template(search))
+
+    def forward(self, template, search):
+        return self.track(self.template(template), search)
+
+
+def siamrpn_r50_l234_dwxcorr(**options) -> SiamRPNPP:
+    return SiamRPNPP(**options)
+
+
+def siamrpn_r50_l234_dwxcorr_otb(weighted=False, **options) -> SiamRPNPP:
+    return SiamRPNPP(weighted=weighted, **options)
+
+
+def siamrpn_r50_l234_dwxcorr_lt(channels=(128, 256, 512), **options) -> SiamRPNPP:
+    return SiamRPNPP(channels=channels, **options)
