@@ -12,6 +12,7 @@ import torch
 from parity_tests.cases.detection import objects
 from parity_tests.cases.detection._masks import losses_masks
 from parity_tests.cases.detection._two_stage import FEW, LOSSES, ONE_BOX, SMALL, stored_proposals
+from parity_tests.cases.detection.htc import segmented
 from parity_tests.harness import fingerprints
 from parity_tests.harness.measure import compare_with_fingerprint
 from parity_tests.harness.panels import PyTorch, TensorFlow
@@ -210,6 +211,11 @@ MMDET = {
     "faster_rcnn_r50_mdconv_c3_c5_fpn": ("faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco", ONE_BOX),
     "faster_rcnn_r50_attn0010_fpn": ("faster-rcnn_r50-attn0010_fpn_1x_coco", ONE_BOX),
     "faster_rcnn_r50_attn1111_dcn_fpn": ("faster-rcnn_r50-attn1111-dcn_fpn_1x_coco", ONE_BOX),
+    "htc_r50_fpn": ("htc_r50_fpn_1x_coco", STAGES | STAGE_MASKS | {"loss_semantic_seg": "loss_semantic_seg"}),
+    "mask_rcnn_r50_fpn_gn_all": ("mask-rcnn_r50_fpn_gn-all_2x_coco", ONE_MASK),
+    "faster_rcnn_r50_fpn_gn_ws_all": ("faster-rcnn_r50_fpn_gn-ws-all_1x_coco", ONE_BOX),
+    "faster_rcnn_r50_fpn_groie": ("faste-rcnn_r50_fpn_groie_1x_coco", ONE_BOX),
+    "mask_rcnn_r50_fpn_groie": ("mask-rcnn_r50_fpn_groie_1x_coco", ONE_MASK),
 }
 DOUBLE = {  # in single precision rounding chooses another proposal than in the reference, which is off by 1e-3 then
     "faster_rcnn_r50_dconv_c3_c5_fpn",
@@ -227,6 +233,7 @@ def test_losses_and_gradients_are_those_of_mmdet(name):
     panel.load(seeded(panel.shapes(), aliases=panel.aliases()))
     images = {"images": next(iter(fingerprints.loss_inputs_of(expected).values()))}
     targets = losses_masks(expected)
+    targets["sem_seg"] = segmented(targets["labels"], targets["masks"])
     targets = {key: targets[key] for key in entry.targets}
     terms = {}
     for theirs, ours in (LOSSES | losses).items():

@@ -1,0 +1,36 @@
+"""Faster R-CNN on a pyramid with path aggregation: the coarse levels are reached from the fine ones in a few layers.
+
+"Path Aggregation Network for Instance Segmentation", 2018, arXiv:1803.01534, section 3.1.
+Parameter names: mmdet ``pafpn`` (Apache-2.0).
+
+Mirror notes:
+- The layers are called alike in both panels, and take the words of their framework.
+"""
+
+from tf_impl.detection._proposals import RPNHead
+from tf_impl.detection.faster_rcnn import (
+    StandardRoIHead,
+    TwoStageDetector,
+    mmdet_criterion,
+    mmdet_postprocess,
+    pyramid_backbone,
+)
+from tf_impl.necks.pafpn import PAFPN
+
+__all__ = ["faster_rcnn_r50_pafpn", "mmdet_criterion", "mmdet_postprocess"]
+
+
+def faster_rcnn_r50_pafpn(
+    layers=(3, 4, 6, 3),
+    num_classes: int = 80,
+    out_channels: int = 256,
+    units: int = 1024,
+    candidates: tuple[int, int] = (2000, 1000),
+    proposals: tuple[int, int] = (1000, 1000),
+    samples: int = 512,
+    **options,
+) -> TwoStageDetector:
+    head = StandardRoIHead(num_classes, units, samples=samples)
+    backbone = pyramid_backbone(layers=layers, **options)
+    neck = PAFPN(backbone.channels, out_channels, 5)
+    return TwoStageDetector(backbone, neck, RPNHead(out_channels, candidates, proposals), head)
