@@ -33,6 +33,14 @@ def test_boxes_are_where_they_should_be():
     assert not red[30:40, 20:30].any()  # hollow
 
 
+def test_regions_are_translucent_and_the_first_lies_on_top():
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, :4], masks[1, 2:] = True, True
+    found = np.asarray(draw.regions(Image.new("RGB", (8, 6), (100, 100, 100)), masks))
+    np.testing.assert_array_equal(found[3, 0], (np.array([100, 100, 100]) + draw.colour(1)) / 2)
+    np.testing.assert_array_equal(found[5, 7], (np.array([100, 100, 100]) + draw.colour(2)) / 2)
+
+
 def test_pictures_stand_in_a_row_with_a_legend():
     one, two = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (30, 20), "blue")
     sheet = np.asarray(draw.side_by_side({"a": one, "b": two}, {"cat": (1, 2, 3)}))

@@ -18,6 +18,7 @@ __all__ = ["ENGINES", "agreement", "ask", "engines", "predict"]
 ENGINES = ("TensorFlow", "PyTorch", "TensorFlow's ONNX", "PyTorch's ONNX")
 TOLERANCE = 1e-4  # relative L2 between engines, in float32; the parity suite measures finer
 RUNS = 5
+CELL = 32  # pixels
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channels": "RGB"}
 TANH = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "channels": "RGB"}
 # what a model is given whose catalogue entry has no checkpoint to say it
@@ -129,13 +130,16 @@ def _translations(model: catalog.Model, entry, inputs: Sequence[str], top: int) 
 
 
 def _detections(model: catalog.Model, entry, inputs: Sequence[str], top: int) -> Question:
-    """Detection: boxes, classes and scores, best first."""
+    """Detection and instances: boxes, classes and scores, best first; masks, where there are any, in the picture."""
     from scripts import draw
     from weights.processing.images import image_input, open_picture
 
     (path,) = inputs
     (name,) = model.inputs
     image = image_input(path, entry.preprocessing)
+    height, width = image.shape[2:]
+    if model.family == "segmentation":  # the pyramids of instances want whole cells
+        image = np.pad(image, ((0, 0), (0, 0), (0, -height % CELL), (0, -width % CELL)))
 
     def found_in(results):
         kept = np.flatnonzero(results["valid"][0])
@@ -159,8 +163,13 @@ def _detections(model: catalog.Model, entry, inputs: Sequence[str], top: int) ->
         return rows + [{"row": f"{i}.", "text": "nothing"} for i in range(len(rows) + 1, top + 1)]
 
     def drawn(results):
-        picture = open_picture(path).convert("RGB").resize(image.shape[:1:-1])
-        return draw.side_by_side({engine: draw.boxes(picture, found_in(found)) for engine, found in results.items()})
+        picture = open_picture(path).convert("RGB").resize((width, height))
+        pictures = {}
+        for engine, found in results.items():
+            items = found_in(found)
+            masks = found["masks"][0, : len(items), :height, :width] if "masks" in found else []
+            pictures[engine] = draw.boxes(draw.regions(picture, masks), items)
+        return draw.side_by_side(pictures)
 
     return Question({name: image}, read, drawn)
 
@@ -241,6 +250,8 @@ def _question(model: catalog.Model) -> Callable | None:
     if len(model.inputs) == 1 and model.postprocess:
         kinds = {"labels": _class_maps, "images": _translations, "boxes": _detections}
         found = {"detection": "boxes", "segmentation": "labels", "gan": "images"}.get(model.family)
+        if model.family == "segmentation" and "logits" not in model.outputs:
+            found = "boxes"
         if found:
             return kinds[found]
     if model.family == "ocr" and len(model.inputs) == 1:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from scripts.output import Problem, written
 
-__all__ = ["boxes", "class_map", "colour", "save", "side_by_side"]
+__all__ = ["boxes", "class_map", "colour", "regions", "save", "side_by_side"]
 
 MARGIN = 8
 LINE = 18  # height of a line of text, in pixels
@@ -52,6 +52,19 @@ def boxes(picture: Image.Image, found: Sequence[Mapping]) -> Image.Image:
         draw.rectangle(draw.textbbox((x1, y1), item["text"], font=font), fill=chosen)
         draw.text((x1, y1), item["text"], fill="white" if sum(chosen) < 380 else "black", font=font)
     return picture
+
+
+def regions(picture: Image.Image, masks: Sequence[np.ndarray]) -> Image.Image:
+    """A picture under translucent regions, each of a colour of its own; the first lies on top.
+
+    Args:
+        picture: of the size of the masks.
+        masks: of (H, W) bool.
+    """
+    values = np.asarray(picture.convert("RGB"), np.float64).copy()
+    for number, mask in reversed(list(enumerate(masks, start=1))):
+        values[mask] = 0.5 * np.asarray(picture.convert("RGB"))[mask] + 0.5 * np.array(colour(number))
+    return Image.fromarray(np.round(values).astype(np.uint8))
 
 
 def side_by_side(pictures: Mapping[str, Image.Image], legend: Mapping[str, tuple] | None = None) -> Image.Image:
