@@ -54,6 +54,28 @@ def maps_of(distances, central: bool) -> dict[str, np.ndarray]:
     return {f"{kind}_p{i + 3}": x for kind, maps in kinds.items() for i, x in enumerate(maps)}
 
 
+POINTS = {"moment": (41.583344, 0.641596, 0.319652), "minmax": (31.039015, 0.525288, 0.454774)}
+POINTS["partial_minmax"] = (47.093521, 0.667069, 0.677421)
+
+
+@pytest.mark.parametrize("package", ["tf_impl", "torch_impl"])
+@pytest.mark.parametrize("method", POINTS)
+def test_losses_of_points_are_those_of_mmdet(package, method):
+    boxes_of_points = importlib.import_module(f"{package}.detection.reppoints").boxes_of_points
+    outputs = {f"cls_p{i + 3}": x for i, x in enumerate(CLASSES)}
+    for key, maps in (("init", waves(18, 2, 0, 0.2)), ("reg", waves(18, 2, 0.2, 0.4))):
+        for i, points in enumerate(maps):
+            if package == "torch_impl":
+                found = boxes_of_points(torch.from_numpy(points), method, torch.zeros(2)).numpy()
+            else:
+                found = boxes_of_points(tf.constant(points.transpose(0, 2, 3, 1)), method, tf.zeros(2))
+                found = found.numpy().transpose(0, 3, 1, 2)
+            outputs[f"{key}_p{i + 3}"] = found
+    found = losses_of(package, "reppoints", "RepPointsCriterion", outputs)
+    assert found.pop("total") == pytest.approx(sum(POINTS[method]), rel=2e-6)
+    assert list(found.values()) == pytest.approx(POINTS[method], rel=2e-6)
+
+
 def losses_of(package: str, module: str, criterion: str, outputs, **options) -> dict[str, float]:
     made = getattr(importlib.import_module(f"{package}.detection.{module}"), criterion)(**options)
     targets = {key: value.astype(np.float32) if key == "boxes" else value for key, value in OBJECTS.items()}
@@ -80,6 +102,62 @@ def test_losses_are_those_of_mmdet(package, module, criterion, distances, centra
     total = found.pop("total")
     assert list(found.values()) == pytest.approx(expected, rel=2e-6)
     assert total == pytest.approx(sum(expected), rel=2e-6)
+
+
+def rows_of_anchors(package: str) -> dict[str, np.ndarray]:
+    """RetinaNet's outputs, in rows of anchors."""
+    anchors = importlib.import_module(f"{package}.boxes.anchors")
+    maps = {"cls_logits": (5, waves(45, 2, -2, 0.1)), "bbox_regression": (4, waves(36, 0.3, 0, 0.2))}
+    outputs = {}
+    for key, (columns, levels) in maps.items():
+        rows = [x.reshape(2, 9, columns, *x.shape[2:]).transpose(0, 3, 4, 1, 2) for x in levels]
+        outputs[key] = np.concatenate([x.reshape(2, -1, columns) for x in rows], 1)
+    for i, size in enumerate(SIZES):
+        stride = 256 // size
+        cell = anchors.cell_anchors([4 * stride * 2 ** (k / 3) for k in range(3)], (0.5, 1.0, 2.0))
+        outputs[f"anchors_p{i + 3}"] = anchors.grid_anchors(cell, (size, size), (stride, stride)).astype(np.float32)
+    return outputs
+
+
+# in single precision, in which the reference found which anchors are equally good for an object
+@pytest.mark.parametrize("package", ["tf_impl", "torch_impl"])
+def test_harmonised_losses_and_their_counts_are_those_of_mmdet(package):
+    given = tf.constant if package == "tf_impl" else torch.from_numpy
+    outputs = {key: given(np.ascontiguousarray(x)) for key, x in rows_of_anchors(package).items()}
+    outputs |= {key: given(np.zeros(n, np.float32)) for key, n in (("acc_cls", 30), ("acc_bbox", 10))}
+    targets = {key: given(x.astype(np.float32) if key == "boxes" else x) for key, x in OBJECTS.items()}
+    criterion = importlib.import_module(f"{package}.detection.ghm").GHMCriterion()
+    # six elements are at 1/2, an edge of two bins, and TensorFlow's sigmoid of them is a unit in the last place less
+    close = {"rel": 1e-3 if package == "tf_impl" else 2e-6}
+    for expected in ((7.449273, 3.121473), (3.968418, 1.600720)):
+        found, (outputs["acc_cls"], outputs["acc_bbox"]) = criterion.losses_and_counts(outputs, targets)
+        assert [float(found[key]) for key in ("loss_cls", "loss_bbox")] == pytest.approx(expected, **close)
+    counts = [float(x) for x in outputs["acc_cls"][:4]]
+    assert counts == pytest.approx((3446.085, 1802.111, 955.5666, 685.9078), rel=1e-6)
+
+
+@pytest.mark.parametrize("package", ["tf_impl", "torch_impl"])
+def test_losses_of_bags_are_those_of_mmdet(package):
+    given = tf.constant if package == "tf_impl" else torch.from_numpy
+    outputs = {key: given(np.ascontiguousarray(x)) for key, x in rows_of_anchors(package).items()}
+    targets = {key: given(x.astype(np.float32) if key == "boxes" else x) for key, x in OBJECTS.items()}
+    found = importlib.import_module(f"{package}.detection.freeanchor").FreeAnchorCriterion()(outputs, targets)
+    # equal overlaps at rank fifty: which anchors are in the bags of some objects is not defined by the reference
+    assert float(found["positive_bag_loss"]) == pytest.approx(2.662111, rel=1e-3)
+    assert float(found["negative_bag_loss"]) == pytest.approx(7.430376, rel=2e-6)
+
+
+@pytest.mark.parametrize("package", ["tf_impl", "torch_impl"])
+def test_harmonised_weights_without_momentum_or_elements(package):
+    given = tf.constant if package == "tf_impl" else torch.from_numpy
+    weights_of = importlib.import_module(f"{package}.losses.ghm").harmonized_weights
+    size, counts = given(np.array([0.05, 0.07, 0.95])), given(np.array([7.0, 5.0]))
+    weights, found = weights_of(size, given(np.ones(3, bool)), counts, 0.0)
+    assert [float(x) for x in weights] == pytest.approx([0.75, 0.75, 1.5])  # 3 elements, and 2 bins that have some
+    assert [float(x) for x in found] == [2, 1]
+    weights, found = weights_of(size, given(np.zeros(3, bool)), counts, 0.75)
+    assert [float(x) for x in weights] == [0, 0, 0]
+    assert [float(x) for x in found] == [7, 5]
 
 
 @pytest.mark.parametrize("package", ["tf_impl", "torch_impl"])
