@@ -1,0 +1,492 @@
+"""pix2pixHD: street scenes from maps of labels, coarse to fine, judged at several scales.
+
+"High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", 2017, arXiv:1711.11585.
+Parameter names: NVIDIA/pix2pixHD ``models/networks.py`` (NVIDIA's own licence, BSD-like). What to look at: the
+generator is also lowered by how differently the discriminator's layers see its images and the real ones.
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch; labels and instances are (N, H, W) in both.
+- A training step needs gradients of two losses: two calls of ``lower`` in PyTorch, two tapes here.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from tf_impl.gan._patchgan import (
+    ReconstructionCriterion,
+    TranslationPostProcess,
+    conv,
+    conv_transpose,
+    linear_decay,
+    norm_layer,
+)
+from tf_impl.gan._perceptual import PerceptualDistance
+from tf_impl.gan.cyclegan import ResnetBlock
+from tf_impl.layers.activation import LeakyReLU
+from tf_impl.layers.model import Model
+from tf_impl.layers.normalization import InstanceNormalization
+from tf_impl.layers.padding import ReflectionPadding2D
+from tf_impl.layers.pooling import AveragePooling2D
+from tf_impl.losses.adversarial import adversarial_loss
+from tf_impl.training.optimizers import Adam
+from tf_impl.training.players import Player
+
+__all__ = [
+    "Encoder",
+    "GlobalGenerator",
+    "LocalEnhancer",
+    "MultiscaleCriterion",
+    "MultiscaleDiscriminator",
+    "Pix2PixHD",
+    "Pix2PixHDCriterion",
+    "Pix2PixHDTrainer",
+    "ReconstructionCriterion",
+    "TranslationPostProcess",
+    "edges",
+    "feature_matching",
+    "instance_mean",
+    "linear_decay",
+    "pix2pixhd",
+    "pix2pixhd_encoder",
+    "pix2pixhd_global",
+    "pix2pixhd_global_features",
+    "pix2pixhd_local",
+    "pix2pixhd_local_features",
+    "pix2pixhd_multiscale_d2",
+    "pix2pixhd_multiscale_d3",
+]
+
+VGG_WEIGHTS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # of the first ReLU of VGG-19's stages
+
+
+def conv_relu(filters: int, kernel_size: int, strides: int = 1) -> list[keras.layers.Layer]:
+    """A convolution, instance normalisation, ReLU; the 7x7 one reflects the border, the others see zeros."""
+    border = kernel_size == 7
+    return [
+        *([ReflectionPadding2D(3)] if border else []),
+        conv(filters, kernel_size, strides=strides, padding=0 if border else 1),
+        InstanceNormalization(),
+        keras.layers.ReLU(),
+    ]
+
+
+def doubling(filters: int) -> list[keras.layers.Layer]:
+    """A transposed convolution to twice the size, instance normalisation, ReLU."""
+    up = conv_transpose(filters, 3, strides=2, padding=1, output_padding=1)
+    return [up, InstanceNormalization(), keras.layers.ReLU()]
+
+
+def resnet_layers(width: int, downs: int, blocks: int) -> list[keras.layers.Layer]:
+    """A 7x7 convolution, ``downs`` halvings, residual blocks, as many doublings."""
+    layers = conv_relu(width, 7)
+    for i in range(downs):
+        layers += conv_relu(width * 2 ** (i + 1), 3, 2)
+    layers += [ResnetBlock(width * 2**downs) for _ in range(blocks)]
+    for i in reversed(range(downs)):
+        layers += doubling(width * 2**i)
+    return layers
+
+
+def image_layers(filters: int) -> list[keras.layers.Layer]:
+    """The image in [-1, 1]."""
+    return [ReflectionPadding2D(3), conv(filters, 7), keras.layers.Activation("tanh")]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GlobalGenerator(Model):
+    """The coarse generator (section 3.2).
+
+    Args:
+        in_chans: channels of the map of labels, edges and features.
+        width: channels of the first layer.
+        downs: halvings.
+        blocks: residual blocks.
+
+    Inputs: (N, H, W, in_chans) float; H and W multiples of 2 ** downs.
+    Returns: (N, H, W, 3) in [-1, 1].
+    """
+
+    def __init__(self, in_chans: int = 36, width: int = 64, downs: int = 4, blocks: int = 9, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
+        self.model = keras.Sequential([*resnet_layers(width, downs, blocks), *image_layers(3)])
+
+    def call(self, maps, training=False):
+        return self.model(maps, training=training)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class LocalEnhancer(Model):
+    """The coarse generator at a fraction of the size, and enhancers that double it with the map at their own size.
+
+    Args:
+        in_chans: channels of the map of labels, edges and features.
+        width: channels of the last enhancer's first layer.
+        downs, blocks: of the coarse generator.
+        enhancers: number of enhancers.
+        local_blocks: residual blocks of each.
+
+    Inputs: (N, H, W, in_chans) float; H and W multiples of 2 ** (downs + enhancers).
+    Returns: (N, H, W, 3) in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 36,
+        width: int = 32,
+        downs: int = 4,
+        blocks: int = 9,
+        enhancers: int = 1,
+        local_blocks: int = 3,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
+        self.enhancers = enhancers
+        self.model = keras.Sequential(resnet_layers(width * 2**enhancers, downs, blocks))
+        for i in range(1, enhancers + 1):
+            filters = width * 2 ** (enhancers - i)
+            first = [*conv_relu(filters, 7), *conv_relu(2 * filters, 3, 2)]
+            second = [*(ResnetBlock(2 * filters) for _ in range(local_blocks)), *doubling(filters)]
+            second += image_layers(3) if i == enhancers else []
+            setattr(self, f"model{i}_1", keras.Sequential(first))
+            setattr(self, f"model{i}_2", keras.Sequential(second))
+        self.downsample = AveragePooling2D(3, 2, padding=1, count_include_pad=False)
+
+    def call(self, maps, training=False):
+        pyramid = [maps]
+        for _ in range(self.enhancers):
+            pyramid.append(self.downsample(pyramid[-1]))
+        x = self.model(pyramid.pop(), training=training)
+        for i in range(1, self.enhancers + 1):
+            x = x + getattr(self, f"model{i}_1")(pyramid.pop(), training=training)
+            x = getattr(self, f"model{i}_2")(x, training=training)
+        return x
+
+
+def one_hot(indices, classes: int, dtype):
+    """Maps of indices (N, H, W) -> (N, H, W, classes), 0 or 1."""
+    return tf.cast(indices[..., None] == tf.range(classes, dtype=indices.dtype), dtype)
+
+
+def edges(instances, dtype):
+    """1 where a neighbour above, below, to the left or to the right is another instance.
+
+    Args:
+        instances: (N, H, W) integer.
+        dtype: of the result.
+
+    Returns:
+        (N, H, W, 1) 0 or 1.
+    """
+    across = tf.cast(instances[:, :, 1:] != instances[:, :, :-1], dtype)
+    down = tf.cast(instances[:, 1:] != instances[:, :-1], dtype)
+    found = tf.pad(across, ((0, 0), (0, 0), (1, 0))) + tf.pad(across, ((0, 0), (0, 0), (0, 1)))
+    found += tf.pad(down, ((0, 0), (1, 0), (0, 0))) + tf.pad(down, ((0, 0), (0, 1), (0, 0)))
+    return tf.cast(found > 0, dtype)[..., None]
+
+
+def instance_mean(features, instances, count: int):
+    """Every pixel gets the mean of its instance.
+
+    Args:
+        features: (N, H, W, C).
+        instances: (N, H, W) integer, below ``count``.
+        count: number of instances, at most.
+
+    Returns:
+        (N, H, W, C).
+    """
+    height, width, channels = features.shape[1:]
+    member = tf.reshape(one_hot(instances, count, features.dtype), (-1, height * width, count))  # (N, H W, K)
+    means = tf.matmul(member, tf.reshape(features, (-1, height * width, channels)), transpose_a=True)  # (N, K, C)
+    means = means / tf.maximum(tf.reduce_sum(member, 1), 1)[..., None]
+    return tf.reshape(member @ means, (-1, height, width, channels))
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Encoder(Model):
+    """Features of the appearance of instances, found in an image (section 3.4).
+
+    Args:
+        width: channels of the first layer.
+        downs: halvings.
+        features: channels of the result.
+        max_instances: instances of an image, at most.
+
+    Inputs: ``images`` (N, H, W, 3) float in [-1, 1], H and W multiples of 2 ** downs; ``instances`` (N, H, W) int64,
+        numbers of instances from 0 to ``max_instances - 1``.
+    Returns: (N, H, W, features) in [-1, 1], the same all over an instance.
+    """
+
+    def __init__(self, width: int = 16, downs: int = 4, features: int = 3, max_instances: int = 256, **kwargs):
+        super().__init__(**kwargs)
+        self.max_instances = max_instances
+        self.model = keras.Sequential([*resnet_layers(width, downs, 0), *image_layers(features)])
+
+    def call(self, images, instances, training=False):
+        return instance_mean(self.model(images, training=training), instances, self.max_instances)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MultiscaleDiscriminator(Model):
+    """Discriminators of patches of an image and of smaller versions of it (section 3.2).
+
+    Args:
+        in_chans: channels of the map of labels and edges and of the image.
+        width: channels of the first layer; doubled up to eightfold.
+        layers: convolutions of stride 2.
+        num_D: discriminators; the last one judges the full image.
+        norm: "instance" or "batch".
+
+    Inputs: ``images`` (N, H, W, in_chans) float, and ``others`` of the same shape or None: real and fake.
+    Returns: dict: what layer j of the discriminator of scale i says, of ``images`` under ``"real_i_j"``, of ``others``
+        under ``"fake_i_j"``: (N, H', W', C), scale 0 being the full image; the last layer's are logits of patches.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 39,
+        width: int = 64,
+        layers: int = 3,
+        num_D: int = 2,
+        norm: str = "instance",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.depth, self.num_D, make_norm = layers, num_D, norm_layer(norm)[0]
+        for scale in range(num_D):
+            found = [[conv(width, 4, strides=2, padding=2), LeakyReLU(0.2)]]
+            for i in range(1, layers + 1):
+                wider = conv(width * min(2**i, 8), 4, strides=2 if i < layers else 1, padding=2)
+                found.append([wider, make_norm(), LeakyReLU(0.2)])
+            found.append([conv(1, 4, padding=2)])
+            for i, parts in enumerate(found):
+                setattr(self, f"scale{scale}_layer{i}", keras.Sequential(parts))
+        self.downsample = AveragePooling2D(3, 2, padding=1, count_include_pad=False)
+
+    def judge(self, images, name: str, training=False) -> dict:
+        """What all layers say of images, by ``name_i_j``."""
+        found = {}
+        for i in range(self.num_D):
+            x = images
+            for j in range(self.depth + 2):
+                x = getattr(self, f"scale{self.num_D - 1 - i}_layer{j}")(x, training=training)
+                found[f"{name}_{i}_{j}"] = x
+            images = self.downsample(images) if i < self.num_D - 1 else images
+        return found
+
+    def call(self, images, others=None, training=False):
+        found = self.judge(images, "real", training)
+        return found if others is None else {**found, **self.judge(others, "fake", training)}
+
+
+def scales(outputs, name: str) -> list[list]:
+    """What the layers of every scale said, in their order."""
+    keys = [key.split("_")[1:] for key in outputs if key.startswith(f"{name}_") and key.count("_") == 2]
+    counts = [max(int(number) for number in numbers) + 1 for numbers in zip(*keys)]
+    return [[outputs[f"{name}_{i}_{j}"] for j in range(counts[1])] for i in range(counts[0])]
+
+
+def scales_loss(found: list[list], real: bool):
+    """Sum over the scales of the squared distance of all patches' logits from a label."""
+    return sum(adversarial_loss(layers[-1], real, "lsgan") for layers in found)
+
+
+def feature_matching(fakes: list[list], reals: list[list], weight: float = 10.0):
+    """Mean absolute differences of all layers but the last, averaged over scales (equation 4)."""
+    share = weight * 4 / (len(fakes[0]) - 1) / len(fakes)
+    return share * sum(
+        tf.reduce_mean(tf.abs(fake - tf.stop_gradient(real)))
+        for of_fake, of_real in zip(fakes, reals)
+        for fake, real in zip(of_fake[:-1], of_real[:-1])
+    )
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MultiscaleCriterion(keras.layers.Layer):
+    """Losses that a discriminator alone is good for.
+
+    Args:
+        lambda_feat: weight of :func:`feature_matching`.
+
+    Inputs: ``outputs`` of :class:`MultiscaleDiscriminator`; no targets.
+    Returns: dict of scalars: ``"D_real"``, with fake images ``"D_fake"`` and ``"G_GAN_Feat"``, ``"total"``.
+    """
+
+    def __init__(self, lambda_feat: float = 10.0, **kwargs):
+        super().__init__(**kwargs)
+        self.lambda_feat = lambda_feat
+
+    def call(self, outputs, targets):
+        reals = scales(outputs, "real")
+        losses = {"D_real": scales_loss(reals, True)}
+        if "fake_0_0" in outputs:
+            fakes = scales(outputs, "fake")
+            losses["D_fake"] = scales_loss(fakes, False)
+            losses["G_GAN_Feat"] = feature_matching(fakes, reals, self.lambda_feat)
+        return {**losses, "total": sum(losses.values())}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Pix2PixHD(Model):
+    """Generator ``netG``, discriminators ``netD``, encoder ``netE`` of features.
+
+    Args:
+        generator: makes the generator of a number of channels.
+        label_nc: labels.
+        feat_num: features; 0 for no encoder.
+        encoder_width, encoder_downs, max_instances: of the encoder.
+        discriminator_width, layers, num_D: of :class:`MultiscaleDiscriminator`.
+
+    Inputs: ``labels`` (N, H, W) int64; ``instances`` (N, H, W) int64, see :class:`Encoder`; ``real`` (N, H, W, 3) in
+        [-1, 1].
+    Returns: dict: ``"fake_B"`` (N, H, W, 3), and what the discriminators say of it and of the real images, see
+        :class:`MultiscaleDiscriminator`.
+    """
+
+    def __init__(
+        self,
+        generator,
+        label_nc: int = 35,
+        feat_num: int = 3,
+        encoder_width: int = 16,
+        encoder_downs: int = 4,
+        max_instances: int = 256,
+        discriminator_width: int = 64,
+        layers: int = 3,
+        num_D: int = 2,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.label_nc, self.feat_num = label_nc, feat_num
+        self.netG = generator(label_nc + 1 + feat_num)
+        self.netD = MultiscaleDiscriminator(label_nc + 4, discriminator_width, layers, num_D)
+        self.netE = Encoder(encoder_width, encoder_downs, feat_num, max_instances) if feat_num else None
+
+    def encode(self, labels, instances, dtype):
+        """The map of labels and edges, (N, H, W, label_nc + 1)."""
+        return tf.concat([one_hot(labels, self.label_nc, dtype), edges(instances, dtype)], -1)
+
+    def generate(self, maps, instances, images, training=False):
+        """Images of maps, with the features of other images."""
+        if self.netE is not None:
+            maps = tf.concat([maps, self.netE(images, instances, training=training)], -1)
+        return self.netG(maps, training=training)
+
+    def call(self, labels, instances, real, training=False):
+        maps = self.encode(labels, instances, real.dtype)
+        fake = self.generate(maps, instances, real, training)
+        judged = self.netD(tf.concat([maps, real], -1), tf.concat([maps, fake], -1), training=training)
+        return {"fake_B": fake, **judged}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Pix2PixHDCriterion(keras.layers.Layer):
+    """The players' losses (equations 2 to 5, and the perceptual loss of section 3.2).
+
+    Args:
+        lambda_feat: weight of the discriminators' features and of VGG's.
+        widths: channels of VGG-19's stages.
+
+    Inputs: ``outputs`` of :class:`Pix2PixHD`; ``targets["real"]``, the real images.
+    Returns: dict of scalars: ``"G_GAN"``, ``"G_GAN_Feat"``, ``"G_VGG"``, their sum ``"G"``; ``"D_real"``, ``"D_fake"``,
+        their mean ``"D"``; ``"total"``, the sum of ``"G"`` and ``"D"``, which a training step lowers in turn.
+    """
+
+    def __init__(self, lambda_feat: float = 10.0, widths: tuple[int, ...] = (64, 128, 256, 512, 512), **kwargs):
+        super().__init__(**kwargs)
+        self.lambda_feat = lambda_feat
+        layers = {layer: lambda_feat * weight for layer, weight in VGG_WEIGHTS.items()}
+        self.perceptual = PerceptualDistance(layers, "l1", normalize=False, widths=widths)
+
+    def generator(self, outputs, images) -> dict:
+        """The generator's and the encoder's part."""
+        reals, fakes = scales(outputs, "real"), scales(outputs, "fake")
+        losses = {
+            "G_GAN": scales_loss(fakes, True),
+            "G_GAN_Feat": feature_matching(fakes, reals, self.lambda_feat),
+            "G_VGG": self.perceptual(outputs["fake_B"], images),
+        }
+        return {**losses, "G": sum(losses.values())}
+
+    def discriminator(self, outputs) -> dict:
+        """The discriminators' part."""
+        real, fake = scales_loss(scales(outputs, "real"), True), scales_loss(scales(outputs, "fake"), False)
+        return {"D_real": real, "D_fake": fake, "D": 0.5 * (real + fake)}
+
+    def call(self, outputs, targets):
+        losses = self.generator(outputs, targets["real"]) | self.discriminator(outputs)
+        return {**losses, "total": losses["G"] + losses["D"]}
+
+
+class Pix2PixHDTrainer:
+    """Both players from one forward pass: both losses see the old generator and the old discriminators.
+
+    Args:
+        model: a :class:`Pix2PixHD`.
+        criterion: its losses.
+        learning_rate: of both players; see :func:`linear_decay`.
+    """
+
+    def __init__(self, model, criterion, learning_rate: float = 2e-4):
+        self.model, self.criterion = model, criterion
+        adam = functools.partial(Adam, lr=learning_rate, betas=(0.5, 0.999))
+        encoder = {} if model.netE is None else {"netE": model.netE}
+        self.generator = Player({"netG": model.netG, **encoder}, adam)
+        self.discriminator = Player({"netD": model.netD}, adam)
+
+    @property
+    def gradients(self) -> dict:
+        """Those of the last step by name: ``netG.*``, ``netE.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        return {**self.generator.gradients, **self.discriminator.gradients}
+
+    def step(self, inputs, targets) -> dict:
+        """One step of each player from ``"labels"``, ``"instances"`` and ``"real"``; the losses as each saw them."""
+        model, images, instances = self.model, inputs["real"], inputs["instances"]
+        maps = model.encode(inputs["labels"], instances, images.dtype)
+        real = tf.concat([maps, images], -1)
+        with tf.GradientTape() as tape:  # mirror: two tapes
+            fake = model.generate(maps, instances, images, training=True)
+            judged = model.netD(real, tf.concat([maps, fake], -1), training=True)
+            losses = self.criterion.generator({"fake_B": fake, **judged}, images)
+        self.generator.lower(losses["G"], tape)
+        with tf.GradientTape() as tape:
+            judged = model.netD(real, tf.concat([maps, fake], -1), training=True)
+            losses |= self.criterion.discriminator(judged)
+        self.discriminator.lower(losses["D"], tape)
+        return {**losses, "total": losses["G"] + losses["D"]}
+
+
+def pix2pixhd_global(**options) -> GlobalGenerator:
+    return GlobalGenerator(**options)
+
+
+def pix2pixhd_global_features(in_chans=39, **options) -> GlobalGenerator:
+    return GlobalGenerator(in_chans, **options)
+
+
+def pix2pixhd_local(**options) -> LocalEnhancer:
+    return LocalEnhancer(**options)
+
+
+def pix2pixhd_local_features(in_chans=39, **options) -> LocalEnhancer:
+    return LocalEnhancer(in_chans, **options)
+
+
+def pix2pixhd_encoder(**options) -> Encoder:
+    return Encoder(**options)
+
+
+def pix2pixhd_multiscale_d2(**options) -> MultiscaleDiscriminator:
+    return MultiscaleDiscriminator(**{"num_D": 2, **options})
+
+
+def pix2pixhd_multiscale_d3(**options) -> MultiscaleDiscriminator:
+    return MultiscaleDiscriminator(**{"num_D": 3, **options})
+
+
+def pix2pixhd(width=64, downs=4, blocks=9, **options) -> Pix2PixHD:
+    return Pix2PixHD(functools.partial(GlobalGenerator, width=width, downs=downs, blocks=blocks), **options)
