@@ -1,0 +1,180 @@
+"""HMR: a body from one image, by a regressor that corrects its own guess a few times.
+
+"End-to-end Recovery of Human Shape and Pose", 2017, arXiv:1712.06584; losses: "Learning to Reconstruct 3D Human Pose
+and Shape via Model-fitting in the Loop" (SPIN), 2019, arXiv:1909.12828. Parameter names: nkolot/SPIN
+``models/hmr.py``; losses: ``train/trainer.py`` (BSD-3). What to look at: the same layers see the image's features and
+the last guess, three times; rotations are two columns of a matrix, made orthogonal afterwards.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow.
+- PyTorch fills kernels of finished layers, Keras gives each layer its initial values.
+- The mean body is buffers in PyTorch, variables that are not trainable in Keras.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.body.smpl import PARENTS, SMPL, VERTEX_JOINTS, rodrigues
+from torch_impl.classification.resnet import Bottleneck, ResNet
+from torch_impl.losses.pairwise import l2_normalize
+
+__all__ = ["HMR", "HMRCriterion", "hmr_resnet50", "project", "to_rotations"]
+
+FOCAL = 5000.0  # focal length, pixels
+IMAGE = 224  # side of the image, pixels
+HIPS = (1, 2)  # joints of the body, between which the pelvis is
+
+
+def to_rotations(numbers):
+    """Rotation matrices whose first two columns are the given ones, made orthonormal.
+
+    Args:
+        numbers: (N, 6 J): joint by joint, a 3 x 2 matrix row by row (arXiv:1812.07035).
+
+    Returns:
+        (N, J, 3, 3).
+    """
+    first, second = numbers.reshape(numbers.shape[0], -1, 3, 2).unbind(-1)
+    first = l2_normalize(first)
+    second = l2_normalize(second - (first * second).sum(-1, keepdim=True) * first)
+    (a, b, c), (x, y, z) = first.unbind(-1), second.unbind(-1)
+    third = torch.stack((b * z - c * y, c * x - a * z, a * y - b * x), -1)
+    return torch.stack((first, second, third), -1)
+
+
+def project(points, camera):
+    """Where points are in the image.
+
+    Args:
+        points: (N, E, 3) metres.
+        camera: (N, 3), scale and shift of a weak perspective, as of an image of 224 pixels.
+
+    Returns:
+        (N, E, 2), -1 to 1 from border to border.
+    """
+    depth = 2 * FOCAL / (IMAGE * camera[:, :1] + 1e-9)
+    points = points + torch.cat((camera[:, 1:], depth), 1)[:, None]
+    return FOCAL / (IMAGE / 2) * points[..., :2] / points[..., 2:]
+
+
+class HMR(ResNet):
+    """Residual network and regressor.
+
+    Args:
+        block, layers, planes: of the residual network, see :class:`ResNet`.
+        joints: of the body, J.
+        num_betas: numbers of the shape, B.
+        hidden: width of the regressor.
+        drop: rate of dropout in the regressor.
+        iterations: of the regressor.
+
+    Inputs: (N, 3, 224, 224) float, normalised.
+    Returns: dict: ``"rotations"`` (N, J, 3, 3), ``"betas"`` (N, B), ``"camera"`` (N, 3), see :func:`project`.
+    """
+
+    def __init__(
+        self,
+        block=Bottleneck,
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        joints: int = 24,
+        num_betas: int = 10,
+        hidden: int = 1024,
+        drop: float = 0.5,
+        iterations: int = 3,
+    ):
+        super().__init__(block, layers, planes=planes, features_only=True, out_indices=(4,))
+        self.iterations = iterations
+        sizes = {"pose": 6 * joints, "shape": num_betas, "cam": 3}
+        self.fc1, self.drop1 = nn.Linear(self.channels["c5"] + sum(sizes.values()), hidden), nn.Dropout(drop)
+        self.fc2, self.drop2 = nn.Linear(hidden, hidden), nn.Dropout(drop)
+        for name, size in sizes.items():
+            layer = nn.Linear(hidden, size)
+            nn.init.xavier_uniform_(layer.weight, gain=0.01)  # mirror: fills kernels
+            setattr(self, f"dec{name}", layer)
+        for name, size in sizes.items():
+            self.register_buffer(f"init_{name}", torch.zeros(1, size))  # mirror: buffers
+
+    def forward(self, images):
+        x = self.forward_features(images)["c5"].mean((2, 3))
+        pose, shape, cam = (x.expand(images.shape[0], -1) for x in (self.init_pose, self.init_shape, self.init_cam))
+        for _ in range(self.iterations):
+            y = self.drop1(self.fc1(torch.cat((x, pose, shape, cam), 1)))
+            y = self.drop2(self.fc2(y))
+            pose, shape, cam = pose + self.decpose(y), shape + self.decshape(y), cam + self.deccam(y)
+        return {"rotations": to_rotations(pose), "betas": shape, "camera": cam}
+
+
+class HMRCriterion(nn.Module):
+    """Squared differences of the body's numbers and of its joints in the image and in space.
+
+    Args:
+        num_vertices, num_betas, parents, vertex_joints: of the body, see :class:`SMPL`.
+        pose_weight, betas_weight, keypoint_weight, shape_weight: of the terms in the total.
+        steepness: of the loss that keeps the camera's scale positive.
+        scale: of the total.
+
+    Inputs: ``outputs`` of :class:`HMR`; ``targets``: ``"pose"`` (N, 3 J) axis times angle and ``"betas"`` (N, B), which
+        count where ``"has_smpl"`` (N,) bool; ``"keypoints_2d"`` (N, E, 3), -1 to 1 in the image, and confidence;
+        ``"keypoints_3d"`` (N, E, 4) metres, and confidence, which count where ``"has_pose_3d"`` (N,) bool. E joints are
+        those of the body.
+    Returns: dict of scalars, unweighted: ``"loss_regr_pose"``, ``"loss_regr_betas"``, ``"loss_keypoints"``,
+        ``"loss_keypoints_3d"``, ``"loss_shape"`` of the vertices, ``"loss_camera"``; ``"total"``.
+    """
+
+    def __init__(
+        self,
+        num_vertices: int = 6890,
+        num_betas: int = 10,
+        parents: tuple[int, ...] = PARENTS,
+        vertex_joints: tuple[int, ...] = VERTEX_JOINTS,
+        pose_weight: float = 1.0,
+        betas_weight: float = 0.001,
+        keypoint_weight: float = 5.0,
+        shape_weight: float = 0.0,
+        steepness: float = 10.0,
+        scale: float = 60.0,
+    ):
+        super().__init__()
+        self.smpl = SMPL(num_vertices, num_betas, parents, vertex_joints)
+        self.pose_weight, self.betas_weight, self.keypoint_weight = pose_weight, betas_weight, keypoint_weight
+        self.shape_weight, self.steepness, self.scale = shape_weight, steepness, scale
+
+    def mean(self, values, counted):
+        """Of all numbers of the samples that count, 0 if there is none."""
+        found = torch.where(counted, values.flatten(1).mean(1), 0.0).sum()
+        return found / counted.to(found).sum().clamp(min=1)
+
+    def centred(self, points):
+        """Around the middle of the hips."""
+        return points - points[:, list(HIPS)].mean(1, keepdim=True)
+
+    def forward(self, outputs, targets):
+        rotations, betas, camera = outputs["rotations"], outputs["betas"], outputs["camera"]
+        known, posed = targets["has_smpl"], targets["has_pose_3d"]
+        pose = targets["pose"].to(betas)
+        wanted_betas, origin = targets["betas"].to(betas), torch.zeros_like(camera)
+        body, wanted = self.smpl(betas, rotations, origin), self.smpl(wanted_betas, pose, origin)
+        flat, space = targets["keypoints_2d"].to(betas), targets["keypoints_3d"].to(betas)
+        away = (project(body["joints"], camera) - flat[..., :2]).square()
+        off = (self.centred(body["joints"]) - self.centred(space[..., :3])).square()
+        matrices = rodrigues(pose.reshape(-1, rotations.shape[1], 3))
+        losses = {
+            "loss_regr_pose": self.mean((rotations - matrices).square(), known),
+            "loss_regr_betas": self.mean((betas - wanted_betas).square(), known),
+            "loss_keypoints": (flat[..., 2:] * away).mean(),
+            "loss_keypoints_3d": self.mean(space[..., 3:] * off, posed),
+            "loss_shape": self.mean((body["vertices"] - wanted["vertices"]).abs(), known),
+            "loss_camera": torch.exp(-2 * self.steepness * camera[:, 0]).mean(),
+        }
+        total = (
+            self.pose_weight * losses["loss_regr_pose"]
+            + self.betas_weight * losses["loss_regr_betas"]
+            + losses["loss_camera"]
+        )
+        total = total + self.keypoint_weight * (losses["loss_keypoints"] + losses["loss_keypoints_3d"])
+        return {**losses, "total": self.scale * (total + self.shape_weight * losses["loss_shape"])}
+
+
+def hmr_resnet50(**options) -> HMR:
+    return HMR(**options)
