@@ -215,6 +215,16 @@ class DensePostProcess(keras.layers.Layer):
         """The boxes of all cells, (N, P, 4) in pixels."""
         raise NotImplementedError
 
+    def ranked(self, outputs):
+        """The scores of all pairs of cell and class, (N, P, K), which candidates are chosen by."""
+        return tf.sigmoid(rows(outputs, "cls"))
+
+    def final(self, outputs, scores, index):
+        """The scores of candidates (N, B) after that, of the cells ``index``."""
+        if f"ctr_{LEVELS[0]}" not in outputs:
+            return scores
+        return scores * tf.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
+
     def limit(self, boxes, size):
         """The boxes cut at the border of the image.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
         return clip_boxes(boxes, size)
@@ -224,12 +234,12 @@ class DensePostProcess(keras.layers.Layer):
 
     def detect(self, outputs, input_size):
         """The results, and before them the cells (N, D) that they come from."""
-        logits, boxes = rows(outputs, "cls"), self.decode(outputs)
-        classes = logits.shape[-1]
+        every, boxes = self.ranked(outputs), self.decode(outputs)
+        classes = every.shape[-1]
         found, start = [], 0
         for points in level_points(outputs, self.strides):
-            of_level = tf.reshape(logits[:, start : start + len(points)], (-1, len(points) * classes))
-            scores, pairs = top_k(tf.sigmoid(of_level), min(self.candidates, len(points) * classes))
+            of_level = tf.reshape(every[:, start : start + len(points)], (-1, len(points) * classes))
+            scores, pairs = top_k(of_level, min(self.candidates, len(points) * classes))
             found.append((scores, pairs + start * classes))
             start += len(points)
         scores, pairs = (tf.concat(parts, 1) for parts in zip(*found))
@@ -237,8 +247,7 @@ class DensePostProcess(keras.layers.Layer):
         labels = pairs - index * classes
         boxes = self.limit(take_rows(boxes, index), tf.convert_to_tensor(input_size))
         valid = scores > self.score_threshold
-        if f"ctr_{LEVELS[0]}" in outputs:
-            scores = scores * tf.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
+        scores = self.final(outputs, scores, index)
         valid = valid & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
         kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
         return take_rows(index, kept), {

@@ -193,10 +193,7 @@ class FCOSCriterion(keras.layers.Layer):
         wanted = tf.where(positive[..., None], wanted, 1.0)
         distances = tf.where(positive[..., None], distances, 1.0)
         weight = tf.where(positive, centerness(wanted), 0.0)
-        origin = tf.zeros_like(points)
-        losses = (giou_loss if self.box_loss == "giou" else iou_loss)(
-            boxes_of_distances(origin, distances), boxes_of_distances(origin, wanted)
-        )
+        losses = self.box_losses(distances, wanted)
         regression = tf.reduce_sum(losses * weight) / (tf.maximum(tf.reduce_sum(weight), 1e-6) + EPS)
         centre = tf.reduce_sum(tf.where(positive, binary_cross_entropy(central, weight), 0.0)) / count
         return {
@@ -204,6 +201,12 @@ class FCOSCriterion(keras.layers.Layer):
             "loss_bbox": regression,
             "loss_centerness": centre,
         }
+
+    def box_losses(self, distances, wanted):
+        """How badly boxes overlap that have given distances from a point.  (..., 4) twice -> (...)."""
+        origin = tf.zeros_like(distances[..., :2])
+        loss = giou_loss if self.box_loss == "giou" else iou_loss
+        return loss(boxes_of_distances(origin, distances), boxes_of_distances(origin, wanted))
 
     def _inside(self, points, boxes, centres, stride, sides):
         """(N, M, P) bool: which points may belong to a box."""

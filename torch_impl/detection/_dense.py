@@ -194,6 +194,16 @@ class DensePostProcess(nn.Module):
         """The boxes of all cells, (N, P, 4) in pixels."""
         raise NotImplementedError
 
+    def ranked(self, outputs):
+        """The scores of all pairs of cell and class, (N, P, K), which candidates are chosen by."""
+        return torch.sigmoid(rows(outputs, "cls"))
+
+    def final(self, outputs, scores, index):
+        """The scores of candidates (N, B) after that, of the cells ``index``."""
+        if f"ctr_{LEVELS[0]}" not in outputs:
+            return scores
+        return scores * torch.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
+
     def limit(self, boxes, size):
         """The boxes cut at the border of the image.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
         return clip_boxes(boxes, size)
@@ -203,12 +213,12 @@ class DensePostProcess(nn.Module):
 
     def detect(self, outputs, input_size):
         """The results, and before them the cells (N, D) that they come from."""
-        logits, boxes = rows(outputs, "cls"), self.decode(outputs)
-        classes = logits.shape[-1]
+        every, boxes = self.ranked(outputs), self.decode(outputs)
+        classes = every.shape[-1]
         found, start = [], 0
         for points in level_points(outputs, self.strides):
-            of_level = logits[:, start : start + len(points)].reshape(logits.shape[0], -1)
-            scores, pairs = top_k(torch.sigmoid(of_level), min(self.candidates, len(points) * classes))
+            of_level = every[:, start : start + len(points)].flatten(1)
+            scores, pairs = top_k(of_level, min(self.candidates, len(points) * classes))
             found.append((scores, pairs + start * classes))
             start += len(points)
         scores, pairs = (torch.cat(parts, 1) for parts in zip(*found))
@@ -216,8 +226,7 @@ class DensePostProcess(nn.Module):
         labels = pairs - index * classes
         boxes = self.limit(take_rows(boxes, index), torch.as_tensor(input_size, device=boxes.device))
         valid = scores > self.score_threshold
-        if f"ctr_{LEVELS[0]}" in outputs:
-            scores = scores * torch.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
+        scores = self.final(outputs, scores, index)
         valid = valid & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
         return take_rows(index, kept), {

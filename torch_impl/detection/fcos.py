@@ -190,10 +190,7 @@ class FCOSCriterion(nn.Module):
         wanted = torch.where(positive[..., None], wanted, 1.0)
         distances = torch.where(positive[..., None], distances, 1.0)
         weight = torch.where(positive, centerness(wanted), 0.0)
-        origin = torch.zeros_like(points)
-        losses = (giou_loss if self.box_loss == "giou" else iou_loss)(
-            boxes_of_distances(origin, distances), boxes_of_distances(origin, wanted)
-        )
+        losses = self.box_losses(distances, wanted)
         regression = (losses * weight).sum() / (torch.clamp(weight.sum(), min=1e-6) + EPS)
         centre = torch.where(positive, binary_cross_entropy(central, weight), 0.0).sum() / count
         return {
@@ -201,6 +198,12 @@ class FCOSCriterion(nn.Module):
             "loss_bbox": regression,
             "loss_centerness": centre,
         }
+
+    def box_losses(self, distances, wanted):
+        """How badly boxes overlap that have given distances from a point.  (..., 4) twice -> (...)."""
+        origin = torch.zeros_like(distances[..., :2])
+        loss = giou_loss if self.box_loss == "giou" else iou_loss
+        return loss(boxes_of_distances(origin, distances), boxes_of_distances(origin, wanted))
 
     def _inside(self, points, boxes, centres, stride, sides):
         """(N, M, P) bool: which points may belong to a box."""
