@@ -11,6 +11,7 @@ READS = {  # cases that read values on the way, which ``meta`` does not have
     **dict.fromkeys(
         (
             "roi_align-adaptive",
+            "blendmask_r50",
             "faster_rcnn_r50_fpn",
             "mask_rcnn_r50_fpn",
             "maskrcnn_resnet50_fpn",
