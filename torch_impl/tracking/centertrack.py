@@ -1,0 +1,138 @@
+"""CenterTrack: a detector that also sees the frame before and where its objects were, and says how far each has moved.
+
+"Tracking Objects as Points", 2020, arXiv:2004.01177. Parameter names: xingyizhou/CenterTrack ``model/networks`` (MIT).
+What to look at: two more stems are all that the network needs to track; who is who is decided greedily, in
+``weights/processing/tracking/centertrack.py``.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow.
+- Keras infers the input widths.
+"""
+
+import torch
+from torch import nn
+
+from torch_impl.boxes.heatmaps import peaks
+from torch_impl.losses.heatmap import clamped_sigmoid
+from torch_impl.tracking._dla import DLASeg, gathered_l1, gathered_rows
+
+__all__ = [
+    "CenterTrack",
+    "CenterTrackCriterion",
+    "CenterTrackPostProcess",
+    "centertrack_coco",
+    "centertrack_mot17",
+]
+
+STRIDE = 4  # pixels for a cell of the maps
+WEIGHTS = {"hm": 1.0, "reg": 1.0, "wh": 0.1, "tracking": 1.0, "ltrb_amodal": 0.1}
+# target of every head but the first, and what says which objects count
+TARGETS = {
+    "reg": ("offsets", "valid"),
+    "wh": ("sizes", "valid"),
+    "tracking": ("moves", "followed"),
+    "ltrb_amodal": ("borders", "valid"),
+}
+
+
+class CenterTrack(DLASeg):
+    """The network.
+
+    Args:
+        num_classes: classes K.
+        amodal: whether there is a head for the borders of boxes that reach out of the image.
+        depths, widths: of the trunk, see ``DLA``.
+        hidden: width of the heads' first convolution.
+
+    Inputs: ``images`` and ``previous`` (N, 3, H, W) float, normalised, multiples of 32; ``heat`` (N, 1, H, W),
+        peaks of the objects of the frame before.
+    Returns: dict of maps of stride 4: ``"hm"`` K logits, ``"reg"`` what the centre lacks, ``"wh"`` size,
+        ``"tracking"`` the way back to the centre in the frame before, with ``amodal`` ``"ltrb_amodal"`` borders; all
+        in cells.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 80,
+        amodal: bool = False,
+        depths: tuple[int, ...] = (1, 1, 1, 2, 2, 1),
+        widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512),
+        hidden: int = 256,
+    ):
+        heads = {"hm": num_classes, "reg": 2, "wh": 2, "tracking": 2, **({"ltrb_amodal": 4} if amodal else {})}
+        super().__init__(heads, depths, widths, True, hidden, -4.6)
+
+    def forward(self, images, previous, heat):
+        return self.answers(images, previous, heat)
+
+
+class CenterTrackCriterion(nn.Module):
+    """Focal loss of the peaks, L1 of what the heads say at them.
+
+    Args:
+        weights: of the heads.
+
+    Inputs: ``outputs`` of :class:`CenterTrack`; ``targets``: ``"peaks"`` (N, K, H, W), ``"index"`` (N, M) int64
+        cells row by row, ``"labels"`` (N, M) int64, ``"valid"`` (N, M) bool; ``"offsets"``, ``"sizes"``, ``"moves"``
+        (N, M, 2), ``"followed"`` (N, M) bool, whose move is known; for the amodal head ``"borders"`` (N, M, 4).
+    Returns: dict of scalars, unweighted: one for each head, ``"total"``.
+    """
+
+    def __init__(self, weights: dict[str, float] = WEIGHTS):
+        super().__init__()
+        self.shares = dict(weights)
+
+    def forward(self, outputs, targets):
+        p, valid = clamped_sigmoid(outputs["hm"]), targets["valid"].to(outputs["hm"].dtype)
+        wanted = targets["peaks"].to(p.dtype)
+        away = ((1 - p).log() * p.square() * (1 - wanted) ** 4).sum()
+        peak = gathered_rows(p, targets["index"]).gather(2, targets["labels"][..., None])[..., 0]  # (N, M)
+        here = (peak.log() * (1 - peak).square() * valid).sum()
+        losses = {"hm": -(here + away) / valid.sum().clamp(min=1.0)}
+        for head, (target, counted) in TARGETS.items():
+            if head in outputs:
+                losses[head] = gathered_l1(outputs[head], targets["index"], targets[target], targets[counted])
+        return {**losses, "total": sum(self.shares[head] * loss for head, loss in losses.items())}
+
+
+class CenterTrackPostProcess(nn.Module):
+    """The best peaks of every frame.
+
+    Args:
+        detections: results per frame, D.
+
+    Inputs: ``outputs`` of :class:`CenterTrack`.
+    Returns: dict: ``"boxes"`` (N, D, 4) xyxy, ``"centres"`` and ``"moves"`` (N, D, 2) in pixels, ``"scores"`` (N, D)
+        descending, ``"labels"`` (N, D) int64.
+    """
+
+    def __init__(self, detections: int = 100):
+        super().__init__()
+        self.detections = detections
+
+    def forward(self, outputs):
+        heat = outputs["hm"].sigmoid()
+        scores, labels, row, column = peaks(heat, 3, self.detections)
+        index = row * heat.shape[3] + column
+        cell = torch.stack((column, row), -1).to(heat.dtype)
+        found = {name: gathered_rows(x, index) for name, x in outputs.items() if name != "hm"}
+        half = found["wh"].clamp(min=0.0) / 2
+        centre = cell + found["reg"]
+        boxes = torch.cat((centre - half, centre + half), -1)
+        if "ltrb_amodal" in found:
+            boxes = torch.cat((cell, cell), -1) + found["ltrb_amodal"]
+        return {
+            "boxes": STRIDE * boxes,
+            "centres": STRIDE * cell,
+            "moves": STRIDE * found["tracking"],
+            "scores": scores,
+            "labels": labels,
+        }
+
+
+def centertrack_mot17(num_classes=1, amodal=True, **options) -> CenterTrack:
+    return CenterTrack(num_classes, amodal, **options)
+
+
+def centertrack_coco(**options) -> CenterTrack:
+    return CenterTrack(**options)

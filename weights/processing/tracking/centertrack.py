@@ -1,0 +1,100 @@
+"""Who is who in CenterTrack: a detection goes back by its movement and takes the nearest object of the frame before.
+
+Numbers: xingyizhou/CenterTrack ``utils/tracker.py``, ``detector.py`` (MIT).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from weights.processing.tracking.heatmaps import draw_hill, hill_radius
+
+__all__ = ["CenterTracker"]
+
+FAR = 1e18  # squared distance of pairs that cannot be one object
+
+
+class CenterTracker:
+    """Gives detections identities, frame by frame.
+
+    Args:
+        new_threshold: score from which a detection without a track starts one.
+        seen_threshold: score from which a track is drawn for the next frame.
+        max_age: frames that a track outlives without a detection; -1 for none.
+    """
+
+    def __init__(self, new_threshold: float = 0.3, seen_threshold: float = 0.3, max_age: int = -1):
+        self.new_threshold, self.seen_threshold, self.max_age = new_threshold, seen_threshold, max_age
+        self.tracks: list[dict] = []
+        self.count = 0
+
+    def step(self, found: Mapping[str, np.ndarray]) -> list[dict]:
+        """A frame's detections.
+
+        Args:
+            found: of one frame: ``"boxes"`` (D, 4) xyxy, ``"centres"`` and ``"moves"`` (D, 2), ``"scores"`` (D,)
+                descending, ``"labels"`` (D,), see the panels' ``CenterTrackPostProcess``.
+
+        Returns:
+            Tracks: dicts of ``"id"``, ``"box"``, ``"centre"``, ``"score"``, ``"label"``, ``"age"`` (frames since the
+            last detection, 1 for now), ``"active"`` (frames in a row).
+        """
+        matches = self._matches(found)
+        tracks = []
+        for i in range(len(found["scores"])):
+            old = self.tracks[matches[i]] if matches[i] >= 0 else None
+            if old is None and not found["scores"][i] > self.new_threshold:
+                continue
+            if old is None:
+                self.count += 1
+            tracks.append(
+                {
+                    "id": self.count if old is None else old["id"],
+                    "box": found["boxes"][i],
+                    "centre": found["centres"][i],
+                    "score": float(found["scores"][i]),
+                    "label": int(found["labels"][i]),
+                    "age": 1,
+                    "active": 1 if old is None else old["active"] + 1,
+                }
+            )
+        for j, old in enumerate(self.tracks):
+            if j not in matches and old["age"] < self.max_age:
+                tracks.append({**old, "age": old["age"] + 1, "active": 0})
+        self.tracks = tracks
+        return tracks
+
+    def _matches(self, found) -> list[int]:
+        """Track of every detection, -1 for none."""
+        count = len(found["scores"])
+        if not self.tracks or not count:
+            return [-1] * count
+        before = np.stack([track["centre"] for track in self.tracks])
+        distance = ((found["centres"] + found["moves"])[:, None] - before) ** 2
+        distance = distance.sum(2)  # (D, T)
+        boxes = np.stack([track["box"] for track in self.tracks])
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        own = (found["boxes"][:, 2] - found["boxes"][:, 0]) * (found["boxes"][:, 3] - found["boxes"][:, 1])
+        labels = np.array([track["label"] for track in self.tracks])
+        # a squared distance is compared with an area
+        other = (distance > areas) | (distance > own[:, None]) | (found["labels"][:, None] != labels)
+        distance = np.where(other, FAR, distance)
+        matches = []
+        for row in distance:  # the best detection chooses first
+            nearest = int(row.argmin())
+            matches.append(nearest if row[nearest] < FAR else -1)
+            if matches[-1] >= 0:
+                distance[:, nearest] = FAR
+        return matches
+
+    def heat(self, height: int, width: int) -> np.ndarray:
+        """The tracks as hills on a map of the network's input, (1, 1, height, width) float32."""
+        heat = np.zeros((height, width))
+        for track in self.tracks:
+            if track["score"] < self.seen_threshold or not track["active"]:
+                continue
+            left, top, right, bottom = np.clip(track["box"], 0, [width - 1, height - 1] * 2)
+            if right > left and bottom > top:
+                radius = hill_radius(np.ceil(bottom - top), np.ceil(right - left))
+                draw_hill(heat, (int((left + right) / 2), int((top + bottom) / 2)), radius)
+        return heat[None, None].astype(np.float32)
