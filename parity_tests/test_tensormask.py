@@ -1,0 +1,77 @@
+"""TensorMask's two operations in both panels: aligned masks of windows, and objects' masks inside windows."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+
+import tf_impl.segmentation.tensormask as tf_tensormask
+import torch_impl.segmentation.tensormask as torch_tensormask
+from torch_impl.layers.roi_align import roi_align
+
+PANELS = ("tensorflow", "pytorch")
+
+
+def aligned(panel, x, scale):
+    """``swap_align_to_nat`` of NCHW maps."""
+    if panel == "pytorch":
+        return torch_tensormask.swap_align_to_nat(torch.tensor(x), scale).numpy()
+    found = tf_tensormask.swap_align_to_nat(tf.constant(x.transpose(0, 2, 3, 1)), scale)
+    return found.numpy().transpose(0, 3, 1, 2)
+
+
+def loops(x, scale, missing=-6.0):
+    """The same, pixel by pixel."""
+    _, channels, height, width = x.shape
+    side = int(channels**0.5)
+    x = x.reshape(-1, side, side, height, width)
+    fine, rows, columns = side * scale, -(-height // scale), -(-width // scale)
+    found = np.zeros((len(x), fine, fine, rows, columns))
+    for v, u, y, z in np.ndindex(fine, fine, rows, columns):
+        where = [(n + 0.5) / scale - 0.5 for n in (v, u)]
+        where += [place * scale + n - fine / 2 + 0.5 for place, n in ((y, v), (z, u))]
+        for corner in np.ndindex(2, 2, 2, 2):
+            place = [int(np.floor(n)) + c for n, c in zip(where, corner)]
+            weight = np.prod([1 - abs(n - p) for n, p in zip(where, place)])
+            inside = all(0 <= p < size for p, size in zip(place, (side, side, height, width)))
+            found[:, v, u, y, z] += weight * (x[(slice(None), *place)] if inside else missing)
+    return found.reshape(len(x), fine * fine, rows, columns)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.parametrize(("side", "scale"), [(3, 1), (3, 2), (2, 4)])
+def test_aligned_masks_are_their_definition(panel, side, scale):
+    x = np.random.default_rng(0).standard_normal((2, side**2, 5, 6))
+    np.testing.assert_allclose(aligned(panel, x, scale), loops(x, scale), atol=1e-12)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.parametrize(("level", "side"), [(0, 3), (0, 5), (1, 3), (2, 3)])
+def test_masks_inside_windows_are_those_of_roi_align(panel, level, side):
+    rng = np.random.default_rng(1)
+    masks = (rng.random((2, 3, 9, 11)).repeat(4, 2).repeat(4, 3) > 0.5).astype(float)
+    masks[:, :, 1::3] = 0
+    row, column, owner = (
+        rng.integers(0, 9 >> level, (2, 6)),
+        rng.integers(0, 11 >> level, (2, 6)),
+        rng.integers(0, 3, (2, 6)),
+    )
+    stride = 4 * 2**level
+    centre = np.stack([column, row, column, row], -1) * stride
+    half = side * stride / 2
+    boxes = centre + np.array([-half, -half, half, half])
+    image = (np.arange(2)[:, None] * 3 + owner).reshape(-1)
+    fine = side * 2**level
+    expected = roi_align(
+        torch.tensor(masks.reshape(6, 1, 36, 44)),
+        torch.tensor(boxes.reshape(-1, 4)),
+        torch.tensor(image),
+        fine,
+        1.0,
+        4,
+        True,
+    )
+    expected = (expected >= 0.5).numpy().reshape(2, 6, fine**2)
+    panel, tensor = (tf_tensormask, tf.constant) if panel == "tensorflow" else (torch_tensormask, torch.tensor)
+    found = panel.window_masks(tensor(masks), tensor(owner), tensor(row), tensor(column), level, side)
+    np.testing.assert_array_equal(np.asarray(found), expected)
