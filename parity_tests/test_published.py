@@ -84,12 +84,13 @@ def stored(file):
     return fingerprints.load(f"{file}")
 
 
-# files with names of their own are renamed by the level "reference"; NetVLAD has the width of what it is given
+# files with names of their own are renamed by the level "reference"; NetVLAD has the width of what it is given, and a
+# network of other images than the catalogue's is not built here
 OFFICIAL = {
     ref.file: (case, ref)
     for case in cases().values()
     for ref in case.references
-    if not ref.rename and case.entry.module != "retrieval.netvlad"
+    if not ref.rename and case.entry.module != "retrieval.netvlad" and "in_chans" not in ref.options
 }
 
 
