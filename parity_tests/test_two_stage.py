@@ -197,6 +197,8 @@ def test_proposals_and_detections(panel, name):
 
 
 ONE_MASK = ONE_BOX | {"loss_mask": "loss_mask"}
+GUIDED = {f"rpn_loss_anchor_{key}.{i}": f"loss_anchor_{key}" for key in ("shape", "loc") for i in range(5)}
+INVERTED = {"ga_faster_rcnn_r50_caffe_fpn": {"inverted": True}}  # options of the criterion
 STAGES = {f"s{i}.{loss}": f"s{i}.{loss}" for i in range(3) for loss in ("loss_cls", "loss_bbox")}
 STAGE_MASKS = {f"s{i}.loss_mask": f"s{i}.loss_mask" for i in range(3)}
 MMDET = {
@@ -216,6 +218,11 @@ MMDET = {
     "faster_rcnn_r50_fpn_gn_ws_all": ("faster-rcnn_r50_fpn_gn-ws-all_1x_coco", ONE_BOX),
     "faster_rcnn_r50_fpn_groie": ("faste-rcnn_r50_fpn_groie_1x_coco", ONE_BOX),
     "mask_rcnn_r50_fpn_groie": ("mask-rcnn_r50_fpn_groie_1x_coco", ONE_MASK),
+    "faster_rcnn_r50_fpn_ohem": ("faster-rcnn_r50_fpn_ohem_1x_coco", ONE_BOX),
+    "cascade_rcnn_r50_rfp": ("cascade-rcnn_r50-rfp_1x_coco", STAGES),
+    "cascade_rcnn_r50_sac": ("cascade-rcnn_r50-sac_1x_coco", STAGES),
+    "detectors_cascade_rcnn_r50": ("detectors_cascade-rcnn_r50_1x_coco", STAGES),
+    "ga_faster_rcnn_r50_caffe_fpn": ("ga-faster-rcnn_r50-caffe_fpn_1x_coco", ONE_BOX | GUIDED),
 }
 DOUBLE = {  # in single precision rounding chooses another proposal than in the reference, which is off by 1e-3 then
     "faster_rcnn_r50_dconv_c3_c5_fpn",
@@ -229,7 +236,8 @@ def test_losses_and_gradients_are_those_of_mmdet(name):
     """In PyTorch only: to pool hundreds of boxes takes TensorFlow many gigabytes; its losses are PyTorch's."""
     file, losses = MMDET[name]
     expected, entry = fingerprints.load(file), catalog.get(name)
-    panel = PyTorch(entry, {}, None, {}, "float64" if name in DOUBLE else "float32")
+    criterion = INVERTED.get(name)
+    panel = PyTorch(entry, {}, criterion, {}, "float64" if name in DOUBLE else "float32")
     panel.load(seeded(panel.shapes(), aliases=panel.aliases()))
     images = {"images": next(iter(fingerprints.loss_inputs_of(expected).values()))}
     targets = losses_masks(expected)

@@ -1,0 +1,84 @@
+"""Places inside of boxes and of images, and what maps hold there.
+
+"PointRend: Image Segmentation as Rendering", 2019, arXiv:1912.08193. Names: mmdet ``mask_heads/mask_point_head.py``,
+``mask_heads/coarse_mask_head.py`` (Apache-2.0).
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow; points follow the channels here, precede them there.
+- The numbers of some points are replaced by ``scatter``, in TensorFlow by ``tf.tensor_scatter_nd_update``.
+"""
+
+import numpy as np
+import torch
+
+from torch_impl.layers.grid_sample import grid_sample
+
+__all__ = ["box_points", "cell_points", "halton", "point_sample", "replace_points"]
+
+
+def halton(count: int, first: int = 1) -> np.ndarray:
+    """Points of the Halton sequence with the bases 2 and 3, spread evenly over the unit square.
+
+    Args:
+        count: number of points.
+        first: index of the first one; that of index 0 is the corner.
+
+    Returns:
+        (count, 2) in [0, 1), float64.
+    """
+    index = np.arange(first, first + count)
+    found = np.zeros((count, 2))
+    for axis, base in enumerate((2, 3)):
+        rest, share = index.copy(), 1.0
+        while rest.any():
+            share /= base
+            found[:, axis] += share * (rest % base)
+            rest //= base
+    return found
+
+
+def point_sample(x, points):
+    """Bilinear values, 0 outside of the map.
+
+    Args:
+        x: (N, C, H, W).
+        points: (N, P, 2), x and y as shares of width and height.
+
+    Returns:
+        (N, C, P).
+    """
+    return grid_sample(x, (2 * points - 1)[:, :, None])[..., 0]  # mirror: NCHW
+
+
+def box_points(boxes, points):
+    """Places of boxes as places of the image.
+
+    Args:
+        boxes: (..., 4) xyxy in pixels.
+        points: (..., P, 2), x and y as shares of width and height of the box.
+
+    Returns:
+        (..., P, 2), x and y in pixels.
+    """
+    return boxes[..., None, :2] + points * (boxes[..., None, 2:] - boxes[..., None, :2])
+
+
+def cell_points(index, size: tuple[int, int], dtype):
+    """Middles of cells.  Index of a cell (..., P) int64 in a map of height and width -> (..., P, 2) in [0, 1]."""
+    row = index // size[1]
+    place = torch.stack([index - row * size[1], row], -1).to(dtype)
+    return (place + 0.5) / torch.tensor([size[1], size[0]], device=index.device)
+
+
+def replace_points(x, index, values):
+    """A map with other numbers in some cells.
+
+    Args:
+        x: (R, H, W).
+        index: (R, P) int64, of a cell.
+        values: (R, P).
+
+    Returns:
+        (R, H, W).
+    """
+    return x.flatten(1).scatter(1, index, values).reshape(x.shape)  # mirror: scatter
