@@ -6,6 +6,7 @@ What to look at: an odd map is pooled with its last row and column alone, and gr
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
+- Dropout alone in training: a module's own mode in PyTorch, a flag of the model here.
 """
 
 import keras
@@ -23,15 +24,16 @@ __all__ = [
     "SegNetBasic",
     "SegNetCriterion",
     "SegmentationPostProcess",
+    "bayesian_segnet_vgg16",
     "pool",
     "segnet_basic",
     "segnet_vgg16",
+    "uncertainty",
     "unpool",
 ]
 
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage of VGG-16
-BAYESIAN = 0.5  # rate of dropout in the bayesian variant (arXiv:1511.02680)
 
 
 def pool(x):
@@ -58,7 +60,7 @@ class SegNet(Model):
     Args:
         num_classes: classes K.
         widths: channels of the five stages.
-        bayesian: dropout in the deep stages, which stays active where uncertainty is asked for.
+        dropout: rate in the deep stages; Bayesian SegNet has 0.5 (arXiv:1511.02680), see :func:`uncertainty`.
 
     Inputs: (N, H, W, 3) float, BGR in [0, 255].
     Returns: dict: ``"logits"`` (N, H, W, K).
@@ -68,12 +70,12 @@ class SegNet(Model):
         self,
         num_classes: int = 11,
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
-        bayesian: bool = False,
+        dropout: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
-        self.dropout = keras.layers.Dropout(BAYESIAN if bayesian else 0.0)
+        self.dropout, self.sampling = keras.layers.Dropout(dropout), False
         for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), start=1):
             for i in range(1, depth + 1):
                 self.add_layer(f"conv{stage}_{i}", width)
@@ -102,13 +104,13 @@ class SegNet(Model):
             size = map_size(x)
             x, indices = pool(x)
             pooled.append((indices, size))
-            x = self.dropout(x, training=training) if stage >= 3 else x
+            x = self.dropout(x, training=training or self.sampling) if stage >= 3 else x
         for stage in range(5, 0, -1):
             x = unpool(x, *pooled[stage - 1])
             for i in range(DEPTHS[stage - 1], 0, -1):
                 name = f"conv{stage}_{i}_D"
                 x = self.conv1_1_D(x) if name == "conv1_1_D" else self.layer(name, x, training)
-            x = self.dropout(x, training=training) if stage >= 3 else x
+            x = self.dropout(x, training=training or self.sampling) if stage >= 3 else x
         return {"logits": x}
 
 
@@ -167,8 +169,32 @@ class SegNetCriterion(SegmentationCriterion):
         super().__init__((("ce", "logits", 1.0),), ignore_index, class_weight, avg_non_ignore=True, **kwargs)
 
 
+def uncertainty(model: SegNet, images, samples: int = 40):
+    """What a network with dropout thinks, and how much of it hangs on what is dropped.
+
+    Args:
+        model: with dropout; its mode is as before afterwards.
+        images: (N, H, W, 3).
+        samples: forward passes, each with other units dropped and with running statistics.
+
+    Returns:
+        probabilities: (N, H, W, K), the mean of all samples.
+        variance: (N, H, W), of the samples' probabilities, the mean over all classes.
+
+    Source: "Bayesian SegNet", 2015, arXiv:1511.02680, section 4.
+    """
+    model.sampling = True  # mirror: a flag
+    found = tf.stack([tf.nn.softmax(model(images)["logits"]) for _ in range(samples)])
+    model.sampling = False
+    return tf.reduce_mean(found, 0), tf.reduce_mean(tf.math.reduce_variance(found, 0), -1)
+
+
 def segnet_vgg16(**options) -> SegNet:
     return SegNet(**options)
+
+
+def bayesian_segnet_vgg16(dropout: float = 0.5, **options) -> SegNet:
+    return SegNet(dropout=dropout, **options)
 
 
 def segnet_basic(**options) -> SegNetBasic:

@@ -6,6 +6,7 @@ What to look at: an odd map is pooled with its last row and column alone, and gr
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
+- Dropout alone in training: a module's own mode here, a flag of the model in TensorFlow.
 """
 
 import torch
@@ -21,15 +22,16 @@ __all__ = [
     "SegNetBasic",
     "SegNetCriterion",
     "SegmentationPostProcess",
+    "bayesian_segnet_vgg16",
     "pool",
     "segnet_basic",
     "segnet_vgg16",
+    "uncertainty",
     "unpool",
 ]
 
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage of VGG-16
-BAYESIAN = 0.5  # rate of dropout in the bayesian variant (arXiv:1511.02680)
 
 
 def pool(x):
@@ -55,17 +57,15 @@ class SegNet(nn.Module):
     Args:
         num_classes: classes K.
         widths: channels of the five stages.
-        bayesian: dropout in the deep stages, which stays active where uncertainty is asked for.
+        dropout: rate in the deep stages; Bayesian SegNet has 0.5 (arXiv:1511.02680), see :func:`uncertainty`.
 
     Inputs: (N, 3, H, W) float, BGR in [0, 255].
     Returns: dict: ``"logits"`` (N, K, H, W).
     """
 
-    def __init__(
-        self, num_classes: int = 11, widths: tuple[int, ...] = (64, 128, 256, 512, 512), bayesian: bool = False
-    ):
+    def __init__(self, num_classes: int = 11, widths: tuple[int, ...] = (64, 128, 256, 512, 512), dropout: float = 0.0):
         super().__init__()
-        self.dropout = nn.Dropout(BAYESIAN if bayesian else 0.0)
+        self.dropout = nn.Dropout(dropout)
         channels = 3
         for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), start=1):
             for i in range(1, depth + 1):
@@ -161,8 +161,36 @@ class SegNetCriterion(SegmentationCriterion):
         super().__init__((("ce", "logits", 1.0),), ignore_index, class_weight, avg_non_ignore=True)
 
 
+@torch.no_grad()
+def uncertainty(model: SegNet, images, samples: int = 40):
+    """What a network with dropout thinks, and how much of it hangs on what is dropped.
+
+    Args:
+        model: with dropout; its mode is as before afterwards.
+        images: (N, 3, H, W).
+        samples: forward passes, each with other units dropped and with running statistics.
+
+    Returns:
+        probabilities: (N, K, H, W), the mean of all samples.
+        variance: (N, H, W), of the samples' probabilities, the mean over all classes.
+
+    Source: "Bayesian SegNet", 2015, arXiv:1511.02680, section 4.
+    """
+    modes = model.training, model.dropout.training
+    model.eval()
+    model.dropout.train()  # mirror: own mode
+    found = torch.stack([model(images)["logits"].softmax(1) for _ in range(samples)])
+    model.train(modes[0])
+    model.dropout.train(modes[1])
+    return found.mean(0), found.var(0, unbiased=False).mean(1)
+
+
 def segnet_vgg16(**options) -> SegNet:
     return SegNet(**options)
+
+
+def bayesian_segnet_vgg16(dropout: float = 0.5, **options) -> SegNet:
+    return SegNet(dropout=dropout, **options)
 
 
 def segnet_basic(**options) -> SegNetBasic:

@@ -25,6 +25,14 @@ CASES = [
         ],
     ),
     Case(
+        "bayesian_segnet_vgg16",
+        images(36, 44),
+        label_maps(36, 44, 4),
+        {"widths": (4, 8, 8, 16, 16), "num_classes": 4, "dropout": 0.0},  # the panels drop by chances of their own
+        criterion={"ignore_index": 255},
+        without={"reference": "the network of segnet_vgg16, which has its file, with dropout"},
+    ),
+    Case(
         "segnet_basic",
         images(38, 45),
         label_maps(38, 45, 4),
