@@ -1,0 +1,267 @@
+"""CornerNet: an object is two corners, each a peak of a heat map, that have the same tag.
+
+"CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244.
+Parameter names: princeton-vl/CornerNet ``models/CornerNet.py``, ``models/py_utils/kp.py`` (BSD-3).
+What to look at: tags mean nothing but by their differences, which the losses pull to 0 in an object and push above 1
+between objects.
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch: a map becomes rows of cells after a transposition there.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
+from tf_impl.detection._hourglass import (
+    DIMS,
+    MODULES,
+    PRIOR_BIAS,
+    Convolution,
+    HourglassTrunk,
+    maps_of_stacks,
+    predictions,
+)
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.corner_pool import corner_pool
+from tf_impl.layers.normalization import BatchNormalization
+from tf_impl.layers.resize import map_size
+from tf_impl.layers.soft_nms import batched_soft_nms
+from tf_impl.layers.top_k import top_k
+from tf_impl.losses.box import smooth_l1_loss
+from tf_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
+
+__all__ = [
+    "CornerNet",
+    "CornerNetCriterion",
+    "CornerNetPostProcess",
+    "CornerPool",
+    "cornernet_hourglass104",
+]
+
+CORNERS = ("tl", "br")
+EPS = 1e-4  # keeps the divisors from 0
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CornerPool(keras.layers.Layer):
+    """Two corner poolings of maps of their own, added, and a shortcut.
+
+    Args:
+        dim: width of the map.
+        pooled: width of what is pooled.
+        directions: of the poolings, see :func:`corner_pool`.
+
+    x: (N, H, W, C), the same shape out.
+    """
+
+    def __init__(self, dim: int, pooled: int, directions: tuple[str, str], **kwargs):
+        super().__init__(**kwargs)
+        self.directions = directions
+        self.p1_conv1, self.p2_conv1 = Convolution(pooled, 3), Convolution(pooled, 3)
+        self.p_conv1, self.p_bn1 = Conv2D(dim, 3, padding=1, use_bias=False), BatchNormalization()
+        self.conv1, self.bn1 = Conv2D(dim, 1, use_bias=False), BatchNormalization()
+        self.conv2 = Convolution(dim, 3)
+
+    def call(self, x, training=False):
+        first = corner_pool(self.p1_conv1(x, training=training), self.directions[0])
+        second = corner_pool(self.p2_conv1(x, training=training), self.directions[1])
+        y = self.p_bn1(self.p_conv1(first + second), training=training)
+        return self.conv2(tf.nn.relu(y + self.bn1(self.conv1(x), training=training)), training=training)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CornerNet(HourglassTrunk):
+    """Hourglasses, and for both corners a corner pooling and three maps of each.
+
+    Args:
+        stacks, dims, modules, stem, cnv_dim: of the trunk, see :class:`HourglassTrunk`.
+        num_classes: classes K.
+        hidden: width of the predictions' first convolutions.
+        pooled: see :class:`CornerPool`.
+
+    Inputs: (N, H, W, 3) float, normalised.
+    Returns: dict, for the corners "tl" and "br": ``"tl_heat"`` (N, H', W', K) logits, ``"tl_tag"`` (N, H', W', 1),
+        ``"tl_regr"`` (N, H', W', 2) what x and y of the corner lack, in cells, ...; H' and W' are quarters, rounded up;
+        of the last hourglass, and with ``"_0"`` after the key of the first, and so on. ``"image_size"`` (2,) int64, H
+        and W.
+    """
+
+    def __init__(
+        self,
+        stacks: int = 2,
+        dims: tuple[int, ...] = DIMS,
+        modules: tuple[int, ...] = MODULES,
+        stem: int = 128,
+        cnv_dim: int = 256,
+        num_classes: int = 80,
+        hidden: int = 256,
+        pooled: int = 128,
+        **kwargs,
+    ):
+        super().__init__(stacks, dims, modules, stem, cnv_dim, **kwargs)
+        for corner, directions in zip(CORNERS, (("top", "left"), ("bottom", "right"))):
+            pools = [CornerPool(cnv_dim, pooled, directions) for _ in range(stacks)]
+            setattr(self, f"{corner}_cnvs", pools)
+        for key, width, bias in (("heats", num_classes, PRIOR_BIAS), ("tags", 1, None), ("regrs", 2, None)):
+            for corner in CORNERS:
+                setattr(self, f"{corner}_{key}", predictions(stacks, hidden, width, bias))
+
+    def call(self, images, training=False):
+        maps, found = self.stacked(images, training), {}
+        for corner in CORNERS:
+            pooled = [pool(x, training=training) for pool, x in zip(getattr(self, f"{corner}_cnvs"), maps)]
+            for key in ("heat", "tag", "regr"):
+                heads = getattr(self, f"{corner}_{key}s")
+                found[f"{corner}_{key}"] = [head(x) for head, x in zip(heads, pooled)]
+        size = tf.constant(map_size(images), tf.int64)
+        return {**maps_of_stacks(found), "image_size": size}
+
+
+def rows(x):
+    """(N, H, W, C) -> (N, H * W, C)."""
+    return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))  # mirror: transposition
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CornerNetCriterion(keras.layers.Layer):
+    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the rests at the objects' corners.
+
+    Args:
+        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        pull_weight, push_weight, regr_weight: factors of the losses.
+
+    Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
+        ``"valid"`` (N, M) bool, False for padding. Boxes without area take no part.
+    Returns: dict of scalars: ``"focal"``, ``"pull"``, ``"push"``, ``"regr"``, ``"total"``, their sum; means over the
+        hourglasses.
+    """
+
+    def __init__(
+        self,
+        overlap: float = 0.3,
+        pull_weight: float = 0.1,
+        push_weight: float = 0.1,
+        regr_weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.overlap, self.pull_weight, self.push_weight = overlap, pull_weight, push_weight
+        self.regr_weight = regr_weight
+
+    def call(self, outputs, targets):
+        heat = outputs["tl_heat"]
+        dtype, (height, width) = heat.dtype, map_size(heat)
+        image = tf.cast(tf.reverse(outputs["image_size"], (0,)), dtype)
+        ratio, limit = tf.constant([width, height], dtype) / image, tf.tile(image - 1, (2,))
+        boxes = tf.minimum(tf.maximum(tf.cast(targets["boxes"], dtype), 0.0), limit)
+        valid = targets["valid"] & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
+        size = tf.where(valid[..., None], tf.math.ceil((boxes[..., 2:] - boxes[..., :2]) * ratio), 1.0)
+        radius = tf.floor(tf.maximum(gaussian_radius(size[..., 1], size[..., 0], self.overlap), 0.0))
+        number = tf.reduce_sum(tf.cast(valid, dtype), 1)  # (N,)
+
+        places = {"tl": boxes[..., :2] * ratio, "br": boxes[..., 2:] * ratio}
+        cells = {corner: tf.floor(place) for corner, place in places.items()}
+        index = {corner: tf.cast(cell[..., 1] * width + cell[..., 0], tf.int64) for corner, cell in cells.items()}
+        wanted = {
+            corner: heat_maps(cell, radius, targets["labels"], valid, heat.shape[-1], (height, width))
+            for corner, cell in cells.items()
+        }
+        focal = pull = push = regr = tf.zeros([], dtype)
+        stacks = [f"_{i}" for i in range(len(outputs) // 6 - 1)] + [""]
+        for stack in stacks:
+            tags = {}
+            for corner in CORNERS:
+                logits, rest = outputs[f"{corner}_heat{stack}"], places[corner] - cells[corner]
+                focal = focal + heatmap_focal_loss(clamped_sigmoid(logits), wanted[corner])
+                tags[corner] = take_rows(rows(outputs[f"{corner}_tag{stack}"]), index[corner])[..., 0]  # (N, M)
+                found = take_rows(rows(outputs[f"{corner}_regr{stack}"]), index[corner])
+                losses = tf.where(valid, smooth_l1_loss(found, rest), 0.0)
+                regr = regr + tf.reduce_sum(losses) / (tf.reduce_sum(number) + EPS)
+            together, apart = self._tag_losses(tags["tl"], tags["br"], valid, number)
+            pull, push = pull + together, push + apart
+        found = {
+            "focal": focal / len(stacks),
+            "pull": self.pull_weight * pull / len(stacks),
+            "push": self.push_weight * push / len(stacks),
+            "regr": self.regr_weight * regr / len(stacks),
+        }
+        return {**found, "total": sum(found.values())}
+
+    def _tag_losses(self, first, second, valid, number):
+        """Distances of an object's tags from their mean, and nearness of the objects' means; sums over the batch."""
+        mean = (first + second) / 2
+        losses = (tf.square(first - mean) + tf.square(second - mean)) / (number[:, None] + EPS)
+        together = tf.reduce_sum(tf.where(valid, losses, 0.0))
+        number = number[:, None, None]
+        near = tf.nn.relu(1 - tf.abs(mean[:, None] - mean[:, :, None]))  # (N, M, M)
+        near = (near - 1 / (number + EPS)) / (number * (number - 1) + EPS)  # less an object's nearness to itself
+        return together, tf.reduce_sum(tf.where(valid[:, None] & valid[:, :, None], near, 0.0))
+
+
+@keras.saving.register_keras_serializable("diptych")
+class CornerNetPostProcess(keras.layers.Layer):
+    """The best pairs of corners of every image, with soft suppression by class.
+
+    Args:
+        corners: corners of each kind, all pairs of which are looked at.
+        candidates: pairs kept.
+        detections: results per image, D.
+        tag_distance: tags of a pair differ by no more.
+        sigma, min_score: of the suppression, see :func:`batched_soft_nms`.
+
+    Inputs: ``outputs`` of the model.
+    Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
+        ``"valid"`` (N, D) bool; where False, the others are 0.
+    """
+
+    def __init__(
+        self,
+        corners: int = 100,
+        candidates: int = 1000,
+        detections: int = 100,
+        tag_distance: float = 0.5,
+        sigma: float = 0.5,
+        min_score: float = 0.001,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.corners, self.candidates, self.detections = corners, candidates, detections
+        self.tag_distance, self.sigma, self.min_score = tag_distance, sigma, min_score
+
+    def call(self, outputs):
+        (tl_score, tl_label, tl_tag, tl), (br_score, br_label, br_tag, br) = (
+            self._corners(outputs, corner) for corner in CORNERS
+        )
+        pair = (tl_label[:, :, None] == br_label[:, None]) & tf.reduce_all(br[:, None] >= tl[:, :, None], -1)
+        pair = pair & (tf.abs(tl_tag[:, :, None] - br_tag[:, None]) <= self.tag_distance)  # (N, K, K)
+        scores, corners = tf.where(pair, (tl_score[:, :, None] + br_score[:, None]) / 2, -1.0), tl.shape[1]
+        scores = tf.reshape(scores, (-1, corners * corners))
+        scores, index = top_k(scores, min(self.candidates, corners * corners))
+        first = index // corners
+        boxes = tf.concat((take_rows(tl, first), take_rows(br, index - first * corners)), -1)
+        image = tf.cast(tf.reverse(outputs["image_size"], (0,)), boxes.dtype)
+        ratio = image / tf.constant(map_size(outputs["tl_heat"])[::-1], boxes.dtype)
+        boxes, labels = boxes * tf.tile(ratio, (2,)), take_rows(tl_label, first)
+        options = {"sigma": self.sigma, "min_score": self.min_score, "offset": 1.0}
+        index, scores, valid = batched_soft_nms(boxes, scores, labels, scores >= 0, self.detections, **options)
+        return {
+            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
+            "scores": scores,
+            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
+            "valid": valid,
+        }
+
+    def _corners(self, outputs, corner: str):
+        """Scores, labels and tags (N, K), and places (N, K, 2) x and y in cells, of the highest peaks."""
+        heat = tf.sigmoid(outputs[f"{corner}_heat"])
+        cells = heat.shape[1] * heat.shape[2] * heat.shape[3]
+        scores, labels, row, column = peaks(heat, 3, min(self.corners, cells))
+        index = row * heat.shape[2] + column
+        place = tf.cast(tf.stack((column, row), -1), heat.dtype) + take_rows(rows(outputs[f"{corner}_regr"]), index)
+        return scores, labels, take_rows(rows(outputs[f"{corner}_tag"]), index)[..., 0], place
+
+
+def cornernet_hourglass104(stacks: int = 2, **options) -> CornerNet:
+    return CornerNet(stacks, **options)
