@@ -206,7 +206,7 @@ def instance_mean(features, instances, count: int):
     return tf.reshape(member @ means, (-1, height, width, channels))
 
 
-@keras.saving.register_keras_serializable("diptych")
+@keras.saving.register_keras_serializable("diptych", "pix2pixhd.Encoder")
 class Encoder(Model):
     """Features of the appearance of instances, found in an image (section 3.4).
 
