@@ -34,7 +34,7 @@ from tf_impl.training.optimizers import Adam
 from tf_impl.training.players import Player
 
 __all__ = [
-    "Encoder",
+    "FeatureEncoder",
     "GlobalGenerator",
     "LocalEnhancer",
     "MultiscaleCriterion",
@@ -206,8 +206,8 @@ def instance_mean(features, instances, count: int):
     return tf.reshape(member @ means, (-1, height, width, channels))
 
 
-@keras.saving.register_keras_serializable("diptych", "pix2pixhd.Encoder")
-class Encoder(Model):
+@keras.saving.register_keras_serializable("diptych")
+class FeatureEncoder(Model):
     """Features of the appearance of instances, found in an image (section 3.4).
 
     Args:
@@ -341,8 +341,8 @@ class Pix2PixHD(Model):
         encoder_width, encoder_downs, max_instances: of the encoder.
         discriminator_width, layers, num_D: of :class:`MultiscaleDiscriminator`.
 
-    Inputs: ``labels`` (N, H, W) int64; ``instances`` (N, H, W) int64, see :class:`Encoder`; ``real`` (N, H, W, 3) in
-        [-1, 1].
+    Inputs: ``labels`` (N, H, W) int64; ``instances`` (N, H, W) int64, see :class:`FeatureEncoder`; ``real``
+        (N, H, W, 3) in [-1, 1].
     Returns: dict: ``"fake_B"`` (N, H, W, 3), and what the discriminators say of it and of the real images, see
         :class:`MultiscaleDiscriminator`.
     """
@@ -364,7 +364,7 @@ class Pix2PixHD(Model):
         self.label_nc, self.feat_num = label_nc, feat_num
         self.netG = generator(label_nc + 1 + feat_num)
         self.netD = MultiscaleDiscriminator(label_nc + 4, discriminator_width, layers, num_D)
-        self.netE = Encoder(encoder_width, encoder_downs, feat_num, max_instances) if feat_num else None
+        self.netE = FeatureEncoder(encoder_width, encoder_downs, feat_num, max_instances) if feat_num else None
 
     def encode(self, labels, instances, dtype):
         """The map of labels and edges, (N, H, W, label_nc + 1)."""
@@ -476,8 +476,8 @@ def pix2pixhd_local_features(in_chans=39, **options) -> LocalEnhancer:
     return LocalEnhancer(in_chans, **options)
 
 
-def pix2pixhd_encoder(**options) -> Encoder:
-    return Encoder(**options)
+def pix2pixhd_encoder(**options) -> FeatureEncoder:
+    return FeatureEncoder(**options)
 
 
 def pix2pixhd_multiscale_d2(**options) -> MultiscaleDiscriminator:

@@ -120,7 +120,7 @@ class MaskBranch(keras.layers.Layer):
 
     def call(self, levels, training=False):
         found = [convs(x, training=training) for convs, x in zip(self.convs_all_levels, levels)]
-        x = found[0] + aligned_bilinear(found[1], 2) + aligned_bilinear(found[2], 4)
+        x = found[0] + aligned_bilinear(found[1], 2, (1, 2)) + aligned_bilinear(found[2], 4, (1, 2))
         for conv in self.conv_branch:
             x = conv(x, training=training)
         return self.conv_pred(x)
@@ -201,7 +201,7 @@ def masks_of_points(outputs, cells, strides: tuple[int, ...] = STRIDES):
     x = shared + tf.matmul(first[..., :2], offset, transpose_b=True) + biases[0]  # (N, Q, 8, H W)
     x = second @ tf.nn.relu(x) + biases[1]
     x = third @ tf.nn.relu(x) + biases[2]
-    return aligned_bilinear(tf.reshape(x, (-1, count, height, width)), 2, axes=(2, 3))
+    return aligned_bilinear(tf.reshape(x, (-1, count, height, width)), 2, (2, 3))
 
 
 def mask_centres(masks):
@@ -282,7 +282,7 @@ class CondInstPostProcess(FCOSPostProcess):
         cells, found = self.detect(outputs, input_size)
         height, width = (int(n) for n in input_size)
         masks = tf.sigmoid(masks_of_points(outputs, cells, self.strides))
-        masks = aligned_bilinear(masks, MASK_STRIDE // 2, axes=(2, 3))[:, :, :height, :width]
+        masks = aligned_bilinear(masks, MASK_STRIDE // 2, (2, 3))[:, :, :height, :width]
         return {**found, "masks": (masks > self.mask_threshold) & found["valid"][..., None, None]}
 
 

@@ -29,7 +29,7 @@ from torch_impl.training.optimizers import Adam
 from torch_impl.training.players import Player
 
 __all__ = [
-    "Encoder",
+    "FeatureEncoder",
     "GlobalGenerator",
     "LocalEnhancer",
     "MultiscaleCriterion",
@@ -194,7 +194,7 @@ def instance_mean(features, instances, count: int):
     return (means @ member).reshape(features.shape)
 
 
-class Encoder(nn.Module):
+class FeatureEncoder(nn.Module):
     """Features of the appearance of instances, found in an image (section 3.4).
 
     Args:
@@ -320,8 +320,8 @@ class Pix2PixHD(nn.Module):
         encoder_width, encoder_downs, max_instances: of the encoder.
         discriminator_width, layers, num_D: of :class:`MultiscaleDiscriminator`.
 
-    Inputs: ``labels`` (N, H, W) int64; ``instances`` (N, H, W) int64, see :class:`Encoder`; ``real`` (N, 3, H, W) in
-        [-1, 1].
+    Inputs: ``labels`` (N, H, W) int64; ``instances`` (N, H, W) int64, see :class:`FeatureEncoder`; ``real``
+        (N, 3, H, W) in [-1, 1].
     Returns: dict: ``"fake_B"`` (N, 3, H, W), and what the discriminators say of it and of the real images, see
         :class:`MultiscaleDiscriminator`.
     """
@@ -342,7 +342,7 @@ class Pix2PixHD(nn.Module):
         self.label_nc, self.feat_num = label_nc, feat_num
         self.netG = generator(label_nc + 1 + feat_num)
         self.netD = MultiscaleDiscriminator(label_nc + 4, discriminator_width, layers, num_D)
-        self.netE = Encoder(encoder_width, encoder_downs, feat_num, max_instances) if feat_num else None
+        self.netE = FeatureEncoder(encoder_width, encoder_downs, feat_num, max_instances) if feat_num else None
 
     def encode(self, labels, instances, dtype):
         """The map of labels and edges, (N, label_nc + 1, H, W)."""
@@ -446,8 +446,8 @@ def pix2pixhd_local_features(in_chans=39, **options) -> LocalEnhancer:
     return LocalEnhancer(in_chans, **options)
 
 
-def pix2pixhd_encoder(**options) -> Encoder:
-    return Encoder(**options)
+def pix2pixhd_encoder(**options) -> FeatureEncoder:
+    return FeatureEncoder(**options)
 
 
 def pix2pixhd_multiscale_d2(**options) -> MultiscaleDiscriminator:

@@ -10,7 +10,7 @@ import torch
 __all__ = ["aligned_bilinear"]
 
 
-def aligned_bilinear(x, factor: int, axes: tuple[int, int] = (2, 3)):
+def aligned_bilinear(x, factor: int, axes: tuple[int, int]):
     """Linear interpolation at (i - factor // 2) / factor; borders repeat.
 
     Args:

@@ -121,7 +121,7 @@ class MaskBranch(nn.Module):
 
     def forward(self, levels):
         found = [convs(x) for convs, x in zip(self.convs_all_levels, levels)]
-        x = found[0] + aligned_bilinear(found[1], 2) + aligned_bilinear(found[2], 4)
+        x = found[0] + aligned_bilinear(found[1], 2, (2, 3)) + aligned_bilinear(found[2], 4, (2, 3))
         for conv in self.conv_branch:
             x = conv(x)
         return self.conv_pred(x)
@@ -192,7 +192,7 @@ def masks_of_points(outputs, cells, strides: tuple[int, ...] = STRIDES):
     x = shared.unflatten(1, (-1, CHANNELS)) + first[..., :2] @ offset.mT + biases[0]  # (N, Q, 8, H W)
     x = second @ F.relu(x) + biases[1]
     x = third @ F.relu(x) + biases[2]
-    return aligned_bilinear(x[:, :, 0].unflatten(2, (height, width)), 2)
+    return aligned_bilinear(x[:, :, 0].unflatten(2, (height, width)), 2, (2, 3))
 
 
 def mask_centres(masks):
@@ -263,7 +263,7 @@ class CondInstPostProcess(FCOSPostProcess):
         cells, found = self.detect(outputs, input_size)
         height, width = (int(n) for n in input_size)
         masks = masks_of_points(outputs, cells, self.strides).sigmoid()
-        masks = aligned_bilinear(masks, MASK_STRIDE // 2)[:, :, :height, :width]
+        masks = aligned_bilinear(masks, MASK_STRIDE // 2, (2, 3))[:, :, :height, :width]
         return {**found, "masks": (masks > self.mask_threshold) & found["valid"][..., None, None]}
 
 
