@@ -8,6 +8,7 @@ import torch
 import tf_impl.segmentation.tensormask as tf_tensormask
 import torch_impl.segmentation.tensormask as torch_tensormask
 from torch_impl.layers.roi_align import roi_align
+from torch_impl.rois.masks import paste_masks
 
 PANELS = ("tensorflow", "pytorch")
 
@@ -75,3 +76,32 @@ def test_masks_inside_windows_are_those_of_roi_align(panel, level, side):
     panel, tensor = (tf_tensormask, tf.constant) if panel == "tensorflow" else (torch_tensormask, torch.tensor)
     found = panel.window_masks(tensor(masks), tensor(owner), tensor(row), tensor(column), level, side)
     np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_masks_are_drawn_as_they_are_pasted_into_their_windows(panel):
+    """Every window, at the levels of both phases, against the paste of mmdet's detectors."""
+    rng, windows, size = np.random.default_rng(2), (3, 5), (40, 52)
+    outputs = {}
+    for level, name in enumerate(torch_tensormask.LEVELS):
+        height, width = (max(n >> level, 1) for n in (10, 13))
+        outputs[f"cls_{name}"] = rng.standard_normal((1, 2, height, width))
+        for a, side in enumerate(windows):
+            outputs[f"mask_{name}_{a}"] = rng.standard_normal((1, (side * 2**level) ** 2, height, width))
+    tensors = {key: torch.tensor(x) for key, x in outputs.items()}
+    places = torch_tensormask.window_places(tensors, windows)
+    index = rng.choice(len(places["level"]), 40, replace=False)
+    if panel == "pytorch":
+        post = torch_tensormask.TensorMaskPostProcess(windows)
+        found = post.drawn(tensors, places, torch.tensor(index[None]), size).numpy()[0]
+    else:
+        post = tf_tensormask.TensorMaskPostProcess(windows)
+        maps = {key: tf.constant(x.transpose(0, 2, 3, 1)) for key, x in outputs.items()}
+        found = post.drawn(maps, places, tf.constant(index[None]), size).numpy()[0]
+    for i, mask in zip(index, found):
+        level, a = places["level"][i], places["window"][i]
+        side = windows[a] * 2**level
+        logits = tensors[f"mask_{torch_tensormask.LEVELS[level]}_{a}"][0, :, places["row"][i], places["column"][i]]
+        box = torch.tensor(places["anchor"][i][None, None])
+        expected = paste_masks(logits.sigmoid().reshape(1, 1, side, side), box, size, "mmdet")[0, 0]
+        np.testing.assert_allclose(mask, expected.numpy(), atol=1e-9)
