@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.layers.top_k import top_k
 
-__all__ = ["has_area", "sample"]
+__all__ = ["first_positives", "has_area", "sample"]
 
 
 def has_area(boxes_xyxy):
@@ -43,3 +43,20 @@ def sample(positive, negative, count: int, share: float, priorities=None):
         back = top_k(-order, order.shape[1])[1]  # the inverse permutation
         positive, negative = take_rows(positive, back), take_rows(negative, back)
     return positive, negative
+
+
+def first_positives(positive, most: int):
+    """The first positive rows of every image.
+
+    Args:
+        positive: (N, P) bool.
+        most: rows of an image, at most.
+
+    Returns:
+        index: (N, Q) int64, Q = min(most, P); behind the positive rows any others.
+        present: (N, Q) bool, which are positive.
+    """
+    count = positive.shape[1]
+    order = tf.where(positive, count - tf.range(count), 0)
+    order, index = top_k(tf.cast(order, tf.float32), min(most, count))
+    return index, order > 0

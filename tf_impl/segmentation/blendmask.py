@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import box_area
 from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
+from tf_impl.boxes.sampling import first_positives
 from tf_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_points, rows
 from tf_impl.detection.fcos import FCOSCriterion, FCOSPostProcess, centerness
 from tf_impl.layers.convolution import Conv2D
@@ -23,7 +24,6 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization, GroupNormalization
 from tf_impl.layers.resize import map_size, resize_bilinear
 from tf_impl.layers.roi_align import roi_align
-from tf_impl.layers.top_k import top_k
 from tf_impl.losses.cross_entropy import cross_entropy
 from tf_impl.losses.dense import binary_cross_entropy
 from tf_impl.rois.masks import mask_targets, paste_masks
@@ -247,10 +247,8 @@ class BlendMaskCriterion(FCOSCriterion):
     def terms(self, outputs, targets, index, positive):
         found = super().terms(outputs, targets, index, positive)
         masks = tf.cast(targets["masks"], outputs["bases"].dtype)
-        count, slots = positive.shape[1], masks.shape[1]
-        order = tf.where(positive, count - tf.range(count), 0)
-        order, cells = top_k(tf.cast(order, masks.dtype), min(self.max_masks, count))
-        owner, drawn = take_rows(index, cells), order > 0
+        cells, drawn = first_positives(positive, self.max_masks)
+        owner, slots = take_rows(index, cells), masks.shape[1]
 
         boxes = tf.where(targets["valid"][..., None], tf.cast(targets["boxes"], masks.dtype), 1.0)
         pooled = pool_bases(outputs["bases"], boxes, self.size)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.points import grid_points
+from tf_impl.boxes.sampling import first_positives
 from tf_impl.detection._dense import STRIDES, dense_backbone, dense_neck, level_points, rows
 from tf_impl.detection.fcos import FCOSCriterion, FCOSHead, FCOSPostProcess
 from tf_impl.layers.aligned_bilinear import aligned_bilinear
@@ -22,7 +23,6 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.resize import map_size
-from tf_impl.layers.top_k import top_k
 from tf_impl.losses.dice import squared_dice
 
 __all__ = [
@@ -240,15 +240,12 @@ class CondInstCriterion(FCOSCriterion):
 
     def terms(self, outputs, targets, index, positive):
         found = super().terms(outputs, targets, index, positive)
-        count = positive.shape[1]
-        order = tf.where(positive, count - tf.range(count), 0)
-        order, cells = top_k(tf.cast(order, outputs["mask_features"].dtype), min(self.max_masks, count))
+        cells, drawn = first_positives(positive, self.max_masks)
         masks = tf.sigmoid(masks_of_points(outputs, cells, self.strides))
         masks = tf.reshape(masks, (-1, masks.shape[1], masks.shape[2] * masks.shape[3]))
         small = tf.cast(targets["masks"][:, :, 2::4, 2::4], masks.dtype)
         small = tf.reshape(small, (-1, small.shape[1], masks.shape[2]))
         losses = squared_dice(masks, take_rows(small, take_rows(index, cells)), DICE_EPS)
-        drawn = order > 0
         share = tf.maximum(tf.reduce_sum(tf.cast(drawn, masks.dtype)), 1)
         return {**found, "loss_mask": tf.reduce_sum(tf.where(drawn, losses, 0.0)) / share}
 

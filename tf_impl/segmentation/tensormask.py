@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
+from tf_impl.boxes.sampling import first_positives
 from tf_impl.detection._dense import PRIOR_BIAS, DenseHead
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
@@ -335,16 +336,14 @@ class TensorMaskCriterion(keras.layers.Layer):
     def of_masks(self, outputs, masks, owner, positive, level: int, window: int, side: int):
         """Sum of the mean cross-entropies of the first masks of a level and a size of windows."""
         logits = outputs[f"mask_{LEVELS[level]}_{window}"]
-        count, width = positive.shape[1], logits.shape[2]
-        order = tf.where(positive, count - tf.range(count), 0)
-        order, cells = top_k(tf.cast(order, logits.dtype), min(self.max_masks, count))
-        found = take_rows(tf.reshape(logits, (-1, count, logits.shape[3])), cells)  # (N, Q, S^2)
+        width, (cells, drawn) = logits.shape[2], first_positives(positive, self.max_masks)
+        found = take_rows(tf.reshape(logits, (-1, positive.shape[1], logits.shape[3])), cells)  # (N, Q, S^2)
         row = cells // width
         wanted = window_masks(masks, take_rows(owner, cells), row, cells - row * width, level, side)
         tail = tf.math.softplus(-tf.abs(found))
         losses = self.positive_weight * wanted * (tf.nn.relu(-found) + tail)
         losses += (1 - wanted) * (tf.nn.relu(found) + tail)
-        return tf.reduce_sum(tf.where(order > 0, tf.reduce_mean(losses, 2), 0.0))
+        return tf.reduce_sum(tf.where(drawn, tf.reduce_mean(losses, 2), 0.0))
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.sampling import first_positives
 from tf_impl.classification.resnet import Bottleneck
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
@@ -385,9 +386,7 @@ class YOLACTCriterion(keras.layers.Layer):
 
     def of_masks(self, outputs, masks, boxes, index, foreground):
         """Sum of the cross-entropies of the first matched priors' masks, each over the area of its object's box."""
-        count = foreground.shape[1]
-        order = tf.where(foreground, count - tf.range(count), 0)
-        order, cells = top_k(tf.cast(order, masks.dtype), min(self.max_masks, count))
+        cells, present = first_positives(foreground, self.max_masks)
         height, width = map_size(outputs["proto"])
         owner = take_rows(index, cells)
         small = tf.cast(resized_masks(masks, (height, width)) > 0.5, masks.dtype)
@@ -397,8 +396,8 @@ class YOLACTCriterion(keras.layers.Layer):
         found = tf.reshape(found, (-1, found.shape[1], height * width))
         losses = -tf.reduce_sum(wanted * cut_log(found) + (1 - wanted) * cut_log(1 - found), 2)
         area = tf.reduce_prod((boxes[..., 2:] - boxes[..., :2]) * tf.constant([width, height], boxes.dtype), -1)
-        losses = tf.reduce_sum(tf.where(order > 0, losses / tf.where(order > 0, area, 1.0), 0.0), 1)
-        drawn = tf.reduce_sum(tf.cast(order > 0, losses.dtype), 1)
+        losses = tf.reduce_sum(tf.where(present, losses / tf.where(present, area, 1.0), 0.0), 1)
+        drawn = tf.reduce_sum(tf.cast(present, losses.dtype), 1)
         share = tf.reduce_sum(tf.cast(foreground, losses.dtype), 1) / tf.maximum(drawn, 1)
         return tf.reduce_sum(losses * share)
 

@@ -16,11 +16,11 @@ from torch import nn
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import box_area
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
+from torch_impl.boxes.sampling import first_positives
 from torch_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_points, rows
 from torch_impl.detection.fcos import FCOSCriterion, FCOSPostProcess, centerness
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.roi_align import roi_align
-from torch_impl.layers.top_k import top_k
 from torch_impl.losses.cross_entropy import cross_entropy
 from torch_impl.losses.dense import binary_cross_entropy
 from torch_impl.rois.masks import mask_targets, paste_masks
@@ -239,10 +239,8 @@ class BlendMaskCriterion(FCOSCriterion):
     def terms(self, outputs, targets, index, positive):
         found = super().terms(outputs, targets, index, positive)
         masks = targets["masks"].to(outputs["bases"].dtype)
-        count, slots = positive.shape[1], masks.shape[1]
-        order = torch.where(positive, count - torch.arange(count, device=positive.device), 0)
-        order, cells = top_k(order.to(masks.dtype), min(self.max_masks, count))
-        owner, drawn = take_rows(index, cells), order > 0
+        cells, drawn = first_positives(positive, self.max_masks)
+        owner, slots = take_rows(index, cells), masks.shape[1]
 
         boxes = torch.where(targets["valid"][..., None], targets["boxes"].to(masks.dtype), 1.0)
         pooled = pool_bases(outputs["bases"], boxes, self.size)

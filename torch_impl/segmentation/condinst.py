@@ -15,12 +15,12 @@ from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.points import grid_points
+from torch_impl.boxes.sampling import first_positives
 from torch_impl.detection._dense import STRIDES, dense_backbone, dense_neck, level_points, rows
 from torch_impl.detection.fcos import FCOSCriterion, FCOSHead, FCOSPostProcess
 from torch_impl.layers.aligned_bilinear import aligned_bilinear
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.resize import map_size
-from torch_impl.layers.top_k import top_k
 from torch_impl.losses.dice import squared_dice
 
 __all__ = [
@@ -225,13 +225,10 @@ class CondInstCriterion(FCOSCriterion):
 
     def terms(self, outputs, targets, index, positive):
         found = super().terms(outputs, targets, index, positive)
-        count = positive.shape[1]
-        order = torch.where(positive, count - torch.arange(count, device=positive.device), 0)
-        order, cells = top_k(order.to(outputs["mask_features"].dtype), min(self.max_masks, count))
+        cells, drawn = first_positives(positive, self.max_masks)
         masks = masks_of_points(outputs, cells, self.strides).sigmoid().flatten(2)
         small = targets["masks"][:, :, 2::4, 2::4].to(masks.dtype).flatten(2)
         losses = squared_dice(masks, take_rows(small, take_rows(index, cells)), DICE_EPS)
-        drawn = order > 0
         mask = torch.where(drawn, losses, 0.0).sum() / torch.clamp(drawn.sum(), min=1)
         return {**found, "loss_mask": mask}
 

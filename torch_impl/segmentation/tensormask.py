@@ -17,6 +17,7 @@ from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
+from torch_impl.boxes.sampling import first_positives
 from torch_impl.detection._dense import PRIOR_BIAS, DenseHead
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size, resize_bilinear
@@ -324,15 +325,13 @@ class TensorMaskCriterion(nn.Module):
     def of_masks(self, outputs, masks, owner, positive, level: int, window: int, side: int):
         """Sum of the mean cross-entropies of the first masks of a level and a size of windows."""
         logits = outputs[f"mask_{LEVELS[level]}_{window}"]
-        count, width = positive.shape[1], logits.shape[3]
-        order = torch.where(positive, count - torch.arange(count, device=positive.device), 0)
-        order, cells = top_k(order.to(logits.dtype), min(self.max_masks, count))
+        width, (cells, drawn) = logits.shape[3], first_positives(positive, self.max_masks)
         found = take_rows(logits.flatten(2).transpose(1, 2), cells)  # (N, Q, S^2)
         row = torch.div(cells, width, rounding_mode="floor")
         wanted = window_masks(masks, take_rows(owner, cells), row, cells - row * width, level, side)
         tail = F.softplus(-found.abs())
         losses = self.positive_weight * wanted * (F.relu(-found) + tail) + (1 - wanted) * (F.relu(found) + tail)
-        return torch.where(order > 0, losses.mean(2), 0.0).sum()
+        return torch.where(drawn, losses.mean(2), 0.0).sum()
 
 
 class TensorMaskPostProcess(nn.Module):

@@ -19,6 +19,7 @@ from torch import nn
 from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.iou import pairwise_iou
+from torch_impl.boxes.sampling import first_positives
 from torch_impl.classification.resnet import Bottleneck
 from torch_impl.layers.initialization import kaiming_normal
 from torch_impl.layers.resize import map_size, resize_bilinear
@@ -378,9 +379,7 @@ class YOLACTCriterion(nn.Module):
 
     def of_masks(self, outputs, masks, boxes, index, foreground):
         """Sum of the cross-entropies of the first matched priors' masks, each over the area of its object's box."""
-        count = foreground.shape[1]
-        order = torch.where(foreground, count - torch.arange(count, device=foreground.device), 0)
-        order, cells = top_k(order.to(masks.dtype), min(self.max_masks, count))
+        cells, present = first_positives(foreground, self.max_masks)
         height, width = outputs["proto"].shape[1:3]
         owner = take_rows(index, cells)
         small = (resized_masks(masks, (height, width)) > 0.5).to(masks.dtype)
@@ -388,8 +387,8 @@ class YOLACTCriterion(nn.Module):
         found = cut_masks(assembled(outputs["proto"], take_rows(outputs["mask"], cells)), boxes).flatten(2)
         losses = -(wanted * cut_log(found) + (1 - wanted) * cut_log(1 - found)).sum(2)
         area = ((boxes[..., 2:] - boxes[..., :2]) * torch.tensor([width, height], device=boxes.device)).prod(-1)
-        losses = torch.where(order > 0, losses / torch.where(order > 0, area, 1.0), 0.0).sum(1)
-        share = foreground.sum(1).to(losses.dtype) / torch.clamp((order > 0).sum(1), min=1)
+        losses = torch.where(present, losses / torch.where(present, area, 1.0), 0.0).sum(1)
+        share = foreground.sum(1).to(losses.dtype) / torch.clamp(present.sum(1), min=1)
         return (losses * share).sum()
 
     @staticmethod
