@@ -54,6 +54,21 @@ def test_points_and_refined_masks_of_given_proposals(panel):
             assert figure.relative < 1e-4, figure
 
 
+@published
+def test_points_of_a_segmentation(panel):
+    expected = fingerprints.load("pointrend_r50_4xb2-80k_cityscapes-512x1024")
+    images = {"images": fingerprints.inputs_of(expected)["input"]}
+    made = panel(catalog.get("pointrend_r50"), {}, None, {}, "float32", example=images)
+    made.load(seeded(made.shapes()))
+    points = np.asarray(expected["inputs"]["points"]["data"], np.float32).reshape(1, 64, 2)
+    tensors, model = made.tensors(images | {"points": points}), made.model
+    levels = list(model.neck(model.backbone(tensors["images"])).values())
+    found = numbers(model.render(levels[0], model.decode_head[0](levels), tensors["points"]))
+    found = found if panel is PyTorch else np.moveaxis(found, -1, 1)
+    for figure in compare_with_fingerprint("point_logits", found, expected["outputs"]["point_logits"]):
+        assert figure.relative < 1e-4, figure
+
+
 def golden(count: int, points: int, counts):
     """The reference's replacement of random points, row by row of the positive proposals, as padded rows."""
     rows = np.arange(sum(counts) * points * 2, dtype=np.float64) * 0.6180339887498949
