@@ -5,9 +5,26 @@ from pathlib import Path
 
 from weights import catalog
 
-__all__ = ["FOLDER", "DamagedProof", "confirmed", "path_of", "read"]
+__all__ = ["FOLDER", "DamagedProof", "confirmed", "figure", "fits", "path_of", "read"]
 
 FOLDER = Path(__file__).parent / "proof"
+NONE = type(None)
+
+
+def figure(value) -> bool:
+    """Whether it is a difference: a finite number that is not negative."""
+    return fits(value, float) and value >= 0
+
+
+CASE = {  # what a measurement writes of a case
+    "model": str,
+    "parameters": int,
+    "digest": str,
+    "harness": str,
+    "versions": {str: str},
+    "levels": {str: {"figure": (figure, NONE), "name": str, "bound": figure, "holds": bool, "reason": str}},
+    "onnx": {str: {panel: {"nodes": int, "bytes": int, "transposes": int} for panel in ("tf_impl", "torch_impl")}},
+}
 
 
 class DamagedProof(ValueError):
@@ -25,10 +42,33 @@ def confirmed(claimed: dict, figure: float, bound: float) -> bool:
     return claimed.get("figure") is None or figure <= max(30 * claimed["figure"], bound / 10)
 
 
-def _level(level: dict) -> bool:
-    figure = level["figure"]
-    number = figure is None or (isinstance(figure, int | float) and 0 <= figure < float("inf"))
-    return number and all(isinstance(level[key], str) for key in ("name", "reason")) and level["holds"] in (True, False)
+def fits(value, shape) -> bool:
+    """Whether what was read from JSON has a shape; its numbers are finite.
+
+    Args:
+        value: of JSON.
+        shape: a type; a text that it must be; a function that says so; a tuple of shapes, of which one fits; a list
+            with the shape of all items, or with that of each; a dictionary with the shapes of keys that must be there,
+            or with ``str`` and the shape of all values.
+    """
+    if isinstance(shape, str):
+        return value == shape
+    if isinstance(shape, tuple):
+        return any(fits(value, one) for one in shape)
+    if isinstance(shape, list):
+        if not isinstance(value, list) or len(shape) not in (1, len(value)):
+            return False
+        return all(fits(item, shape[i % len(shape)]) for i, item in enumerate(value))
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        named = {key: shape.get(key, shape.get(str)) for key in (value if str in shape else shape)}
+        return all(key in value and fits(value[key], one) for key, one in named.items())
+    if not isinstance(shape, type):
+        return shape(value)
+    if shape is float:
+        return type(value) in (int, float) and abs(value) < 1e300
+    return type(value) is shape and (shape is not int or abs(value) < 2**63)
 
 
 def read(path: Path) -> dict[str, dict]:
@@ -43,11 +83,8 @@ def read(path: Path) -> dict[str, dict]:
         return {}
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        for case in cases.values():
-            if not (isinstance(case["model"], str) and isinstance(case["onnx"], dict)):
-                raise TypeError
-            if not all(_level(level) and isinstance(level["bound"], int | float) for level in case["levels"].values()):
-                raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DamagedProof(f"{path}: damaged, measured cases were expected") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        cases = None
+    if not fits(cases, {str: CASE}):
+        raise DamagedProof(f"{path}: damaged, measured cases were expected")
     return cases

@@ -448,6 +448,7 @@ def test_bench_takes_turns_and_says_what_it_left_out():
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
     assert [reason.split()[0] for reason in model["left out"]] == ["keras.applications", "the"]
     assert found["threads"]["torch"] == 1
+    assert found["versions"]["torch"] == torch.__version__
     text = run("bench", "pixelgan", "--runs", 1)
     assert "batch 1, 1 runs in turn, threads" in text
     assert bench.ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])["median"] == 2

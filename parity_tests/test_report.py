@@ -1,17 +1,23 @@
 """The report: what stands on its pages, that hostile text stays text, and that nothing is invented or lost."""
 
+import copy
 import dataclasses
+import functools
+import itertools
 import json
+import operator
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from parity_tests import saved as proofs
 from parity_tests.harness.case import cases
 from scripts import cli, parity, report
 from scripts.report import charts, code, details, notes, pages
@@ -316,6 +322,60 @@ def test_a_broken_level_is_shown(site):
     assert '<span class="state broken">broken</span>' in page
     assert "RuntimeError: it fell" in page
     assert 'class="level broken"' in page
+
+
+DAMAGE = (None, -1, 0, HOSTILE, [], {}, [1], {"a": {}}, float("nan"), 10**400, True)
+GONE = object()
+
+
+def damaged(sound: dict) -> Iterator[dict]:
+    """What was read from a file, with one value in it replaced or taken out: every seventh place and value."""
+
+    def places(node, path=()):
+        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            yield (*path, key)
+            yield from places(node[key], (*path, key))
+
+    for (*above, last), value in itertools.islice(itertools.product(places(sound), (*DAMAGE, GONE)), 0, None, 7):
+        found = copy.deepcopy(sound)
+        at = functools.reduce(operator.getitem, above, found)
+        if value is GONE:
+            del at[last]
+        else:
+            at[last] = value
+        yield found
+
+
+def test_damaged_details_count_as_not_run_or_are_shown(tmp_path, monkeypatch):
+    """Wrong types, missing keys, NaN, absurd numbers and markup in the cache: no page ends in a traceback."""
+    case = next(case for case in cases().values() if case.name == "resnet18")
+    monkeypatch.setattr(details, "path_of", lambda case: tmp_path / "details.json")
+    models, proof = {"resnet18": MODELS["resnet18"]}, parity.saved()["resnet18"]
+    shown = 0
+    for found in damaged(DETAILS):
+        (tmp_path / "details.json").write_text(json.dumps(found))
+        kept = details.read(case)
+        if kept is not None:
+            shown += 1
+            site = pages.render(models, {"resnet18": proof}, {"resnet18": kept}, {"resnet18": "resnet18"})
+            assert "<img" not in site[site_path(site)]
+    assert 20 < shown < 200, "most damage is seen, and what does not matter is shown"
+
+
+def test_damaged_proofs_are_refused_or_shown(tmp_path):
+    proof = parity.saved()["resnet18"]
+    models, shown = {"resnet18": MODELS["resnet18"]}, 0
+    for found in damaged(proof):
+        (tmp_path / "resnet.json").write_text(json.dumps({"cases": {"resnet18": found}}))
+        try:
+            kept = proofs.read(tmp_path / "resnet.json")
+        except proofs.DamagedProof as error:
+            assert str(tmp_path / "resnet.json") in str(error)
+            continue
+        shown += 1
+        site = pages.render(models, kept, {}, {"resnet18": "resnet18"})
+        assert "<img" not in site[site_path(site)]
+    assert 5 < shown < 100
 
 
 def test_hostile_names_stay_text():

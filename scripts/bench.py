@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -239,7 +240,9 @@ def bench(
 
     found = [measured for _, (measured,) in measured_in_turn(list(models), 1, 1, measure)]
     if as_json:
-        print_json({"threads": counts, "batch": batch, "length": length, "runs": runs, "models": found})
+        versions = {package: version(package) for package in ("tensorflow", "torch", "onnxruntime")}
+        said = {"versions": versions, "threads": counts, "batch": batch, "length": length, "runs": runs}
+        print_json({**said, "models": found})
         return
     for measured in found:
         rows = [

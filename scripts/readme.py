@@ -12,6 +12,7 @@ README = Path(__file__).parent.parent / "README.md"
 SPEED = Path(__file__).parent / "speed.json"  # what `diptych bench ... --against reference --json` prints
 BEGIN = "<!-- {}: written by `python -m scripts.readme` -->"
 END = "<!-- end of {} -->"
+PACKAGES = {"tensorflow": "TensorFlow", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
 SHOWN = [level for level in LEVELS if level not in ("interface", "initial")]
 
 
@@ -40,15 +41,19 @@ def families() -> str:
 
 
 def speed() -> str:
-    """One row per timed model, with the ratios to what else computes the same."""
+    """What was timed how, and one row per model with the ratios to what else computes the same."""
+    timed = json.loads(SPEED.read_text(encoding="utf-8"))
+    versions = [f"{title} {timed['versions'][package]}" for package, title in PACKAGES.items()]
+    how = f"Median of {timed['runs']} rounds, batch {timed['batch']}, texts of {timed['length']} tokens, "
+    how += f"{timed['threads']['torch']} threads; {', '.join(versions)}."
     columns = {  # heading -> how the names of its ratios begin
         "PyTorch over its reference": ("ours / torchvision.", "ours / timm.", "ours / transformers."),
         "`tf.function` over keras.applications": ("ours / keras.applications.",),
         "our ONNX over the reference's": ("our ONNX file / ",),
         "TensorFlow's ONNX over PyTorch's": ("TensorFlow's ONNX / ",),
     }
-    lines = ["| model | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    for measured in json.loads(SPEED.read_text(encoding="utf-8"))["models"]:
+    lines = [how, "", "| model | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for measured in timed["models"]:
         cells = []
         for begins in columns.values():
             found = [ratio["median"] for name, ratio in measured["ratios"].items() if name.startswith(begins)]

@@ -12,13 +12,54 @@ from importlib.metadata import version
 from pathlib import Path
 
 from parity_tests.harness.digest import PACKAGES, of_case, of_harness
+from parity_tests.saved import NONE, figure, fits
+from scripts.answer import ENGINES
 from scripts.output import frameworks, line, written
 from weights.checkpoints import cache_folder
 
 __all__ = ["digest", "measure", "path_of", "read"]
 
 FORMAT = 1  # of the files in the cache; another one when ``measured`` finds something else
-PARTS = ("levels", "losses", "gradients", "trace", "classes", "onnx", "latency", "answers")
+FIGURE = (figure, NONE)  # None for infinity and NaN
+QUARTILES = {"median": figure, "low": figure, "high": figure}
+ANSWER = (
+    {"kind": "boxes", "count": int, "rows": [{"box": [float] * 4, "score": float, "label": int}]},
+    {"kind": "classes", "rows": [{"class": int, "score": float}]},
+    {"kind": "picture", "jpeg": str, "size": [int, int]},
+    {"kind": "values", "rows": [{"name": str, "shape": [int], "values": [float]}]},
+)
+PARTS = {  # what is measured, in turn, and the shape of what is kept
+    "levels": {str: {str: {"figure": FIGURE, "name": str}}},
+    "losses": [{"name": str, "values": [float, float], "float64": FIGURE, "float32": FIGURE}],
+    "gradients": [{"name": str, "shape": [int], "float64": FIGURE, "absolute": FIGURE, "float32": FIGURE}],
+    "trace": [{"module": str, "float64": FIGURE, "float32": FIGURE}],
+    "classes": {str: [str, str]},
+    "onnx": {
+        str: {
+            str: {"nodes": int, "bytes": int, "transposes": int, "opset": int, "sha256": str, "operators": {str: int}}
+        }
+    },
+    "latency": (
+        {
+            "runs": int,
+            "inputs": {str: [int]},
+            "milliseconds": dict.fromkeys(ENGINES[2:], QUARTILES),
+            "ratio": QUARTILES,
+        },
+        NONE,
+    ),
+    "answers": (
+        {
+            "picture": (str, NONE),
+            "size": ([int, int], NONE),
+            "inputs": {str: [int]},
+            "engines": {str: ANSWER},
+            "differences": {str: FIGURE},
+            "bound": float,
+        },
+        NONE,
+    ),
+}
 
 
 def digest(case) -> str:
@@ -36,9 +77,13 @@ def read(case) -> dict | None:
     """The details of a case; None if they were not measured for these sources, or the file is damaged."""
     try:
         found = json.loads(path_of(case).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and found.get("case") == case.name else None
+    whole = fits(found, {"case": str, "model": str, "versions": {str: str}, "errors": {str: str}})
+    whole = whole and all(fits(found[part], shape) for part, shape in PARTS.items() if part in found)
+    answers = (whole and found.get("answers")) or {"engines": {}, "differences": {}}
+    whole = whole and answers["engines"].keys() == answers["differences"].keys()
+    return found if whole and found["case"] == case.name else None
 
 
 def measure(name: str, tell: Callable[[str], None] = lambda part: None) -> dict:
