@@ -20,7 +20,7 @@ TENSOR = (tf.constant, torch.tensor)
 
 def built(which, model, inputs, **options):
     """A layer of one panel with seeded weights; the panel and the weights."""
-    panel = (TensorFlow, PyTorch)[which](catalog.get(model), options, inputs)
+    panel = (TensorFlow, PyTorch)[which](catalog.get(model), options, example=inputs)
     values = seeded(panel.shapes())
     panel.load(values)
     return panel, {name: value.astype(np.float64) for name, value in values.items()}
@@ -193,7 +193,7 @@ def test_a_query_without_keys_gets_zero_and_no_gradient(which):
 def test_parameters_and_names_at_the_published_size(which):
     inputs = {name: np.zeros((1, 2, 512)) for name in ("query", "key", "value")}
     panel = (TensorFlow, PyTorch)[which](
-        catalog.get("multihead_attention"), {"embed_dim": 512, "num_heads": 8}, inputs, precision="float32"
+        catalog.get("multihead_attention"), {"embed_dim": 512, "num_heads": 8}, example=inputs, precision="float32"
     )
     theirs = torch.nn.MultiheadAttention(512, 8).state_dict()
     assert panel.shapes() == {name: tuple(tensor.shape) for name, tensor in theirs.items()}

@@ -86,6 +86,24 @@ def test_published_sizes(name):
 
 
 @BOTH
+def test_masked_words_alone_are_those_of_pre_training(which):
+    """BertForMaskedLM is BertForPreTraining without what reads the pooled token."""
+    both = PANELS[which](catalog.get("bert_base_uncased"), CHECK)
+    words = PANELS[which](catalog.get("bert_base_uncased_masked_lm"), CHECK)
+    tensors = seeded(both.shapes(), aliases=both.aliases())
+    both.load(tensors)
+    assert set(tensors) - set(words.shapes()) == {
+        f"{layer}.{kind}" for layer in ("bert.pooler.dense", "cls.seq_relationship") for kind in ("weight", "bias")
+    }
+    words.load({name: tensors[name] for name in words.shapes()})
+    key = "prediction_logits"
+    np.testing.assert_allclose(words.outputs(CHECK_INPUTS)[key], both.outputs(CHECK_INPUTS)[key], rtol=0, atol=1e-12)
+    labels = {"labels": CHECK_TARGETS["labels"]}
+    losses = words.losses(CHECK_INPUTS, labels)
+    assert losses["total"] == losses["mlm"] == pytest.approx(both.losses(CHECK_INPUTS, CHECK_TARGETS)["mlm"], abs=1e-12)
+
+
+@BOTH
 @pytest.mark.parametrize("head", ["sequence", "token", "question"])
 def test_only_heads_that_read_the_pooled_token_have_a_pooler(head, which):
     options = {**CHECK, "layers": 1, "head": head}

@@ -189,3 +189,15 @@ def test_published_layouts_at_every_size(model, build, layout, name, more, tmp_p
     found = load_file(tmp_path / "out.safetensors")
     assert all(torch.equal(found[key], state[key]) for key in state)
     assert more or f"checkpoint {name}" in result.stderr
+
+
+def test_masked_lm_weights_have_models_of_their_own(tmp_path):
+    """transformers' BertForMaskedLM has neither a pooler nor a sentence relation; files with both lose them."""
+    state = bert.bert_tiny().state_dict()
+    alone = {name: value for name, value in state.items() if not name.startswith(("bert.pooler", "cls.seq"))}
+    for name, layout in {"alone.pth": alone, "google.pth": google(state)}.items():
+        torch.save(layout, tmp_path / name)
+        result = convert(tmp_path, name, "bert_tiny_masked_lm")
+        assert result.exit_code == 0, result.output
+        found = load_file(tmp_path / "out.safetensors")
+        assert found.keys() == alone.keys() and all(torch.equal(found[key], alone[key]) for key in found)

@@ -195,7 +195,7 @@ def test_random_field_over_features_learns_words(which):
 def test_lstm_reads_every_text_from_its_own_end(form):
     torch.manual_seed(0)
     theirs = torch_recurrent.LSTM(5, 4, batch_first=True, **form)
-    ours = tf_recurrent.LSTM(5, 4, batch_first=True, **form)
+    ours = tf_impl.state.build(tf_recurrent.LSTM(4, batch_first=True, **form), {"x": ((6, 5), "float32")})
     tf_impl.state.load_state_dict(ours, torch_impl.state.state_dict(theirs))
     x, lengths = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32), np.array([4, 6, 1])
     found, states = ours(tf.constant(x), lengths=tf.constant(lengths))

@@ -87,9 +87,10 @@ def translated(node, twin) -> list[tuple[str, str | None]]:
     theirs = [name for name, _ in signature(twin)]
     found = []
     for name, default in signature(node):
-        keras = ARGUMENTS.get(name, name.replace("channels", "filters"))
+        keras = {**ARGUMENTS, "hidden_size": "units"}.get(name, name.replace("channels", "filters"))
         name = keras if keras in theirs else name
-        if (name in (*INPUT_WIDTHS, "w_dim", "z_dim") or name.endswith("_channels")) and name not in theirs:
+        widths = (*INPUT_WIDTHS, "w_dim", "z_dim", "input_size")
+        if (name in widths or name.endswith("_channels")) and name not in theirs:
             continue  # Keras infers them
         if name == "momentum" and default is not None and (name, default) not in signature(twin):
             default = repr(round(1 - float(default), 6))
@@ -138,7 +139,7 @@ def test_both_panels_define_the_same(file):
         known = {CLASSES.get(name, name) for name in names["torch_impl"]}
         ships = {keras for name, keras in CLASSES.items() if hasattr(torch.nn, name)}
         fills = {"kaiming_normal", "kaiming_uniform", "normal"}
-        initial = {"KaimingNormal", "KaimingUniform", "SmallNormal"}  # PyTorch fills tensors by functions
+        initial = {"KaimingNormal", "KaimingUniform", "SmallNormal", "ZeroRow"}  # PyTorch fills tensors by functions
         initial |= {"DepthwiseConv2D"}  # a convolution with groups
         assert not set(names["tf_impl"]) - known - ships - initial - set(names["torch_impl"])
         mine = {CLASSES.get(name, name) for name in own["torch_impl"]} & known

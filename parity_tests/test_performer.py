@@ -19,8 +19,10 @@ PERFORMER, REFORMER = (tf_performer, torch_performer), (tf_reformer, torch_refor
 BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 
 
-def built(which, model, **options):
-    panel = PANELS[which](catalog.get(model), options)
+def built(which, model, example=None, **options):
+    if model == "reformer_lm" and example is None:
+        example = hashed_words(np.random.default_rng(0), 1)
+    panel = PANELS[which](catalog.get(model), options, example=example)
     panel.load(seeded(panel.shapes(), panel.aliases()), strict=False)
     return panel
 
@@ -94,7 +96,7 @@ def test_more_words_than_positions_are_refused(which):
         ("reformer_lm", hashed_words, SMALL_REFORMER),
     ):
         inputs = make(np.random.default_rng(0), 2)
-        panel = PANELS[which](catalog.get(model), {**small, "depth": 1})
+        panel = built(which, model, **{**small, "depth": 1})
         longer = panel.tensors({**inputs, "input_ids": np.ones((1, 40), np.int64)})
         with pytest.raises(ValueError, match="40 words are more than max_seq_len=32"):
             panel.model(*longer.values())
@@ -143,6 +145,6 @@ def test_reformer_with_full_attention_needs_no_hash(which):
     np.testing.assert_array_equal(panel.outputs(other)["logits"], expected)
     # two buckets see everything, too
     few = {**inputs, "rotations": inputs["rotations"][:, :, :1, :1]}
-    hashed = built(which, "reformer_lm", **{**SMALL_REFORMER, "bucket_size": 8}, positions="absolute")
+    hashed = built(which, "reformer_lm", few, **{**SMALL_REFORMER, "bucket_size": 8}, positions="absolute")
     seen = inputs["attention_mask"] == 1
     np.testing.assert_allclose(hashed.outputs(few)["logits"][seen], expected[seen], rtol=0, atol=1e-12)

@@ -19,7 +19,8 @@ INPUTS = sentences()(np.random.default_rng(0), 2)
 
 
 def built(which, name="textcnn_rand", fill=True, **options):
-    panel = PANELS[which](catalog.get(name), {**SMALL_TEXTCNN, **options})
+    example = {"input_ids": np.ones((1, 9), np.int64)}
+    panel = PANELS[which](catalog.get(name), {**SMALL_TEXTCNN, **options}, example=example)
     if fill:
         panel.load(seeded(panel.shapes()))
     return panel

@@ -17,7 +17,7 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from .linear import Linear
+from .linear import SequenceDense
 
 __all__ = [
     "AdditiveAttention",
@@ -127,7 +127,7 @@ class GeneralAttention(DotAttention):
 
     def __init__(self, query_dim: int, key_dim: int, **kwargs):
         super().__init__(**kwargs)
-        self.key_proj = Linear(key_dim, query_dim, bias=False)
+        self.key_proj = SequenceDense(query_dim, use_bias=False)
 
     def scores(self, query, key):
         return super().scores(query, self.key_proj(key))
@@ -145,9 +145,9 @@ class AdditiveAttention(DotAttention):
 
     def __init__(self, query_dim: int, key_dim: int, attention_dim: int, bias: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.query_proj = Linear(query_dim, attention_dim, bias=bias)
-        self.key_proj = Linear(key_dim, attention_dim, bias=False)
-        self.score_proj = Linear(attention_dim, 1, bias=False)
+        self.query_proj = SequenceDense(attention_dim, use_bias=bias)
+        self.key_proj = SequenceDense(attention_dim, use_bias=False)
+        self.score_proj = SequenceDense(1, use_bias=False)
 
     def scores(self, query, key):
         pairs = self.query_proj(query)[:, :, None] + self.key_proj(key)[:, None]  # (N, T, S, A)
@@ -166,9 +166,9 @@ class ConcatAttention(DotAttention):
     def __init__(self, query_dim: int, key_dim: int, attention_dim: int, **kwargs):
         super().__init__(**kwargs)
         self.query_dim = query_dim
-        self.pair_proj = Linear(query_dim + key_dim, attention_dim, bias=False)
-        self.score_proj = Linear(attention_dim, 1, bias=False)
-        self.pair_proj.build(None)  # its kernel is used without a call
+        self.pair_proj = SequenceDense(attention_dim, use_bias=False)
+        self.score_proj = SequenceDense(1, use_bias=False)
+        self.pair_proj.build((None, query_dim + key_dim))  # its kernel is used without a call
 
     def scores(self, query, key):
         # W [q; k] is the sum of two products: no pair is ever put together
@@ -196,8 +196,8 @@ class LocalAttention(GeneralAttention):
         super().__init__(query_dim, key_dim, **kwargs)
         self.window, self.predictive = window, predictive
         if predictive:
-            self.position_proj = Linear(query_dim, query_dim, bias=False)
-            self.position_score = Linear(query_dim, 1, bias=False)
+            self.position_proj = SequenceDense(query_dim, use_bias=False)
+            self.position_score = SequenceDense(1, use_bias=False)
 
     def centres(self, query, key, key_padding_mask):
         """Position p of every query: (N, T, 1) or (T, 1)."""
@@ -266,8 +266,7 @@ class MultiheadAttention(keras.layers.Layer):
         self.in_proj_bias = None
         if bias:
             self.in_proj_bias = self.add_weight(name="in_proj_bias", shape=(3 * embed_dim,), initializer="zeros")
-        self.out_proj = Linear(embed_dim, embed_dim, bias=bias)
-        self.out_proj.bias_initializer = "zeros"
+        self.out_proj = SequenceDense(embed_dim, use_bias=bias, bias_initializer="zeros")
 
     def matrix(self, name: str, rows: int, columns: int):
         return self.add_weight(name=name, shape=(rows, columns), initializer="glorot_uniform")

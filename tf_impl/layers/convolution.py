@@ -18,7 +18,6 @@ __all__ = [
     "Conv1D",
     "Conv2D",
     "Conv2DTranspose",
-    "Conv2d",
     "Conv3D",
     "DepthwiseConv2D",
     "StandardizedConv2D",
@@ -36,11 +35,6 @@ def same_padding(size, kernel: int, stride: int, dilation: int) -> tuple[int, in
     largest = max if isinstance(size, int) else tf.maximum
     total = largest((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
-
-
-def _uniform(fan_in: int):
-    """PyTorch's default initial values of kernels and biases."""
-    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
 def uniform_fan_in() -> keras.initializers.Initializer:
@@ -375,103 +369,3 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 
     def get_config(self):
         return {**super().get_config(), "padding": self.cut, "output_padding": self.output_padding}
-
-
-@keras.saving.register_keras_serializable("diptych")
-class Conv2d(keras.layers.Layer):
-    """Two-dimensional convolution.
-
-    Args:
-        in_channels, out_channels: widths; ``groups`` divides both.
-        kernel_size, stride, padding, dilation: one number or (height, width). Padding adds zeros on both sides.
-        groups: number of channel groups; ``in_channels`` of them make it a depthwise convolution.
-        bias: whether a bias is added.
-
-    Inputs: (N, H, W, in_channels).  Returns: (N, H', W', out_channels), H' = (H + 2p - d(k - 1) - 1) // s + 1.
-    """
-
-    torch_names = {"kernel": ("weight", (3, 2, 0, 1)), "bias": ("bias", None)}
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
-        self.padding, self.dilation = pair(padding), pair(dilation)
-        self.use_bias = bias
-        fan_in = in_channels // groups * self.kernel_size[0] * self.kernel_size[1]
-        self.kernel_initializer = self.bias_initializer = _uniform(fan_in)
-
-    def build(self, input_shape):
-        if input_shape is not None and input_shape[-1] != self.in_channels:
-            raise ValueError(f"{self.name}: {self.in_channels} input channels expected, {input_shape[-1]} given")
-        shape = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self.out_channels,), initializer=self.bias_initializer)
-
-    def call(self, x):
-        y = self.convolve(x, tf.convert_to_tensor(self.kernel))
-        return y if self.bias is None else tf.nn.bias_add(y, tf.convert_to_tensor(self.bias))
-
-    def convolve(self, x, kernel):
-        """The convolution of ``x`` with a given kernel, without bias."""
-        kernel = tf.cast(kernel, x.dtype)
-        if self.groups == 1:
-            return self._dense(x, kernel)
-        if self.groups == self.in_channels and (self.dilation == (1, 1) or self.stride == (1, 1)):
-            return self._depthwise(x, kernel)
-        if exporting():
-            return self._dense(x, kernel)
-        return self._grouped(x, kernel)
-
-    def _grouped(self, x, kernel):
-        def split(x, kernel):
-            parts = zip(tf.split(x, self.groups, axis=-1), tf.split(kernel, self.groups, axis=-1), strict=True)
-            return tf.concat([self._dense(*part) for part in parts], axis=-1)
-
-        @tf.custom_gradient
-        def native(x, kernel):
-            def gradient(upstream):
-                with tf.GradientTape() as tape:
-                    tape.watch((x, kernel))
-                    y = split(x, kernel)
-                return tape.gradient(y, (x, kernel), upstream)
-
-            return self._dense(x, kernel), gradient
-
-        # TensorFlow has no grouped gradient in float64, and in float32 only for some sizes
-        return native(x, kernel) if x.dtype == tf.float32 else split(x, kernel)
-
-    def _pads(self, x) -> list[list[int]]:
-        (ph, pw) = self.padding
-        return [[0, 0], [ph, ph], [pw, pw], [0, 0]]
-
-    def _dense(self, x, kernel):
-        if self.dilation == (1, 1):
-            return tf.nn.conv2d(x, kernel, self.stride, self._pads(x))
-        # tf.nn.conv2d has no gradient with dilation, tf.nn.convolution no stride with it
-        y = tf.nn.convolution(tf.pad(x, self._pads(x)), kernel, 1, "VALID", dilations=self.dilation)
-        return y[:, :: self.stride[0], :: self.stride[1]] if self.stride != (1, 1) else y
-
-    def _depthwise(self, x, kernel):
-        kh, kw, _, width = kernel.shape
-        kernel = tf.reshape(kernel, (kh, kw, self.in_channels, width // self.in_channels))
-        sh, sw = self.stride
-        if sh == sw:
-            return tf.nn.depthwise_conv2d(x, kernel, (1, sh, sw, 1), self._pads(x), dilations=self.dilation)
-        y = tf.nn.depthwise_conv2d(tf.pad(x, self._pads(x)), kernel, (1, 1, 1, 1), "VALID")
-        return y[:, ::sh, ::sw]  # TensorFlow's depthwise convolution has one stride for both axes

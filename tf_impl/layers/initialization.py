@@ -1,15 +1,17 @@
-"""Initial values of convolutions, as classes: a layer that is given one makes its own.
+"""Initial values, as classes: a layer that is given one makes its own.
 
 Mirror notes:
 - PyTorch fills tensors that exist, by functions of a whole model; Keras gives every layer its initial values.
 """
 
 import keras
+import tensorflow as tf
 
 __all__ = [
     "KaimingNormal",
     "KaimingUniform",
     "SmallNormal",
+    "ZeroRow",
 ]
 
 
@@ -44,3 +46,23 @@ class SmallNormal(keras.initializers.RandomNormal):
 
     def get_config(self):
         return {"seed": super().get_config()["seed"]}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class ZeroRow(keras.initializers.Initializer):
+    """The values of another initialiser, and zeros for the row of the padding.
+
+    Args:
+        initializer: makes the other rows.
+        row: index of the padding.
+    """
+
+    def __init__(self, initializer, row: int = 0):
+        self.initializer, self.row = keras.initializers.get(initializer), row
+
+    def __call__(self, shape, dtype=None):
+        rows = self.initializer(shape, dtype)
+        return tf.where(tf.range(shape[0])[:, None] == self.row, tf.zeros_like(rows), rows)
+
+    def get_config(self):
+        return {"initializer": keras.initializers.serialize(self.initializer), "row": self.row}

@@ -1,13 +1,12 @@
-"""Fully connected layer and embedding with PyTorch's arguments.
+"""Dense layer and embedding with PyTorch's initial values.
 
-Mirror notes:
-- PyTorch ships both; ``Linear`` stores its kernel (in, out), in PyTorch (out, in).
+No twin: PyTorch ships ``nn.Linear`` and ``nn.Embedding``.
 """
 
 import keras
 import tensorflow as tf
 
-__all__ = ["Dense", "Embedding", "Linear"]
+__all__ = ["Dense", "Embedding", "SequenceDense"]
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -51,39 +50,15 @@ class Dense(keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Linear(keras.layers.Layer):
-    """y = x W + b.
+class SequenceDense(Dense):
+    """:class:`Dense` of every position of a sequence, (..., C), as one matrix product.
 
-    Args:
-        in_features, out_features: widths.
-        bias: whether b is added.
-
-    Inputs: (..., in_features).  Returns: (..., out_features).
+    Keras flattens the other axes and restores them, which exports as nine nodes where the length is not known.
     """
 
-    torch_names = {"kernel": ("weight", (1, 0)), "bias": ("bias", None)}
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, **kwargs):
-        super().__init__(**kwargs)
-        self.in_features, self.out_features, self.use_bias = in_features, out_features, bias
-        # PyTorch's default
-        self.kernel_initializer = self.bias_initializer = keras.initializers.RandomUniform(
-            -(in_features**-0.5), in_features**-0.5
-        )
-
-    def build(self, input_shape):
-        if input_shape is not None and input_shape[-1] != self.in_features:
-            raise ValueError(f"{self.name}: {self.in_features} input features expected, {input_shape[-1]} given")
-        shape = (self.in_features, self.out_features)
-        # mirror: stores its kernel
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self.out_features,), initializer=self.bias_initializer)
-
-    def call(self, x):
-        y = tf.matmul(x, tf.cast(self.kernel, x.dtype))
-        return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
+    def call(self, inputs, training=None):
+        y = tf.matmul(inputs, tf.cast(self.kernel, inputs.dtype))
+        return self.activation(y if self.bias is None else y + tf.cast(self.bias, y.dtype))
 
 
 @keras.saving.register_keras_serializable("diptych", "linear.Embedding")
@@ -107,6 +82,3 @@ class Embedding(keras.layers.Embedding):
     def call(self, inputs):
         rows = tf.gather(tf.convert_to_tensor(self.embeddings), inputs)
         return tf.cast(rows, self.compute_dtype)
-
-    num_embeddings = property(lambda self: self.input_dim)
-    embedding_dim = property(lambda self: self.output_dim)

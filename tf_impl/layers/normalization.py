@@ -18,7 +18,6 @@ __all__ = [
     "FrozenBatchNormalization",
     "GroupNormalization",
     "InstanceNormalization",
-    "LayerNorm",
     "LayerNormalization",
     "StdLayerNorm",
     "choose_norm",
@@ -308,63 +307,33 @@ class BatchNorm2d(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class LayerNorm(keras.layers.Layer):
-    """Layer normalisation over the last axis, with the biased variance (arXiv:1607.06450).
-
-    Args:
-        normalized_shape: length D of the last axis.
-        eps: added to the variance inside the root.
-
-    Inputs: (..., D).  Returns: the same shape.
-    """
-
-    torch_names = {"gamma": ("weight", None), "beta": ("bias", None)}
-
-    def __init__(self, normalized_shape: int, eps: float = 1e-5, **kwargs):
-        super().__init__(**kwargs)
-        self.normalized_shape, self.eps = normalized_shape, eps
-
-    def build(self, input_shape):
-        self.gamma = self.add_weight(name="gamma", shape=(self.normalized_shape,), initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=(self.normalized_shape,), initializer="zeros")
-
-    def call(self, x):
-        if exporting():
-            scale_and_shift = [tf.convert_to_tensor(v) for v in (self.gamma, self.beta)]
-            attributes = {"axis": -1, "epsilon": self.eps}
-            return onnx_node("LayerNormalization", [x, *scale_and_shift], attributes, x.dtype, x.shape)
-        mean, variance = moments(x, [-1], keepdims=True)
-        y = (x - mean) * tf.math.rsqrt(variance + self.eps)
-        return y * tf.convert_to_tensor(self.gamma) + tf.convert_to_tensor(self.beta)
-
-
-@keras.saving.register_keras_serializable("diptych")
 class StdLayerNorm(keras.layers.Layer):
-    """Layer normalisation by the unbiased deviation, to which eps is added outside the root.
+    """Layer normalisation by the unbiased deviation, to which epsilon is added outside the root.
 
     Its parameters are called ``gamma`` and ``beta``.
 
     Args:
-        normalized_shape: length D of the last axis.
-        eps: added to the deviation.
+        epsilon: added to the deviation.
 
     Inputs: (..., D).  Returns: the same shape.
 
     Source: dbiir/UER-py ``uer/layers/layer_norm.py``.
     """
 
-    def __init__(self, normalized_shape: int, eps: float = 1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
         super().__init__(**kwargs)
-        self.normalized_shape, self.eps = normalized_shape, eps
-        self.gamma = self.add_weight(name="gamma", shape=(normalized_shape,), initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=(normalized_shape,), initializer="zeros")
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(name="gamma", shape=input_shape[-1:], initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=input_shape[-1:], initializer="zeros")
 
     def call(self, x):
         centred = x - tf.reduce_mean(x, -1, keepdims=True)
-        variance = tf.reduce_sum(tf.square(centred), -1, keepdims=True) / (self.normalized_shape - 1)
+        variance = tf.reduce_sum(tf.square(centred), -1, keepdims=True) / (x.shape[-1] - 1)
         positive = variance > 0  # the root has no gradient at 0, where all of a row is equal
         std = tf.where(positive, tf.sqrt(tf.where(positive, variance, tf.ones_like(variance))), variance)
-        return tf.convert_to_tensor(self.gamma) * centred / (std + self.eps) + tf.convert_to_tensor(self.beta)
+        return tf.convert_to_tensor(self.gamma) * centred / (std + self.epsilon) + tf.convert_to_tensor(self.beta)
 
 
 def freeze_norm(model) -> None:

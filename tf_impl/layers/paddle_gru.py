@@ -20,16 +20,19 @@ class FC(keras.layers.Layer):
     """y = x W + b with W (in, out).
 
     Args:
-        in_features, out_features: widths.
+        units: width of the result.
 
-    Inputs: (..., in_features).  Returns: (..., out_features).
+    Inputs: (..., D).  Returns: (..., units).
     """
 
-    def __init__(self, in_features: int, out_features: int, **kwargs):
+    def __init__(self, units: int, **kwargs):
         super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, input_shape):
         initial = keras.initializers.RandomUniform(-0.1, 0.1)
-        self.w_0 = self.add_weight(name="w_0", shape=(in_features, out_features), initializer=initial)
-        self.b_0 = self.add_weight(name="b_0", shape=(out_features,), initializer="zeros")
+        self.w_0 = self.add_weight(name="w_0", shape=(input_shape[-1], self.units), initializer=initial)
+        self.b_0 = self.add_weight(name="b_0", shape=(self.units,), initializer="zeros")
 
     def call(self, x):
         return tf.matmul(x, tf.convert_to_tensor(self.w_0)) + tf.convert_to_tensor(self.b_0)

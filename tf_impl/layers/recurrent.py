@@ -1,4 +1,4 @@
-"""Long short-term memory with PyTorch's arguments and PyTorch's parameters.
+"""Long short-term memory with PyTorch's parameters.
 
 Mirror notes:
 - PyTorch ships it. Keras's own has one bias instead of two and another layout, so the TensorFlow panel has a layer of
@@ -27,10 +27,9 @@ class LSTM(keras.layers.Layer):
     """Long short-term memory over a sequence, stacked and in both directions if asked (Neural Computation 9(8), 1997).
 
     Args:
-        input_size: width I of the input.
-        hidden_size: width H of the state.
+        units: width H of the state.
         num_layers: number of stacked layers L.
-        bias: whether biases are added; there are two per direction, one for the input and one for the state.
+        use_bias: whether biases are added; there are two per direction, one for the input and one for the state.
         batch_first: (N, T, .) instead of (T, N, .); states are (., N, H) in both cases.
         bidirectional: a second pass from the end (D = 2), concatenated behind the first.
 
@@ -41,34 +40,34 @@ class LSTM(keras.layers.Layer):
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
+        units: int,
         num_layers: int = 1,
-        bias: bool = True,
+        use_bias: bool = True,
         batch_first: bool = False,
         bidirectional: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.use_bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
+        self.units, self.num_layers, self.use_bias = units, num_layers, use_bias
+        self.batch_first, self.bidirectional = batch_first, bidirectional
         self.directions = ("", "_reverse") if bidirectional else ("",)
-        initial = keras.initializers.RandomUniform(-(hidden_size**-0.5), hidden_size**-0.5)  # PyTorch's default
-        for layer in range(num_layers):
-            width = input_size if layer == 0 else hidden_size * len(self.directions)
+
+    def build(self, input_shape):
+        bound = self.units**-0.5  # PyTorch's
+        for layer in range(self.num_layers):
+            width = input_shape[-1] if layer == 0 else self.units * len(self.directions)
             # rows of the gates i, f, g, o
-            shapes = {"weight_ih": (4 * hidden_size, width), "weight_hh": (4 * hidden_size, hidden_size)}
-            if bias:
-                shapes |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
+            shapes = {"weight_ih": (4 * self.units, width), "weight_hh": (4 * self.units, self.units)}
+            if self.use_bias:
+                shapes |= {"bias_ih": (4 * self.units,), "bias_hh": (4 * self.units,)}
             for direction in self.directions:
                 for kind, shape in shapes.items():
                     name = f"{kind}_l{layer}{direction}"
+                    initial = keras.initializers.RandomUniform(-bound, bound)  # an initialiser repeats its numbers
                     # mirror: one bias instead of two
                     setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initial))
 
     def call(self, x, hx=None, lengths=None):
-        if x.shape[-1] != self.input_size:
-            raise ValueError(f"{self.name}: {self.input_size} input features expected, {x.shape[-1]} given")
         if self.batch_first:
             x = tf.transpose(x, (1, 0, 2))
         count = len(self.directions)
@@ -94,13 +93,13 @@ class LSTM(keras.layers.Layer):
             rows = tf.matmul(tf.reshape(turned(x, lengths) if i else x, (-1, width)), weight, transpose_b=True)
             if self.use_bias:
                 rows += self._tensors("bias_ih", layer)[i] + self._tensors("bias_hh", layer)[i]
-            projected.append(tf.reshape(rows, (time, batch, 4 * self.hidden_size)))
+            projected.append(tf.reshape(rows, (time, batch, 4 * self.units)))
         projected = tf.stack(projected, 1)  # (T, D, N, 4 H)
         recurrent = tf.stack(self._tensors("weight_hh", layer))  # (D, 4 H, H)
         if state is None:
-            state = [tf.zeros((len(self.directions), batch, self.hidden_size), x.dtype)] * 2
+            state = [tf.zeros((len(self.directions), batch, self.units), x.dtype)] * 2
         read = tf.TensorArray(x.dtype, time, element_shape=projected.shape[1:]).unstack(projected)
-        written = tf.TensorArray(x.dtype, time, element_shape=(len(self.directions), None, self.hidden_size))
+        written = tf.TensorArray(x.dtype, time, element_shape=(len(self.directions), None, self.units))
 
         def step(t, h, c, written):
             i, f, g, o = tf.split(read.read(t) + tf.matmul(h, recurrent, transpose_b=True), 4, -1)
@@ -113,7 +112,7 @@ class LSTM(keras.layers.Layer):
             return t + 1, tf.where(inside, y, h), tf.where(inside, following, c), written
 
         _, h, c, written = tf.while_loop(lambda t, *_: t < time, step, (0, *state, written))
-        y = tf.ensure_shape(written.stack(), (x.shape[0], len(self.directions), x.shape[1], self.hidden_size))
+        y = tf.ensure_shape(written.stack(), (x.shape[0], len(self.directions), x.shape[1], self.units))
         parts = [turned(y[:, i], lengths) if i else y[:, i] for i in range(len(self.directions))]
         return tf.concat(parts, -1), h, c
 
@@ -124,7 +123,7 @@ class LSTM(keras.layers.Layer):
             gates = (tf.split(tensor, 4) for tensor in self._tensors(kind, layer))
             return tf.stack([tf.concat([i, o, f, g], 0) for i, f, g, o in gates])  # mirror: order of gates
 
-        count, size = len(self.directions), self.hidden_size
+        count, size = len(self.directions), self.units
         lengths = None if lengths is None else tf.cast(lengths, tf.int32)
         bias = tf.concat([reordered("bias_ih"), reordered("bias_hh")], 1) if self.use_bias else None
         inputs = [x, reordered("weight_ih"), reordered("weight_hh"), bias, lengths, *(state or (None, None))]

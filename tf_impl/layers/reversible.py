@@ -11,6 +11,7 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
+from .names import named_layers
 from .native import exporting
 
 __all__ = ["ReversibleBlock", "ReversibleSequence"]
@@ -104,7 +105,7 @@ class ReversibleSequence(keras.layers.Layer):
         self.blocks = [ReversibleBlock(f, g) for f, g in blocks]
 
     def call(self, x1, x2, given):
-        if self.blocks[0].built and not exporting():
+        if all(layer.built for _, layer in named_layers(self.blocks)) and not exporting():
             return recompute(list(self.blocks), given, x1, x2)
         for block, more in zip(self.blocks, given):
             x1, x2 = block(x1, x2, more)

@@ -113,10 +113,11 @@ class CRF(keras.layers.Layer):
 
     def __init__(self, num_tags: int, constraints=None, **kwargs):
         super().__init__(**kwargs)
-        initial = keras.initializers.RandomUniform(-0.1, 0.1)
-        self.start_transitions = self.add_weight(name="start_transitions", shape=(num_tags,), initializer=initial)
-        self.end_transitions = self.add_weight(name="end_transitions", shape=(num_tags,), initializer=initial)
-        self.transitions = self.add_weight(name="transitions", shape=(num_tags, num_tags), initializer=initial)
+        # an initialiser repeats its numbers
+        start, end, between = (keras.initializers.RandomUniform(-0.1, 0.1) for _ in range(3))
+        self.start_transitions = self.add_weight(name="start_transitions", shape=(num_tags,), initializer=start)
+        self.end_transitions = self.add_weight(name="end_transitions", shape=(num_tags,), initializer=end)
+        self.transitions = self.add_weight(name="transitions", shape=(num_tags, num_tags), initializer=between)
         self.constraints = constraints
 
     def call(self, emissions, mask):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_impl.layers.top_k import top_k
 
-__all__ = ["ClassificationCriterion", "ClassificationPostProcess", "cross_entropy"]
+__all__ = ["ClassificationCriterion", "ClassificationPostProcess", "cross_entropy", "sparse_cross_entropy"]
 
 
 def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ignore_index: int = -100):
@@ -38,6 +38,23 @@ def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ign
     losses = -tf.reduce_sum(smoothed * weight * log_p, -1) * counted
     total = tf.reduce_sum(tf.reduce_sum(target * weight, -1) * counted)
     return tf.reduce_sum(losses) / tf.maximum(total, 1e-12)
+
+
+def sparse_cross_entropy(logits, labels):
+    """Mean cross-entropy over the rows that count; the label's logit is gathered, which spares a vector per row.
+
+    Args:
+        logits: (..., K) float.
+        labels: (...) int, 0-based class indices; -100 marks rows that do not count.
+
+    Returns:
+        Scalar; 0 if no row counts.
+    """
+    log_p = tf.nn.log_softmax(logits, axis=-1)
+    valid = labels != -100
+    picked = tf.gather(log_p, tf.where(valid, labels, 0), batch_dims=labels.shape.rank)
+    counted = tf.cast(valid, logits.dtype)
+    return -tf.reduce_sum(picked * counted) / tf.maximum(tf.reduce_sum(counted), 1)
 
 
 @keras.saving.register_keras_serializable("diptych")

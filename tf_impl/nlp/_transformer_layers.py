@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.layers.attention import attend, merge_heads, split_heads
-from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.initialization import ZeroRow
+from tf_impl.layers.linear import Embedding, SequenceDense
 from tf_impl.layers.native import exporting
-from tf_impl.layers.normalization import LayerNorm
+from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.layers.positions import STYLES, sinusoids
 
 __all__ = [
@@ -27,20 +28,16 @@ EPS = 1e-5  # of every layer normalisation
 PAD = 1  # the word that fills up, as in fairseq
 
 
-def dense(in_features: int, out_features: int, gain: float = 1.0) -> Linear:
-    """A linear layer whose matrix starts Xavier uniform, its bias zero."""
-    layer = Linear(in_features, out_features)
-    layer.kernel_initializer = keras.initializers.VarianceScaling(gain**2, "fan_avg", "uniform")
-    layer.bias_initializer = "zeros"
-    return layer
+def dense(units: int, gain: float = 1.0) -> SequenceDense:
+    """A dense layer whose kernel starts Xavier uniform, its bias zero."""
+    uniform = keras.initializers.VarianceScaling(gain**2, "fan_avg", "uniform")
+    return SequenceDense(units, kernel_initializer=uniform, bias_initializer="zeros")
 
 
 def embedding(vocab_size: int, dim: int) -> Embedding:
     """Rows that start normal with deviation 1 / sqrt(D), that of the padding zero."""
-    layer = Embedding(vocab_size, dim)
-    rows = tf.convert_to_tensor(layer.embeddings) * dim**-0.5
-    layer.embeddings.assign(tf.where(tf.range(vocab_size)[:, None] == PAD, tf.zeros_like(rows), rows))
-    return layer
+    rows = ZeroRow(keras.initializers.RandomNormal(stddev=dim**-0.5), PAD)
+    return Embedding(vocab_size, dim, embeddings_initializer=rows)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -97,10 +94,10 @@ class TransformerAttention(keras.layers.Layer):
     def __init__(self, dim: int, heads: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.heads = heads
-        self.k_proj = dense(dim, dim, 2**-0.5)
-        self.v_proj = dense(dim, dim, 2**-0.5)
-        self.q_proj = dense(dim, dim, 2**-0.5)
-        self.out_proj = dense(dim, dim)
+        self.k_proj = dense(dim, 2**-0.5)
+        self.v_proj = dense(dim, 2**-0.5)
+        self.q_proj = dense(dim, 2**-0.5)
+        self.out_proj = dense(dim)
         self.dropout = keras.layers.Dropout(dropout)
 
     def keys_values(self, x):
@@ -141,10 +138,10 @@ class EncoderLayer(TransformerLayer):
     def __init__(self, dim, heads, ffn, normalize_before, dropout, attention_dropout, activation_dropout, **kwargs):
         super().__init__(normalize_before, dropout, activation_dropout, **kwargs)
         self.self_attn = TransformerAttention(dim, heads, attention_dropout)
-        self.self_attn_layer_norm = LayerNorm(dim, eps=EPS)
-        self.fc1 = dense(dim, ffn)
-        self.fc2 = dense(ffn, dim)
-        self.final_layer_norm = LayerNorm(dim, eps=EPS)
+        self.self_attn_layer_norm = LayerNormalization(epsilon=EPS)
+        self.fc1 = dense(ffn)
+        self.fc2 = dense(dim)
+        self.final_layer_norm = LayerNormalization(epsilon=EPS)
 
     def call(self, x, bias, training=False):
         y = self.before(self.self_attn_layer_norm, x)
@@ -165,12 +162,12 @@ class DecoderLayer(TransformerLayer):
     def __init__(self, dim, heads, ffn, normalize_before, dropout, attention_dropout, activation_dropout, **kwargs):
         super().__init__(normalize_before, dropout, activation_dropout, **kwargs)
         self.self_attn = TransformerAttention(dim, heads, attention_dropout)
-        self.self_attn_layer_norm = LayerNorm(dim, eps=EPS)
+        self.self_attn_layer_norm = LayerNormalization(epsilon=EPS)
         self.encoder_attn = TransformerAttention(dim, heads, attention_dropout)
-        self.encoder_attn_layer_norm = LayerNorm(dim, eps=EPS)
-        self.fc1 = dense(dim, ffn)
-        self.fc2 = dense(ffn, dim)
-        self.final_layer_norm = LayerNorm(dim, eps=EPS)
+        self.encoder_attn_layer_norm = LayerNormalization(epsilon=EPS)
+        self.fc1 = dense(ffn)
+        self.fc2 = dense(dim)
+        self.final_layer_norm = LayerNormalization(epsilon=EPS)
 
     def call(self, x, memory, self_bias, memory_bias, past=None, here=None, training=False):
         y = self.before(self.self_attn_layer_norm, x)
@@ -195,7 +192,7 @@ class TransformerStack(keras.layers.Layer):
         self.embed_positions = SinusoidalPositions(dim, pos, positions)
         self.dropout = keras.layers.Dropout(dropout)
         self.layers = list(layers)
-        self.layer_norm = LayerNorm(dim, eps=EPS) if normalize_before else None
+        self.layer_norm = LayerNormalization(epsilon=EPS) if normalize_before else None
 
     def embed(self, ids, start=None, training=False):
         x = self.embed_tokens(ids) * self.scale

@@ -14,17 +14,21 @@ import tensorflow as tf
 from tf_impl import state
 from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import attend, mask_bias, merge_heads, split_heads
-from tf_impl.layers.linear import Embedding, Linear
-from tf_impl.layers.normalization import LayerNorm
-from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess, cross_entropy
+from tf_impl.layers.linear import Embedding, SequenceDense
+from tf_impl.layers.model import Model
+from tf_impl.layers.normalization import LayerNormalization
+from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess, sparse_cross_entropy
 from tf_impl.nlp.bert_adam import BertAdam
 
 __all__ = [
+    "BertForMaskedLM",
     "BertForMultipleChoice",
     "BertForPreTraining",
     "BertForQuestionAnswering",
     "BertForSequenceClassification",
     "BertForTokenClassification",
+    "BertMaskedLMCriterion",
+    "BertMaskedLMPostProcess",
     "BertModel",
     "BertPreTrainingCriterion",
     "BertPreTrainingPostProcess",
@@ -47,18 +51,15 @@ __all__ = [
 EPS = 1e-12  # of every layer normalisation
 
 
-def dense(in_features: int, out_features: int) -> Linear:
-    """A linear layer whose matrix starts normal with deviation 0.02, its bias zero."""
-    layer = Linear(in_features, out_features)
-    layer.kernel_initializer, layer.bias_initializer = keras.initializers.RandomNormal(stddev=0.02), "zeros"
-    return layer
+def dense(units: int) -> SequenceDense:
+    """A dense layer whose kernel starts normal with deviation 0.02, its bias zero."""
+    normal = keras.initializers.RandomNormal(stddev=0.02)
+    return SequenceDense(units, kernel_initializer=normal, bias_initializer="zeros")
 
 
-def normal_embedding(rows: int, hidden: int) -> Embedding:
+def embedding(rows: int, hidden: int) -> Embedding:
     """An embedding that starts normal with deviation 0.02."""
-    embedding = Embedding(rows, hidden)
-    embedding.embeddings.assign(keras.random.normal((rows, hidden), stddev=0.02, dtype=embedding.embeddings.dtype))
-    return embedding
+    return Embedding(rows, hidden, embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02))
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -67,10 +68,10 @@ class BertEmbeddings(keras.layers.Layer):
 
     def __init__(self, vocab_size: int, hidden: int, positions: int, types: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
-        self.word_embeddings = normal_embedding(vocab_size, hidden)
-        self.position_embeddings = normal_embedding(positions, hidden)
-        self.token_type_embeddings = normal_embedding(types, hidden)
-        self.LayerNorm = LayerNorm(hidden, eps=EPS)
+        self.word_embeddings = embedding(vocab_size, hidden)
+        self.position_embeddings = embedding(positions, hidden)
+        self.token_type_embeddings = embedding(types, hidden)
+        self.LayerNorm = LayerNormalization(epsilon=EPS)
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, input_ids, token_type_ids, training=False):
@@ -89,9 +90,9 @@ class BertSelfAttention(keras.layers.Layer):
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
         self.heads = heads
         self.dropout = keras.layers.Dropout(dropout)
-        self.query = dense(hidden, hidden)
-        self.key = dense(hidden, hidden)
-        self.value = dense(hidden, hidden)
+        self.query = dense(hidden)
+        self.key = dense(hidden)
+        self.value = dense(hidden)
 
     def call(self, x, bias, training=False):
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.query, self.key, self.value))
@@ -102,10 +103,10 @@ class BertSelfAttention(keras.layers.Layer):
 class BertOutput(keras.layers.Layer):
     """Projection, dropout, residual, normalisation: the end of both halves of a layer."""
 
-    def __init__(self, in_features: int, hidden: int, dropout: float, **kwargs):
+    def __init__(self, hidden: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
-        self.dense = dense(in_features, hidden)
-        self.LayerNorm = LayerNorm(hidden, eps=EPS)
+        self.dense = dense(hidden)
+        self.LayerNorm = LayerNormalization(epsilon=EPS)
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, x, residual, training=False):
@@ -119,7 +120,7 @@ class BertAttention(keras.layers.Layer):
     def __init__(self, hidden: int, heads: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.self = BertSelfAttention(hidden, heads, dropout)
-        self.output_ = BertOutput(hidden, hidden, dropout)  # mirror: own the name
+        self.output_ = BertOutput(hidden, dropout)  # mirror: own the name
 
     def call(self, x, bias, training=False):
         return self.output_(self.self(x, bias, training=training), x, training=training)
@@ -129,9 +130,9 @@ class BertAttention(keras.layers.Layer):
 class BertIntermediate(keras.layers.Layer):
     """Dense and GELU.  (N, T, D) -> (N, T, F)."""
 
-    def __init__(self, hidden: int, intermediate: int, **kwargs):
+    def __init__(self, intermediate: int, **kwargs):
         super().__init__(**kwargs)
-        self.dense = dense(hidden, intermediate)
+        self.dense = dense(intermediate)
 
     def call(self, x):
         return gelu(self.dense(x))
@@ -144,8 +145,8 @@ class BertLayer(keras.layers.Layer):
     def __init__(self, hidden: int, heads: int, intermediate: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.attention = BertAttention(hidden, heads, dropout)
-        self.intermediate = BertIntermediate(hidden, intermediate)
-        self.output_ = BertOutput(intermediate, hidden, dropout)
+        self.intermediate = BertIntermediate(intermediate)
+        self.output_ = BertOutput(hidden, dropout)
 
     def call(self, x, bias, training=False):
         x = self.attention(x, bias, training=training)
@@ -172,14 +173,14 @@ class BertPooler(keras.layers.Layer):
 
     def __init__(self, hidden: int, **kwargs):
         super().__init__(**kwargs)
-        self.dense = dense(hidden, hidden)
+        self.dense = dense(hidden)
 
     def call(self, x):
         return tf.tanh(self.dense(x[:, 0]))
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertModel(keras.Model):
+class BertModel(Model):
     """Embeddings, encoder, pooler.
 
     Args:
@@ -242,8 +243,8 @@ class BertPredictionHeadTransform(keras.layers.Layer):
 
     def __init__(self, hidden: int, **kwargs):
         super().__init__(**kwargs)
-        self.dense = dense(hidden, hidden)
-        self.LayerNorm = LayerNorm(hidden, eps=EPS)
+        self.dense = dense(hidden)
+        self.LayerNorm = LayerNormalization(epsilon=EPS)
 
     def call(self, x):
         return self.LayerNorm(gelu(self.dense(x)))
@@ -267,7 +268,7 @@ class BertLMPredictionHead(keras.layers.Layer):
 
     def __init__(self, hidden: int, embedding: Embedding, **kwargs):
         super().__init__(**kwargs)
-        self.bias = self.add_weight(name="bias", shape=(embedding.num_embeddings,), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(embedding.input_dim,), initializer="zeros")
         self.transform = BertPredictionHeadTransform(hidden)
         self.decoder = TiedDecoder(embedding, self.bias)  # mirror: ties a decoder
 
@@ -282,14 +283,14 @@ class BertPreTrainingHeads(keras.layers.Layer):
     def __init__(self, hidden: int, embedding: Embedding, **kwargs):
         super().__init__(**kwargs)
         self.predictions = BertLMPredictionHead(hidden, embedding)
-        self.seq_relationship = dense(hidden, 2)
+        self.seq_relationship = dense(2)
 
     def call(self, x, pooled):
         return self.predictions(x), self.seq_relationship(pooled)
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForPreTraining(keras.Model):
+class BertForPreTraining(Model):
     """BERT with both pre-training heads.
 
     Args:
@@ -303,7 +304,7 @@ class BertForPreTraining(keras.Model):
         super().__init__()
         self.bert = BertModel(**options)
         embedding = self.bert.embeddings.word_embeddings
-        self.cls = BertPreTrainingHeads(embedding.embedding_dim, embedding)
+        self.cls = BertPreTrainingHeads(embedding.output_dim, embedding)
 
     def call(self, input_ids, attention_mask, token_type_ids, training=False):
         outputs = self.bert(input_ids, attention_mask, token_type_ids, training=training)
@@ -312,7 +313,41 @@ class BertForPreTraining(keras.Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForSequenceClassification(keras.Model):
+class BertOnlyMLMHead(keras.layers.Layer):
+    """Word prediction on every token.  (N, T, D) -> (N, T, V)."""
+
+    def __init__(self, hidden: int, embedding: Embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.predictions = BertLMPredictionHead(hidden, embedding)
+
+    def call(self, x):
+        return self.predictions(x)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class BertForMaskedLM(Model):
+    """BERT that fills in words.
+
+    Args:
+        options: of :class:`BertModel`.
+
+    Inputs: as :class:`BertModel`.
+    Returns: dict: ``"prediction_logits"`` (N, T, V).
+    """
+
+    def __init__(self, **options):
+        super().__init__()
+        self.bert = BertModel(**{"pooler": False, **options})
+        embedding = self.bert.embeddings.word_embeddings
+        self.cls = BertOnlyMLMHead(embedding.output_dim, embedding)
+
+    def call(self, input_ids, attention_mask, token_type_ids, training=False):
+        x = self.bert(input_ids, attention_mask, token_type_ids, training=training)["last_hidden_state"]
+        return {"prediction_logits": self.cls(x)}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class BertForSequenceClassification(Model):
     """BERT with a linear classifier on the pooled token.
 
     Args:
@@ -327,7 +362,7 @@ class BertForSequenceClassification(keras.Model):
         super().__init__()
         self.bert = BertModel(**options)
         self.dropout = keras.layers.Dropout(options.get("dropout", 0.1))
-        self.classifier = dense(self.bert.hidden, num_classes)
+        self.classifier = dense(num_classes)
 
     def call(self, input_ids, attention_mask, token_type_ids, training=False):
         pooled = self.bert(input_ids, attention_mask, token_type_ids, training=training)["pooler_output"]
@@ -335,7 +370,7 @@ class BertForSequenceClassification(keras.Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForTokenClassification(keras.Model):
+class BertForTokenClassification(Model):
     """BERT with a linear classifier on every token.
 
     Args:
@@ -350,7 +385,7 @@ class BertForTokenClassification(keras.Model):
         super().__init__()
         self.bert = BertModel(**{"pooler": False, **options})
         self.dropout = keras.layers.Dropout(options.get("dropout", 0.1))
-        self.classifier = dense(self.bert.hidden, num_classes)
+        self.classifier = dense(num_classes)
 
     def call(self, input_ids, attention_mask, token_type_ids, training=False):
         x = self.bert(input_ids, attention_mask, token_type_ids, training=training)["last_hidden_state"]
@@ -358,7 +393,7 @@ class BertForTokenClassification(keras.Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForQuestionAnswering(keras.Model):
+class BertForQuestionAnswering(Model):
     """BERT that points at the first and the last token of an answer.
 
     Args:
@@ -371,7 +406,7 @@ class BertForQuestionAnswering(keras.Model):
     def __init__(self, **options):
         super().__init__()
         self.bert = BertModel(**{"pooler": False, **options})
-        self.qa_outputs = dense(self.bert.hidden, 2)
+        self.qa_outputs = dense(2)
 
     def call(self, input_ids, attention_mask, token_type_ids, training=False):
         x = self.bert(input_ids, attention_mask, token_type_ids, training=training)["last_hidden_state"]
@@ -380,7 +415,7 @@ class BertForQuestionAnswering(keras.Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForMultipleChoice(keras.Model):
+class BertForMultipleChoice(Model):
     """BERT that scores several continuations of a text.
 
     Args:
@@ -394,7 +429,7 @@ class BertForMultipleChoice(keras.Model):
         super().__init__()
         self.bert = BertModel(**options)
         self.dropout = keras.layers.Dropout(options.get("dropout", 0.1))
-        self.classifier = dense(self.bert.hidden, 1)
+        self.classifier = dense(1)
 
     def call(self, input_ids, attention_mask, token_type_ids, training=False):
         choices, length = input_ids.shape[1], tf.shape(input_ids)[2]
@@ -413,8 +448,8 @@ class BertPreTrainingCriterion(keras.layers.Layer):
     """
 
     def call(self, outputs, targets):
-        mlm = cross_entropy(outputs["prediction_logits"], targets["labels"])
-        nsp = cross_entropy(outputs["seq_relationship_logits"], targets["next_sentence_label"])
+        mlm = sparse_cross_entropy(outputs["prediction_logits"], targets["labels"])
+        nsp = sparse_cross_entropy(outputs["seq_relationship_logits"], targets["next_sentence_label"])
         return {"mlm": mlm, "nsp": nsp, "total": mlm + nsp}
 
 
@@ -431,6 +466,32 @@ class BertPreTrainingPostProcess(keras.layers.Layer):
             "words": tf.argmax(outputs["prediction_logits"], -1),
             "is_next": tf.nn.softmax(outputs["seq_relationship_logits"])[:, 0],
         }
+
+
+@keras.saving.register_keras_serializable("diptych")
+class BertMaskedLMCriterion(keras.layers.Layer):
+    """Cross-entropy of the masked words (section 3.1).
+
+    Inputs: ``outputs`` of :class:`BertForMaskedLM`; ``targets["labels"]`` (N, T) int, the word, or -100 where none was
+        masked.
+    Returns: dict of scalars: ``"mlm"``, ``"total"``.
+    """
+
+    def call(self, outputs, targets):
+        loss = sparse_cross_entropy(outputs["prediction_logits"], targets["labels"])
+        return {"mlm": loss, "total": loss}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class BertMaskedLMPostProcess(keras.layers.Layer):
+    """The most probable word of every token.
+
+    Inputs: ``outputs`` of :class:`BertForMaskedLM`.
+    Returns: dict: ``"words"`` (N, T) int64.
+    """
+
+    def call(self, outputs):
+        return {"words": tf.argmax(outputs["prediction_logits"], -1)}
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -481,6 +542,7 @@ class BertTrainer:
 HEADS = {
     "model": BertModel,
     "pretraining": BertForPreTraining,
+    "masked_lm": BertForMaskedLM,
     "sequence": BertForSequenceClassification,
     "token": BertForTokenClassification,
     "question": BertForQuestionAnswering,

@@ -16,10 +16,11 @@ import tensorflow as tf
 from tf_impl import state
 from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import attend, merge_heads, split_heads
+from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import StdLayerNorm
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.cross_entropy import cross_entropy
-from tf_impl.nlp.bert import dense, normal_embedding
+from tf_impl.nlp.bert import dense, embedding
 from tf_impl.nlp.bert_adam import BertAdam
 
 __all__ = [
@@ -47,9 +48,9 @@ class MultiHeadedAttention(keras.layers.Layer):
         if hidden % heads:
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
         self.heads = heads
-        self.linear_layers = [dense(hidden, hidden) for _ in range(3)]  # query, key, value
+        self.linear_layers = [dense(hidden) for _ in range(3)]  # query, key, value
         self.dropout = keras.layers.Dropout(dropout)
-        self.final_linear = dense(hidden, hidden)
+        self.final_linear = dense(hidden)
 
     def call(self, x, bias, training=False):
         q, k, v = (split_heads(layer(x), self.heads) for layer in self.linear_layers)
@@ -62,8 +63,8 @@ class FeedForward(keras.layers.Layer):
 
     def __init__(self, hidden: int, intermediate: int, **kwargs):
         super().__init__(**kwargs)
-        self.linear_1 = dense(hidden, intermediate)
-        self.linear_2 = dense(intermediate, hidden)
+        self.linear_1 = dense(intermediate)
+        self.linear_2 = dense(hidden)
 
     def call(self, x):
         return self.linear_2(gelu(self.linear_1(x)))
@@ -77,10 +78,10 @@ class TransformerLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.self_attn = MultiHeadedAttention(hidden, heads, dropout)
         self.dropout_1 = keras.layers.Dropout(dropout)
-        self.layer_norm_1 = StdLayerNorm(hidden)
+        self.layer_norm_1 = StdLayerNorm()
         self.feed_forward = FeedForward(hidden, intermediate)
         self.dropout_2 = keras.layers.Dropout(dropout)
-        self.layer_norm_2 = StdLayerNorm(hidden)
+        self.layer_norm_2 = StdLayerNorm()
 
     def call(self, x, bias, training=False):
         x = self.layer_norm_1(self.dropout_1(self.self_attn(x, bias, training=training), training=training) + x)
@@ -96,17 +97,14 @@ class Embedding(keras.layers.Layer):
 
     def __init__(self, vocab_size: int, hidden: int, positions: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
-        self.word_embedding = normal_embedding(vocab_size, hidden)
-        self.position_embedding = normal_embedding(positions, hidden)
-        self.segment_embedding = normal_embedding(SEGMENTS, hidden)
-        self.layer_norm = StdLayerNorm(hidden)
+        self.word_embedding = embedding(vocab_size, hidden)
+        self.position_embedding = embedding(positions, hidden)
+        self.segment_embedding = embedding(SEGMENTS, hidden)
+        self.layer_norm = StdLayerNorm()
         self.dropout = keras.layers.Dropout(dropout)
-        for embedding in (self.word_embedding, self.position_embedding, self.segment_embedding):
-            table = embedding.embeddings
-            table.assign(keras.random.normal(table.shape, stddev=0.02, dtype=table.dtype))
 
     def call(self, input_ids, segment_ids, training=False):
-        length, positions = input_ids.shape[1], self.position_embedding.num_embeddings
+        length, positions = input_ids.shape[1], self.position_embedding.input_dim
         if length is not None and length > positions:  # in a graph of any length it is not known
             raise ValueError(f"input_ids: {length} tokens, and the model has {positions} positions; cut them")
         x = self.word_embedding(input_ids) + self.segment_embedding(segment_ids)
@@ -136,10 +134,10 @@ class Classifier(keras.layers.Layer):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r} must be one of {POOLINGS}")
         self.pooling = pooling
-        self.output_layer_0 = dense(hidden, width)
+        self.output_layer_0 = dense(width)
         self.self_atten = MultiHeadedAttention(width, heads, dropout)
-        self.output_layer_1 = dense(width, width)
-        self.output_layer_2 = dense(width, num_classes)
+        self.output_layer_1 = dense(width)
+        self.output_layer_2 = dense(num_classes)
 
     def pool(self, x):
         if self.pooling == "mean":
@@ -154,7 +152,7 @@ class Classifier(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class FastBert(keras.Model):
+class FastBert(Model):
     """Embeddings, layers, and a classifier behind each.
 
     The classifiers before the last see the backbone without a way back: their losses do not reach it.

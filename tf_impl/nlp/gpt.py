@@ -7,6 +7,7 @@ Learners", 2019. Parameter names: Hugging Face transformers ``models/openai/mode
 
 Mirror notes:
 - PyTorch ties the output layer by giving two modules one parameter; Keras layers share one variable.
+- Keras builds lazily; a model runs over one token at once, so that a step and its cache find all variables.
 - PyTorch checks the length of a text while it runs; a traced TensorFlow function knows it only if it is static.
 """
 
@@ -15,9 +16,10 @@ import tensorflow as tf
 
 from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import MASKED, attend, merge_heads, split_heads
-from tf_impl.layers.linear import Embedding, Linear
-from tf_impl.layers.normalization import LayerNorm
-from tf_impl.losses.cross_entropy import ClassificationPostProcess, cross_entropy
+from tf_impl.layers.linear import Dense, Embedding
+from tf_impl.layers.model import Model
+from tf_impl.layers.normalization import LayerNormalization
+from tf_impl.losses.cross_entropy import ClassificationPostProcess, sparse_cross_entropy
 
 __all__ = [
     "Conv1D",
@@ -45,17 +47,20 @@ class Conv1D(keras.layers.Layer):
     """y = x W + b. W is (in, out), as OpenAI's convolution of width 1 has it, not turned like a linear layer's.
 
     Args:
-        in_features, out_features: widths.
+        units: width of the result.
         std: deviation of the initial matrix.
 
-    Inputs: (..., in_features).  Returns: (..., out_features).
+    Inputs: (..., D).  Returns: (..., units).
     """
 
-    def __init__(self, in_features: int, out_features: int, std: float = STD, **kwargs):
+    def __init__(self, units: int, std: float = STD, **kwargs):
         super().__init__(**kwargs)
-        initial = keras.initializers.RandomNormal(stddev=std)
-        self.weight = self.add_weight(name="weight", shape=(in_features, out_features), initializer=initial)
-        self.bias = self.add_weight(name="bias", shape=(out_features,), initializer="zeros")
+        self.units, self.std = units, std
+
+    def build(self, input_shape):
+        initial = keras.initializers.RandomNormal(stddev=self.std)
+        self.weight = self.add_weight(name="weight", shape=(input_shape[-1], self.units), initializer=initial)
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
 
     def call(self, x):
         return tf.matmul(x, tf.convert_to_tensor(self.weight)) + tf.convert_to_tensor(self.bias)
@@ -63,9 +68,7 @@ class Conv1D(keras.layers.Layer):
 
 def table(rows: int, hidden: int, std: float = STD) -> Embedding:
     """An embedding that starts normal with the given deviation."""
-    embedding = Embedding(rows, hidden)
-    embedding.embeddings.assign(keras.random.normal((rows, hidden), stddev=std))
-    return embedding
+    return Embedding(rows, hidden, embeddings_initializer=keras.initializers.RandomNormal(stddev=std))
 
 
 def insert(buffer, new, start):
@@ -91,8 +94,8 @@ class Attention(keras.layers.Layer):
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
         self.heads = heads
         self.dropout = keras.layers.Dropout(dropout)
-        self.c_attn = Conv1D(hidden, 3 * hidden)
-        self.c_proj = Conv1D(hidden, hidden, std)
+        self.c_attn = Conv1D(3 * hidden)
+        self.c_proj = Conv1D(hidden, std)
         self.resid_dropout = keras.layers.Dropout(dropout)
 
     def call(self, x, bias, cache=None, training=False):
@@ -110,8 +113,8 @@ class MLP(keras.layers.Layer):
 
     def __init__(self, hidden: int, dropout: float, std: float, **kwargs):
         super().__init__(**kwargs)
-        self.c_fc = Conv1D(hidden, 4 * hidden)
-        self.c_proj = Conv1D(4 * hidden, hidden, std)
+        self.c_fc = Conv1D(4 * hidden)
+        self.c_proj = Conv1D(hidden, std)
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, x, training=False):
@@ -128,9 +131,9 @@ class GPT1Block(keras.layers.Layer):
     def __init__(self, hidden: int, heads: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.attn = Attention(hidden, heads, dropout, STD)
-        self.ln_1 = LayerNorm(hidden, eps=EPS)
+        self.ln_1 = LayerNormalization(epsilon=EPS)
         self.mlp = MLP(hidden, dropout, STD)
-        self.ln_2 = LayerNorm(hidden, eps=EPS)
+        self.ln_2 = LayerNormalization(epsilon=EPS)
 
     def call(self, x, bias, cache=None, training=False):
         y, keys, values = self.attn(x, bias, cache, training=training)
@@ -150,9 +153,9 @@ class GPT2Block(keras.layers.Layer):
 
     def __init__(self, hidden: int, heads: int, dropout: float, std: float, **kwargs):
         super().__init__(**kwargs)
-        self.ln_1 = LayerNorm(hidden, eps=EPS)
+        self.ln_1 = LayerNormalization(epsilon=EPS)
         self.attn = Attention(hidden, heads, dropout, std)
-        self.ln_2 = LayerNorm(hidden, eps=EPS)
+        self.ln_2 = LayerNormalization(epsilon=EPS)
         self.mlp = MLP(hidden, dropout, std)
 
     def call(self, x, bias, cache=None, training=False):
@@ -167,8 +170,8 @@ def embed(input_ids, words, places, cache):
     Raises: ValueError if there are more tokens than positions.
     """
     length = input_ids.shape[1]
-    if length is not None and length > places.num_embeddings:  # mirror: checks the length
-        raise ValueError(f"input_ids: {length} tokens, and the model has {places.num_embeddings} positions; cut them")
+    if length is not None and length > places.input_dim:  # mirror: checks the length
+        raise ValueError(f"input_ids: {length} tokens, and the model has {places.input_dim} positions; cut them")
     start = 0 if cache is None else tf.cast(cache[0], tf.int32)
     return words(input_ids) + places(start + tf.range(tf.shape(input_ids)[1]))
 
@@ -260,7 +263,7 @@ class GPT2Model(keras.layers.Layer):
         self.wpe = table(positions, hidden, 0.01)
         self.drop = keras.layers.Dropout(dropout)
         self.h = [GPT2Block(hidden, heads, dropout, std) for _ in range(layers)]
-        self.ln_f = LayerNorm(hidden, eps=EPS)
+        self.ln_f = LayerNormalization(epsilon=EPS)
 
     @property
     def words(self):
@@ -285,7 +288,7 @@ class TiedHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class LMHeadModel(keras.Model):
+class LMHeadModel(Model):
     """A decoder whose word embedding is also its output layer.
 
     Args:
@@ -299,6 +302,7 @@ class LMHeadModel(keras.Model):
         super().__init__(**kwargs)
         self.transformer = transformer
         self.lm_head = TiedHead(transformer.words)  # mirror: ties the output
+        transformer(tf.zeros((1, 1), tf.int64))  # mirror: builds lazily
 
     def call(self, input_ids, training=False):
         return self.lm_head(self.transformer(input_ids, training=training)[0])
@@ -322,12 +326,11 @@ class StepModel(LMHeadModel):
 class ChoiceHead(keras.layers.Layer):
     """A score from one token of a text.  x: (N, T, D), token: (N,) int -> (N,)."""
 
-    def __init__(self, hidden: int, dropout: float, **kwargs):
+    def __init__(self, dropout: float, **kwargs):
         super().__init__(**kwargs)
-        self.summary = Linear(hidden, 1)
+        normal = keras.initializers.RandomNormal(stddev=STD)
+        self.summary = Dense(1, kernel_initializer=normal, bias_initializer="zeros")
         self.first_dropout = keras.layers.Dropout(dropout)
-        self.summary.kernel_initializer = keras.initializers.RandomNormal(stddev=STD)
-        self.summary.bias_initializer = "zeros"
 
     def call(self, x, token, training=False):
         chosen = tf.gather(x, token, batch_dims=1)
@@ -347,7 +350,7 @@ class DoubleHeadsModel(LMHeadModel):
 
     def __init__(self, transformer, **kwargs):
         super().__init__(transformer, **kwargs)
-        self.multiple_choice_head = ChoiceHead(transformer.words.embedding_dim, transformer.rate)
+        self.multiple_choice_head = ChoiceHead(transformer.rate)
 
     def call(self, input_ids, mc_token_ids, training=False):
         choices, length = input_ids.shape[1], tf.shape(input_ids)[2]
@@ -362,7 +365,7 @@ class DoubleHeadsModel(LMHeadModel):
 
 def next_token_loss(logits, labels):
     """Mean cross-entropy of every token but the first, predicted from those before it; -100 does not count."""
-    return cross_entropy(logits[..., :-1, :], labels[..., 1:])
+    return sparse_cross_entropy(logits[..., :-1, :], labels[..., 1:])
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -396,7 +399,7 @@ class GPTDoubleHeadsCriterion(keras.layers.Layer):
         self.lm_coef = lm_coef
 
     def call(self, outputs, targets):
-        choice = cross_entropy(outputs["mc_logits"], targets["mc_labels"])
+        choice = sparse_cross_entropy(outputs["mc_logits"], targets["mc_labels"])
         lm = next_token_loss(outputs["logits"], targets["labels"])
         return {"mc": choice, "lm": lm, "total": choice + self.lm_coef * lm}
 

@@ -19,11 +19,12 @@ import tensorflow as tf
 
 from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import merge_heads, split_heads
-from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.linear import Embedding, SequenceDense
 from tf_impl.layers.linear_attention import favor_attention, orthogonal_projection
+from tf_impl.layers.model import Model
 from tf_impl.layers.names import named_layers
 from tf_impl.layers.native import exporting
-from tf_impl.layers.normalization import LayerNorm
+from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.layers.positions import rotate, sinusoids
 from tf_impl.layers.reversible import ReversibleSequence
 from tf_impl.layers.window_attention import WindowAttention
@@ -90,10 +91,10 @@ class PerformerAttention(keras.layers.Layer):
         self.fast_attention = FastAttention(dim_head, **fast)
         if local_heads:
             self.local_attn = WindowAttention(dim_head, local_window_size, fast["causal"], dropout)
-        self.to_q = Linear(dim, dim_head * heads, bias=qkv_bias)
-        self.to_k = Linear(dim, dim_head * heads, bias=qkv_bias)
-        self.to_v = Linear(dim, dim_head * heads, bias=qkv_bias)
-        self.to_out = Linear(dim_head * heads, dim, bias=out_bias)
+        self.to_q = SequenceDense(dim_head * heads, use_bias=qkv_bias)
+        self.to_k = SequenceDense(dim_head * heads, use_bias=qkv_bias)
+        self.to_v = SequenceDense(dim_head * heads, use_bias=qkv_bias)
+        self.to_out = SequenceDense(dim, use_bias=out_bias)
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, x, waves=None, padding_mask=None, context=None, context_mask=None, training=False):
@@ -121,9 +122,9 @@ class FeedForward(keras.layers.Layer):
     def __init__(self, dim: int, mult: int, dropout: float, glu: bool, **kwargs):
         super().__init__(**kwargs)
         self.glu = glu
-        self.w1 = Linear(dim, dim * mult * (2 if glu else 1))
+        self.w1 = SequenceDense(dim * mult * (2 if glu else 1))
         self.dropout = keras.layers.Dropout(dropout)
-        self.w2 = Linear(dim * mult, dim)
+        self.w2 = SequenceDense(dim)
 
     def call(self, x, training=False):
         x = self.w1(x)
@@ -157,7 +158,7 @@ class PreLayerNorm(keras.layers.Layer):
 
     def __init__(self, dim: int, fn, **kwargs):
         super().__init__(**kwargs)
-        self.norm = LayerNorm(dim)
+        self.norm = LayerNormalization()
         self.fn = fn
 
     def call(self, x, given=(), training=False):
@@ -374,7 +375,7 @@ class FixedPositionalEmbedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class PerformerLM(keras.Model):
+class PerformerLM(Model):
     """A Performer between an embedding of words and scores of words.
 
     Args:
@@ -411,8 +412,8 @@ class PerformerLM(keras.Model):
         self.layer_pos_emb = FixedPositionalEmbedding(dim_head, max_seq_len) if rotary_position_emb else None
         self.dropout = keras.layers.Dropout(emb_dropout)
         self.performer = Performer(dim, dim_head=dim_head, **{"qkv_bias": False, "attn_out_bias": False, **options})
-        self.norm = LayerNorm(dim)
-        self.to_out = None if tie_embed else Linear(dim, num_tokens)
+        self.norm = LayerNormalization()
+        self.to_out = None if tie_embed else SequenceDense(num_tokens)
 
     def call(self, input_ids, attention_mask=None, context=None, context_mask=None, training=False):
         if not exporting() and (input_ids.shape[1] or 0) > self.max_seq_len:

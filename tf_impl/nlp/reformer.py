@@ -13,9 +13,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl.layers.attention import merge_heads, split_heads
-from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.linear import Embedding, SequenceDense
 from tf_impl.layers.lsh_attention import lsh_attention, shared_qk_attention
-from tf_impl.layers.normalization import LayerNorm
+from tf_impl.layers.model import Model
+from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.layers.reversible import ReversibleSequence
 from tf_impl.layers.window_attention import RotaryFrequencies
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
@@ -37,9 +38,9 @@ class LSHSelfAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.heads, self.causal, self.use_full_attn = heads, causal, use_full_attn
         self.options = {"bucket_size": bucket_size, "allow_duplicates": allow_duplicates}
-        self.toqk = Linear(dim, dim_head * heads, bias=False)
-        self.tov = Linear(dim, dim_head * heads, bias=False)
-        self.to_out = Linear(dim_head * heads, dim)
+        self.toqk = SequenceDense(dim_head * heads, use_bias=False)
+        self.tov = SequenceDense(dim_head * heads, use_bias=False)
+        self.to_out = SequenceDense(dim)
 
     def call(self, x, rotations, waves=None, padding_mask=None):
         qk, value = (split_heads(layer(x), self.heads) for layer in (self.toqk, self.tov))
@@ -111,9 +112,8 @@ class AxialPositionalEmbedding(keras.layers.Layer):
 
     def __init__(self, dim: int, rows: int, columns: int, **kwargs):
         super().__init__(**kwargs)
-        normal = keras.initializers.RandomNormal(stddev=1.0)
         self.weights_ = [  # mirror: a list of parameters
-            self.add_weight(name=f"weights_{i}", shape=shape, initializer=normal)
+            self.add_weight(name=f"weights_{i}", shape=shape, initializer=keras.initializers.RandomNormal(stddev=1.0))
             for i, shape in enumerate(((1, rows, 1, dim), (1, 1, columns, dim)))
         ]
 
@@ -123,7 +123,7 @@ class AxialPositionalEmbedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class ReformerLM(keras.Model):
+class ReformerLM(Model):
     """A Reformer between an embedding of words and scores of words.
 
     Args:
@@ -164,8 +164,8 @@ class ReformerLM(keras.Model):
         else:
             raise ValueError(f"positions={positions!r} must be one of rotary, fixed, absolute, axial")
         self.reformer = Reformer(dim, dim_head=dim_head, bucket_size=bucket_size, **options)
-        self.norm = LayerNorm(dim)
-        self.out = [keras.layers.Identity(), Linear(dim, num_tokens)]
+        self.norm = LayerNormalization()
+        self.out = [keras.layers.Identity(), SequenceDense(num_tokens)]
 
     def call(self, input_ids, rotations, attention_mask):
         length = input_ids.shape[1]

@@ -12,8 +12,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl import state
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import ZeroRow
+from tf_impl.layers.linear import Dense, Embedding
+from tf_impl.layers.model import Model
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -32,8 +34,20 @@ RANGE = 0.25  # of initial word vectors
 NORM = 3.0  # largest norm of a class's weights
 
 
+def word_vectors(vocab_size: int, embed_dim: int) -> Embedding:
+    """Uniform up to 0.25, and 0 for the padding."""
+    rows = ZeroRow(keras.initializers.RandomUniform(-RANGE, RANGE), PAD)
+    return Embedding(vocab_size, embed_dim, embeddings_initializer=rows)
+
+
+def filters(count: int, kernel_size: tuple[int, int]) -> Conv2D:
+    """Uniform up to 0.01, the bias zero."""
+    uniform = keras.initializers.RandomUniform(-0.01, 0.01)
+    return Conv2D(count, kernel_size, kernel_initializer=uniform, bias_initializer="zeros")
+
+
 @keras.saving.register_keras_serializable("diptych")
-class TextCNN(keras.Model):
+class TextCNN(Model):
     """Embedding, convolutions of several heights, ReLU, maximum over time, dropout, linear classifier.
 
     Args:
@@ -72,16 +86,15 @@ class TextCNN(keras.Model):
             raise ValueError(f"channels must be 'trained', 'fixed' or 'both', got {channels!r}")
         self.padding = max(kernel_sizes) - 1 if padding is None else padding
         self.kernel_sizes, self.mask_padding = tuple(kernel_sizes), mask_padding
-        self.embed = Embedding(vocab_size, embed_dim)
+        self.embed = word_vectors(vocab_size, embed_dim)
         self.embed.trainable = channels != "fixed"
         self.embed_static = None
         if channels == "both":
-            self.embed_static = Embedding(vocab_size, embed_dim)
+            self.embed_static = word_vectors(vocab_size, embed_dim)
             self.embed_static.trainable = False
-        self.convs = [Conv2d(1, kernel_num, (k, embed_dim)) for k in kernel_sizes]  # mirror: maps, TensorFlow
+        self.convs = [filters(kernel_num, (k, embed_dim)) for k in kernel_sizes]  # mirror: maps, TensorFlow
         self.dropout = keras.layers.Dropout(dropout)
-        self.fc1 = Linear(kernel_num * len(kernel_sizes), num_classes)
-        initialize(self)
+        self.fc1 = Dense(num_classes, kernel_initializer="zeros", bias_initializer="zeros")
 
     def call(self, input_ids, training=False):
         length = input_ids.shape[1]  # in a graph of any length it is not known
@@ -103,19 +116,6 @@ class TextCNN(keras.Model):
                 y = y * tf.cast(words[:, size:] > words[:, :-size], y.dtype)[..., None]
             features.append(tf.reduce_max(y, 1))
         return self.fc1(self.dropout(tf.concat(features, 1), training=training))
-
-
-def initialize(model) -> None:
-    """Word vectors uniform up to 0.25 and 0 for the padding, filters uniform up to 0.01, the rest zero."""
-    for embedding in (model.embed, model.embed_static):
-        if embedding is not None:
-            rows = keras.random.uniform(embedding.embeddings.shape, -RANGE, RANGE, dtype=embedding.embeddings.dtype)
-            embedding.embeddings.assign(tf.concat([tf.zeros_like(rows[:1]), rows[1:]], 0))
-    for conv in model.convs:
-        conv.kernel_initializer = keras.initializers.RandomUniform(-0.01, 0.01)
-        conv.bias_initializer = "zeros"
-    model.fc1.kernel_initializer = "zeros"
-    model.fc1.bias_initializer = "zeros"
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tf_impl import state
 from tf_impl.layers.attention import causal_mask, mask_bias
 from tf_impl.layers.linear import Embedding
+from tf_impl.layers.model import Model
 from tf_impl.nlp._transformer_layers import (
     PAD,
     DecoderLayer,
@@ -64,7 +65,7 @@ class TransformerHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Transformer(keras.Model):
+class Transformer(Model):
     """Encoder, decoder, and scores of the next word.
 
     Args:
@@ -121,8 +122,8 @@ class Transformer(keras.Model):
         )
         # mirror: ties the output
         self.lm_head = TransformerHead(vocab_size, dim, target if tying != "none" else None)
-        # mirror: builds lazily
-        state.build(self)
+        word = tf.zeros((1, 1), tf.int64)
+        Transformer.call(self, word, word, word)  # mirror: builds lazily
 
     def source(self, input_ids, attention_mask, training=False):
         """The encoder's output, and its keys and values (N, heads, S, E) for every layer of the decoder."""

@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 
 from tf_impl import state
-from tf_impl.layers.linear import Embedding, Linear
+from tf_impl.layers.linear import Embedding, SequenceDense
+from tf_impl.layers.model import Model
 from tf_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
 from tf_impl.layers.recurrent import LSTM
 from tf_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
@@ -38,7 +39,7 @@ def lengths_of(mask):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class LinearCRF(keras.Model):
+class LinearCRF(Model):
     """Random field whose emissions are sums of weights of features.
 
     Args:
@@ -52,8 +53,7 @@ class LinearCRF(keras.Model):
 
     def __init__(self, num_features: int, num_tags: int = 4, constraints=None, **kwargs):
         super().__init__(**kwargs)
-        self.features = Embedding(num_features, num_tags)
-        self.features.embeddings.assign(tf.zeros_like(self.features.embeddings))
+        self.features = Embedding(num_features, num_tags, embeddings_initializer="zeros")
         self.crf = CRF(num_tags, constraints)
 
     def call(self, features, mask, training=False):
@@ -90,7 +90,7 @@ class LinearCRFTrainer:
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BiLSTMCRF(keras.Model):
+class BiLSTMCRF(Model):
     """Embedding, LSTM in both directions, dropout, linear layer, random field.
 
     Args:
@@ -116,9 +116,9 @@ class BiLSTMCRF(keras.Model):
     ):
         super().__init__(**kwargs)
         self.embedding = Embedding(vocab_size, embed_dim)
-        self.lstm = LSTM(embed_dim, hidden, batch_first=True, bidirectional=True)
+        self.lstm = LSTM(hidden, batch_first=True, bidirectional=True)
         self.dropout = keras.layers.Dropout(dropout)
-        self.hidden2tag = Linear(2 * hidden, num_tags)
+        self.hidden2tag = SequenceDense(num_tags)
         self.crf = CRF(num_tags, constraints)
 
     def call(self, input_ids, mask, training=False):
@@ -127,7 +127,7 @@ class BiLSTMCRF(keras.Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BiGRUCRF(keras.Model):
+class BiGRUCRF(Model):
     """Embedding, two GRU layers in both directions, linear layer, random field.
 
     Args:
@@ -141,14 +141,14 @@ class BiGRUCRF(keras.Model):
 
     def __init__(self, vocab_size: int, embed_dim: int, hidden: int, num_tags: int, **kwargs):
         super().__init__(**kwargs)
-        initial = keras.initializers.RandomUniform(-0.1, 0.1)
-        self.word_emb = self.add_weight(name="word_emb", shape=(vocab_size, embed_dim), initializer=initial)
-        self.fc_0, self.gru_0 = FC(embed_dim, 3 * hidden), DynamicGRU(hidden)
-        self.fc_1, self.gru_1 = FC(embed_dim, 3 * hidden), DynamicGRU(hidden)
-        self.fc_2, self.gru_2 = FC(2 * hidden, 3 * hidden), DynamicGRU(hidden)
-        self.fc_3, self.gru_3 = FC(2 * hidden, 3 * hidden), DynamicGRU(hidden)
-        self.fc_4 = FC(2 * hidden, num_tags)
-        self.crfw = self.add_weight(name="crfw", shape=(num_tags + 2, num_tags), initializer=initial)
+        words, tags = (keras.initializers.RandomUniform(-0.1, 0.1) for _ in range(2))
+        self.word_emb = self.add_weight(name="word_emb", shape=(vocab_size, embed_dim), initializer=words)
+        self.fc_0, self.gru_0 = FC(3 * hidden), DynamicGRU(hidden)
+        self.fc_1, self.gru_1 = FC(3 * hidden), DynamicGRU(hidden)
+        self.fc_2, self.gru_2 = FC(3 * hidden), DynamicGRU(hidden)
+        self.fc_3, self.gru_3 = FC(3 * hidden), DynamicGRU(hidden)
+        self.fc_4 = FC(num_tags)
+        self.crfw = self.add_weight(name="crfw", shape=(num_tags + 2, num_tags), initializer=tags)
 
     def call(self, input_ids, mask, training=False):
         lengths = lengths_of(mask)

@@ -14,9 +14,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl.layers.activation import LeakyReLU
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.linear import Linear
-from tf_impl.layers.normalization import BatchNorm2d
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.linear import SequenceDense
+from tf_impl.layers.model import Model
+from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.layers.recurrent import LSTM
 from tf_impl.losses.ctc import CTCCriterion, greedy_decode
@@ -40,37 +41,33 @@ class CRNNFeatures(keras.layers.Layer):
     """Seven convolutions; batch normalisation behind the third, fifth and seventh.
 
     Args:
-        in_channels: 1 for grey pictures.
         base: channels of the first convolution.
         leaky_relu: slope 0.2 below zero instead of 0.
 
     Inputs: (B, 32, W, in_channels).  Returns: (B, 1, W // 4 + 1, 8 base).
     """
 
-    def __init__(self, in_channels: int, base: int, leaky_relu: bool, **kwargs):
+    def __init__(self, base: int, leaky_relu: bool, **kwargs):
         super().__init__(**kwargs)
         widths = [base * width for width in WIDTHS]
         self.activation = LeakyReLU(0.2) if leaky_relu else keras.layers.ReLU()
-        self.conv0 = self.conv(in_channels, widths[0])
-        self.conv1 = self.conv(widths[0], widths[1])
-        self.conv2 = self.conv(widths[1], widths[2])
-        self.batchnorm2 = self.norm(widths[2])
-        self.conv3 = self.conv(widths[2], widths[3])
-        self.conv4 = self.conv(widths[3], widths[4])
-        self.batchnorm4 = self.norm(widths[4])
-        self.conv5 = self.conv(widths[4], widths[5])
-        self.conv6 = self.conv(widths[5], widths[6], 2, 0)
-        self.batchnorm6 = self.norm(widths[6])
+        self.conv0 = self.conv(widths[0])
+        self.conv1 = self.conv(widths[1])
+        self.conv2 = self.conv(widths[2])
+        self.batchnorm2 = self.norm()
+        self.conv3 = self.conv(widths[3])
+        self.conv4 = self.conv(widths[4])
+        self.batchnorm4 = self.norm()
+        self.conv5 = self.conv(widths[5])
+        self.conv6 = self.conv(widths[6], 2, 0)
+        self.batchnorm6 = self.norm()
 
-    def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: int = 1) -> Conv2d:
-        layer = Conv2d(in_channels, out_channels, kernel_size, padding=padding)
-        layer.kernel_initializer = keras.initializers.RandomNormal(stddev=0.02)  # as in the reference
-        return layer
+    def conv(self, filters: int, kernel_size: int = 3, padding: int = 1) -> Conv2D:
+        normal = keras.initializers.RandomNormal(stddev=0.02)  # as in the reference
+        return Conv2D(filters, kernel_size, padding=padding, kernel_initializer=normal)
 
-    def norm(self, channels: int) -> BatchNorm2d:
-        layer = BatchNorm2d(channels)
-        layer.gamma_initializer = keras.initializers.RandomNormal(1.0, 0.02)
-        return layer
+    def norm(self) -> BatchNormalization:
+        return BatchNormalization(gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02))
 
     def call(self, x, training=False):
         x = max_pool2d(self.activation(self.conv0(x)), 2)
@@ -86,19 +83,19 @@ class CRNNFeatures(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class BidirectionalLSTM(keras.layers.Layer):
-    """A recurrent layer in both directions and a linear one.  (T, B, in_features) -> (T, B, out_features)."""
+    """A recurrent layer in both directions and a linear one.  (T, B, D) -> (T, B, units)."""
 
-    def __init__(self, in_features: int, hidden: int, out_features: int, **kwargs):
+    def __init__(self, hidden: int, units: int, **kwargs):
         super().__init__(**kwargs)
-        self.rnn = LSTM(in_features, hidden, bidirectional=True)
-        self.embedding = Linear(2 * hidden, out_features)
+        self.rnn = LSTM(hidden, bidirectional=True)
+        self.embedding = SequenceDense(units)
 
     def call(self, x):
         return self.embedding(self.rnn(x)[0])
 
 
 @keras.saving.register_keras_serializable("diptych")
-class CRNN(keras.Model):
+class CRNN(Model):
     """The network of the paper.
 
     Args:
@@ -126,9 +123,8 @@ class CRNN(keras.Model):
         super().__init__(**kwargs)
         if n_rnn < 1:
             raise ValueError(f"n_rnn={n_rnn} must be at least 1")
-        self.cnn = CRNNFeatures(in_chans, base, leaky_relu)
-        widths = [base * WIDTHS[-1], *[nh] * (n_rnn - 1), num_classes]
-        self.rnn = [BidirectionalLSTM(widths[i], nh, widths[i + 1]) for i in range(n_rnn)]
+        self.cnn = CRNNFeatures(base, leaky_relu)
+        self.rnn = [BidirectionalLSTM(nh, units) for units in (*[nh] * (n_rnn - 1), num_classes)]
 
     def call(self, images, training=False):
         x = self.cnn(images, training=training)  # (B, 1, T, C)
@@ -145,36 +141,35 @@ class VGGFeatures(keras.layers.Layer):
     """Seven convolutions without padded pools; batch normalisation behind the fifth and sixth.
 
     Args:
-        in_channels: 1 for grey pictures.
-        out_channels: C, a multiple of 8.
+        filters: C, a multiple of 8.
 
     Inputs: (B, H, W, in_channels).  Returns: (B, H // 16 - 1, W // 4 - 1, C).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, **kwargs):
+    def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
-        a, b, c, d = (out_channels // divisor for divisor in (8, 4, 2, 1))
+        a, b, c, d = (filters // divisor for divisor in (8, 4, 2, 1))
         self.ConvNet = keras.Sequential(
             [
-                Conv2d(in_channels, a, 3, padding=1),
+                Conv2D(a, 3, padding=1),
                 keras.layers.ReLU(),
                 keras.layers.MaxPooling2D(2),
-                Conv2d(a, b, 3, padding=1),
+                Conv2D(b, 3, padding=1),
                 keras.layers.ReLU(),
                 keras.layers.MaxPooling2D(2),
-                Conv2d(b, c, 3, padding=1),
+                Conv2D(c, 3, padding=1),
                 keras.layers.ReLU(),
-                Conv2d(c, c, 3, padding=1),
-                keras.layers.ReLU(),
-                keras.layers.MaxPooling2D((2, 1)),
-                Conv2d(c, d, 3, padding=1, bias=False),
-                BatchNorm2d(d),
-                keras.layers.ReLU(),
-                Conv2d(d, d, 3, padding=1, bias=False),
-                BatchNorm2d(d),
+                Conv2D(c, 3, padding=1),
                 keras.layers.ReLU(),
                 keras.layers.MaxPooling2D((2, 1)),
-                Conv2d(d, d, 2),
+                Conv2D(d, 3, padding=1, use_bias=False),
+                BatchNormalization(),
+                keras.layers.ReLU(),
+                Conv2D(d, 3, padding=1, use_bias=False),
+                BatchNormalization(),
+                keras.layers.ReLU(),
+                keras.layers.MaxPooling2D((2, 1)),
+                Conv2D(d, 2),
                 keras.layers.ReLU(),
             ]
         )
@@ -187,17 +182,17 @@ class VGGFeatures(keras.layers.Layer):
 class SequenceModeling(keras.layers.Layer):
     """:class:`BidirectionalLSTM` under EasyOCR's names."""
 
-    def __init__(self, in_features: int, hidden: int, out_features: int, **kwargs):
+    def __init__(self, hidden: int, units: int, **kwargs):
         super().__init__(**kwargs)
-        self.rnn = LSTM(in_features, hidden, bidirectional=True)
-        self.linear = Linear(2 * hidden, out_features)
+        self.rnn = LSTM(hidden, bidirectional=True)
+        self.linear = SequenceDense(units)
 
     def call(self, x):
         return self.linear(self.rnn(x)[0])
 
 
 @keras.saving.register_keras_serializable("diptych")
-class VGGCRNN(keras.Model):
+class VGGCRNN(Model):
     """EasyOCR's form: the mean over the height instead of a fixed height, and a linear layer of its own at the end.
 
     Args:
@@ -217,12 +212,12 @@ class VGGCRNN(keras.Model):
         super().__init__(**kwargs)
         if output_channel % 8:
             raise ValueError(f"output_channel={output_channel} must be a multiple of 8")
-        self.FeatureExtraction = VGGFeatures(in_chans, output_channel)
+        self.FeatureExtraction = VGGFeatures(output_channel)
         self.SequenceModeling = [
-            SequenceModeling(output_channel, hidden_size, hidden_size),
-            SequenceModeling(hidden_size, hidden_size, hidden_size),
+            SequenceModeling(hidden_size, hidden_size),
+            SequenceModeling(hidden_size, hidden_size),
         ]
-        self.Prediction = Linear(hidden_size, num_classes)
+        self.Prediction = SequenceDense(num_classes)
 
     def call(self, images, training=False):
         x = tf.reduce_mean(self.FeatureExtraction(images, training=training), 1)  # (B, T, C)
@@ -233,7 +228,7 @@ class VGGCRNN(keras.Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class MeanCRNN(keras.Model):
+class MeanCRNN(Model):
     """A form with batch normalisation everywhere, the mean over the height, and one stacked recurrent module.
 
     Args:
@@ -259,17 +254,16 @@ class MeanCRNN(keras.Model):
     ):
         super().__init__(**kwargs)
         pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # behind which convolution
-        layers, channels = [], in_chans
+        layers = []
         for i, width in enumerate(WIDTHS):
             last = i == len(WIDTHS) - 1
-            layers.append(Conv2d(channels, base * width, 2 if last else 3, padding=0 if last else 1))
-            layers += [BatchNorm2d(base * width), keras.layers.ReLU()]
+            layers.append(Conv2D(base * width, 2 if last else 3, padding=0 if last else 1))
+            layers += [BatchNormalization(), keras.layers.ReLU()]
             if i in pools:
                 layers += [keras.layers.MaxPooling2D(pools[i]), keras.layers.SpatialDropout2D(dropout)]
-            channels = base * width
         self.cnn = keras.Sequential(layers)
-        self.rnn = LSTM(channels, nh, n_rnn, bidirectional=True)
-        self.fc = Linear(2 * nh, num_classes)
+        self.rnn = LSTM(nh, n_rnn, bidirectional=True)
+        self.fc = SequenceDense(num_classes)
 
     def call(self, images, training=False):
         x = tf.reduce_mean(self.cnn(images, training=training), 1)  # (B, T, C)

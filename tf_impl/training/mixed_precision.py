@@ -6,33 +6,28 @@ Parameters, the optimiser's state, normalisation statistics and losses stay in s
 where they are used, so that their gradients arrive in single precision.
 
 Mirror notes:
-- PyTorch has ``torch.autocast``, which also leaves what follows a convolution in half precision; in TensorFlow the
-  (transposed) convolutions and linear layers compute in half precision and return single precision.
+- PyTorch has ``torch.autocast``, which chooses a precision for every operation; Keras has dtype policies: every layer
+  computes in half precision, but for the statistics of its normalisation.
 - TensorFlow's CPU kernels sum a convolution kernel's gradient in half precision, PyTorch's in single precision.
 - PyTorch keeps the gradients on the parameters, TensorFlow hands them to the optimiser.
 """
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.layers.convolution import Conv2d
-from tf_impl.layers.linear import Linear
 from tf_impl.layers.names import named_layers
 
 __all__ = ["DynamicLossScaler", "MixedPrecisionTrainer", "StaticLossScaler", "autocast"]
 
-MULTIPLYING = (Conv2d, Linear, keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.Dense)
 DTYPES = ("float16", "bfloat16", "float32")
 
 
 @contextlib.contextmanager
 def autocast(model, dtype: str) -> Iterator[None]:
-    """Let the layers of a model that multiply matrices compute in another precision inside the block.
+    """Let a model compute in another precision inside the block.
 
     Args:
         model: a model in single precision.
@@ -43,30 +38,15 @@ def autocast(model, dtype: str) -> Iterator[None]:
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
-    layers = list({id(layer): layer for _, layer in named_layers(model) if isinstance(layer, MULTIPLYING)}.values())
-    if dtype == "float32":
-        layers = []
+    layers = list({id(layer): layer for _, layer in named_layers(model)}.values())
     before = [layer.dtype_policy for layer in layers]
     try:
         for layer in layers:
-            layer.dtype_policy = keras.DTypePolicy(f"mixed_{dtype}")
-            layer.call = functools.partial(call_and_cast, layer, layer.call)
+            layer.dtype_policy = dtype if dtype == "float32" else f"mixed_{dtype}"  # mirror: torch.autocast
         yield
     finally:
         for layer, policy in zip(layers, before, strict=True):
             layer.dtype_policy = policy
-            del layer.call
-
-
-def call_and_cast(layer, call, x, training=False):
-    """The output of a layer in single precision; so is the bias added, whose gradient is a sum over many places."""
-    attributes = vars(layer)  # Keras would track an assignment
-    bias, attributes["bias"] = attributes["bias"], None
-    try:
-        y = tf.cast(call(x), tf.float32)  # mirror: torch.autocast
-    finally:
-        attributes["bias"] = bias
-    return y if bias is None else y + tf.cast(bias, tf.float32)
 
 
 class DynamicLossScaler:

@@ -10,7 +10,7 @@ from torch import nn
 
 from torch_impl.layers.top_k import top_k
 
-__all__ = ["ClassificationCriterion", "ClassificationPostProcess", "cross_entropy"]
+__all__ = ["ClassificationCriterion", "ClassificationPostProcess", "cross_entropy", "sparse_cross_entropy"]
 
 
 def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ignore_index: int = -100):
@@ -39,6 +39,23 @@ def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ign
     losses = -(smoothed * weight * log_p).sum(-1) * counted
     total = ((target * weight).sum(-1) * counted).sum()
     return losses.sum() / total.clamp(min=1e-12)
+
+
+def sparse_cross_entropy(logits, labels):
+    """Mean cross-entropy over the rows that count; the label's logit is gathered, which spares a vector per row.
+
+    Args:
+        logits: (..., K) float.
+        labels: (...) int, 0-based class indices; -100 marks rows that do not count.
+
+    Returns:
+        Scalar; 0 if no row counts.
+    """
+    log_p = F.log_softmax(logits, dim=-1)
+    valid = labels != -100
+    picked = log_p.gather(-1, torch.where(valid, labels, 0)[..., None])[..., 0]
+    counted = valid.to(logits.dtype)
+    return -(picked * counted).sum() / counted.sum().clamp(min=1)
 
 
 class ClassificationCriterion(nn.Module):

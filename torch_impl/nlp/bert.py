@@ -14,15 +14,18 @@ from torch import nn
 
 from torch_impl.layers.activation import gelu
 from torch_impl.layers.attention import attend, mask_bias, merge_heads, split_heads
-from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess, cross_entropy
+from torch_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess, sparse_cross_entropy
 from torch_impl.nlp.bert_adam import BertAdam
 
 __all__ = [
+    "BertForMaskedLM",
     "BertForMultipleChoice",
     "BertForPreTraining",
     "BertForQuestionAnswering",
     "BertForSequenceClassification",
     "BertForTokenClassification",
+    "BertMaskedLMCriterion",
+    "BertMaskedLMPostProcess",
     "BertModel",
     "BertPreTrainingCriterion",
     "BertPreTrainingPostProcess",
@@ -108,9 +111,9 @@ class BertAttention(nn.Module):
 class BertIntermediate(nn.Module):
     """Dense and GELU.  (N, T, D) -> (N, T, F)."""
 
-    def __init__(self, hidden: int, intermediate: int):
+    def __init__(self, in_features: int, intermediate: int):
         super().__init__()
-        self.dense = nn.Linear(hidden, intermediate)
+        self.dense = nn.Linear(in_features, intermediate)
 
     def forward(self, x):
         return gelu(self.dense(x))
@@ -272,6 +275,39 @@ class BertForPreTraining(nn.Module):
         return {"prediction_logits": words, "seq_relationship_logits": relation}
 
 
+class BertOnlyMLMHead(nn.Module):
+    """Word prediction on every token.  (N, T, D) -> (N, T, V)."""
+
+    def __init__(self, hidden: int, embedding: nn.Embedding):
+        super().__init__()
+        self.predictions = BertLMPredictionHead(hidden, embedding)
+
+    def forward(self, x):
+        return self.predictions(x)
+
+
+class BertForMaskedLM(nn.Module):
+    """BERT that fills in words.
+
+    Args:
+        options: of :class:`BertModel`.
+
+    Inputs: as :class:`BertModel`.
+    Returns: dict: ``"prediction_logits"`` (N, T, V).
+    """
+
+    def __init__(self, **options):
+        super().__init__()
+        self.bert = BertModel(**{"pooler": False, **options})
+        embedding = self.bert.embeddings.word_embeddings
+        self.cls = BertOnlyMLMHead(embedding.embedding_dim, embedding)
+        initialize(self)
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        x = self.bert(input_ids, attention_mask, token_type_ids)["last_hidden_state"]
+        return {"prediction_logits": self.cls(x)}
+
+
 class BertForSequenceClassification(nn.Module):
     """BERT with a linear classifier on the pooled token.
 
@@ -381,8 +417,8 @@ class BertPreTrainingCriterion(nn.Module):
     """
 
     def forward(self, outputs, targets):
-        mlm = cross_entropy(outputs["prediction_logits"], targets["labels"])
-        nsp = cross_entropy(outputs["seq_relationship_logits"], targets["next_sentence_label"])
+        mlm = sparse_cross_entropy(outputs["prediction_logits"], targets["labels"])
+        nsp = sparse_cross_entropy(outputs["seq_relationship_logits"], targets["next_sentence_label"])
         return {"mlm": mlm, "nsp": nsp, "total": mlm + nsp}
 
 
@@ -398,6 +434,30 @@ class BertPreTrainingPostProcess(nn.Module):
             "words": outputs["prediction_logits"].argmax(-1),
             "is_next": torch.softmax(outputs["seq_relationship_logits"], -1)[:, 0],
         }
+
+
+class BertMaskedLMCriterion(nn.Module):
+    """Cross-entropy of the masked words (section 3.1).
+
+    Inputs: ``outputs`` of :class:`BertForMaskedLM`; ``targets["labels"]`` (N, T) int, the word, or -100 where none was
+        masked.
+    Returns: dict of scalars: ``"mlm"``, ``"total"``.
+    """
+
+    def forward(self, outputs, targets):
+        loss = sparse_cross_entropy(outputs["prediction_logits"], targets["labels"])
+        return {"mlm": loss, "total": loss}
+
+
+class BertMaskedLMPostProcess(nn.Module):
+    """The most probable word of every token.
+
+    Inputs: ``outputs`` of :class:`BertForMaskedLM`.
+    Returns: dict: ``"words"`` (N, T) int64.
+    """
+
+    def forward(self, outputs):
+        return {"words": outputs["prediction_logits"].argmax(-1)}
 
 
 class BertQuestionAnsweringCriterion(nn.Module):
@@ -444,6 +504,7 @@ class BertTrainer:
 HEADS = {
     "model": BertModel,
     "pretraining": BertForPreTraining,
+    "masked_lm": BertForMaskedLM,
     "sequence": BertForSequenceClassification,
     "token": BertForTokenClassification,
     "question": BertForQuestionAnswering,

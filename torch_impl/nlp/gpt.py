@@ -7,6 +7,7 @@ Learners", 2019. Parameter names: Hugging Face transformers ``models/openai/mode
 
 Mirror notes:
 - PyTorch ties the output layer by giving two modules one parameter; Keras layers share one variable.
+- Keras builds lazily; a model runs over one token at once, so that a step and its cache find all variables.
 - PyTorch checks the length of a text while it runs; a traced TensorFlow function knows it only if it is static.
 """
 
@@ -16,7 +17,7 @@ from torch import nn
 from torch_impl.layers.activation import gelu
 from torch_impl.layers.attention import MASKED, attend, merge_heads, split_heads
 from torch_impl.layers.native import exporting
-from torch_impl.losses.cross_entropy import ClassificationPostProcess, cross_entropy
+from torch_impl.losses.cross_entropy import ClassificationPostProcess, sparse_cross_entropy
 
 __all__ = [
     "Conv1D",
@@ -297,9 +298,9 @@ class StepModel(LMHeadModel):
 class ChoiceHead(nn.Module):
     """A score from one token of a text.  x: (N, T, D), token: (N,) int -> (N,)."""
 
-    def __init__(self, hidden: int, dropout: float):
+    def __init__(self, in_features: int, dropout: float):
         super().__init__()
-        self.summary = nn.Linear(hidden, 1)
+        self.summary = nn.Linear(in_features, 1)
         self.first_dropout = nn.Dropout(dropout)
         nn.init.normal_(self.summary.weight, std=STD)
         nn.init.zeros_(self.summary.bias)
@@ -335,7 +336,7 @@ class DoubleHeadsModel(LMHeadModel):
 
 def next_token_loss(logits, labels):
     """Mean cross-entropy of every token but the first, predicted from those before it; -100 does not count."""
-    return cross_entropy(logits[..., :-1, :], labels[..., 1:])
+    return sparse_cross_entropy(logits[..., :-1, :], labels[..., 1:])
 
 
 class GPTCriterion(nn.Module):
@@ -367,7 +368,7 @@ class GPTDoubleHeadsCriterion(nn.Module):
         self.lm_coef = lm_coef
 
     def forward(self, outputs, targets):
-        choice = cross_entropy(outputs["mc_logits"], targets["mc_labels"])
+        choice = sparse_cross_entropy(outputs["mc_logits"], targets["mc_labels"])
         lm = next_token_loss(outputs["logits"], targets["labels"])
         return {"mc": choice, "lm": lm, "total": choice + self.lm_coef * lm}
 

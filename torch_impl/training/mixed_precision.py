@@ -6,8 +6,8 @@ Parameters, the optimiser's state, normalisation statistics and losses stay in s
 where they are used, so that their gradients arrive in single precision.
 
 Mirror notes:
-- PyTorch has ``torch.autocast``, which also leaves what follows a convolution in half precision; in TensorFlow the
-  (transposed) convolutions and linear layers compute in half precision and return single precision.
+- PyTorch has ``torch.autocast``, which chooses a precision for every operation; Keras has dtype policies: every layer
+  computes in half precision, but for the statistics of its normalisation.
 - TensorFlow's CPU kernels sum a convolution kernel's gradient in half precision, PyTorch's in single precision.
 - PyTorch keeps the gradients on the parameters, TensorFlow hands them to the optimiser.
 """
@@ -25,7 +25,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 @contextlib.contextmanager
 def autocast(model, dtype: str) -> Iterator[None]:
-    """Let the layers of a model that multiply matrices compute in another precision inside the block.
+    """Let a model compute in another precision inside the block.
 
     Args:
         model: a model in single precision.

@@ -31,16 +31,17 @@ def tokens(length: int = 7, vocabulary: int = 50):
     return make
 
 
-def masked_words(length: int = 7, vocabulary: int = 50):
-    """Target maker: about a third of the words are to be predicted, and the relation of the two sentences."""
+def masked_words(rng, batch):
+    """About a third of the words are to be predicted."""
+    labels = rng.integers(0, 50, (batch, 7))
+    labels[rng.random((batch, 7)) < 0.6] = -100
+    labels[:, 1] = 3
+    return {"labels": labels}
 
-    def make(rng, batch):
-        labels = rng.integers(0, vocabulary, (batch, length))
-        labels[rng.random((batch, length)) < 0.6] = -100
-        labels[:, 1] = 3
-        return {"labels": labels, "next_sentence_label": rng.integers(0, 2, batch)}
 
-    return make
+def masked_words_and_relation(rng, batch):
+    """The same, and the relation of the two sentences."""
+    return {**masked_words(rng, batch), "next_sentence_label": rng.integers(0, 2, batch)}
 
 
 def choices(count: int = 3):
@@ -102,7 +103,7 @@ CASES = [
     Case(
         "bert_base_uncased",
         tokens(),
-        masked_words(),
+        masked_words_and_relation,
         SMALL_BERT,
         dynamic={name: SEQUENCE for name in (*IDS, "labels")},
         references=[
@@ -122,6 +123,13 @@ CASES = [
         tokens(),
         options=SMALL_BERT,
         dynamic={name: SEQUENCE for name in IDS},
+    ),
+    Case(
+        "bert_base_uncased_masked_lm",
+        tokens(),
+        masked_words,
+        SMALL_BERT,
+        dynamic={name: SEQUENCE for name in (*IDS, "labels")},
     ),
     Case(
         "bert_base_uncased_sequence",
