@@ -1,0 +1,275 @@
+"""Gaussian YOLOv3: each number of a box is a normal distribution, whose width says how far to trust it.
+
+"Gaussian YOLOv3: An Accurate and Fast Object Detector Using Localization Uncertainty for Autonomous Driving", 2019,
+arXiv:1904.04620.
+Losses: jwchoi384/Gaussian_YOLOv3 ``src/gaussian_yolo_layer.c`` (YOLO licence), whose gradients are those of these
+losses but for the sigmoids of centres and widths, whose slopes it leaves out. Parameter names: as of YOLOv3.
+What to look at: the loss of a box is that of its likelihood, and the widths lower the score.
+
+Mirror notes:
+- gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- PyTorch fills tensors of finished layers, Keras gives each layer its initial values.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.classification.darknet import conv_leaky, darknet53
+from tf_impl.detection.yolov3 import LEVELS, YOLOV3Neck, rows_of
+from tf_impl.layers.convolution import Conv2D
+from tf_impl.layers.initialization import SmallNormal
+from tf_impl.layers.model import Model
+from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.top_k import argmax, top_k
+from tf_impl.losses.dense import binary_cross_entropy
+
+__all__ = [
+    "GaussianYOLOV3",
+    "GaussianYOLOV3Criterion",
+    "GaussianYOLOV3Head",
+    "GaussianYOLOV3PostProcess",
+    "gaussian_yolov3_bdd",
+    "gaussian_yolov3_kitti",
+    "gaussian_yolov3_kitti_criterion",
+    "gaussian_yolov3_kitti_postprocess",
+]
+
+BDD_ANCHORS = (  # width and height in pixels, by level from coarse to fine
+    ((73, 175), (141, 178), (144, 291)),
+    ((32, 97), (57, 64), (92, 109)),
+    ((7, 10), (14, 24), (27, 43)),
+)
+KITTI_ANCHORS = (
+    ((49, 240), (82, 170), (118, 206)),
+    ((45, 76), (27, 172), (67, 116)),
+    ((13, 30), (23, 53), (17, 102)),
+)
+LEAST_WIDTH = 0.3  # added to the width where it divides, not where it scales the distance
+EPS = 1e-9  # added to the likelihood
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GaussianYOLOV3Head(keras.layers.Layer):
+    """A 3x3 convolution to twice the width and a 1x1 convolution, of every map its own.
+
+    Args:
+        channels: of the maps.
+        num_classes: classes K.
+        anchors: of a cell.
+
+    Inputs: list of maps (N, H, W, C), from coarse to fine.
+    Returns: dict: ``"pred_p5"``, ``"pred_p4"``, ``"pred_p3"`` (N, H, W, A (9 + K)): of every anchor x and its width, y
+        and its width, w, ..., h, ..., object, classes.
+    """
+
+    def __init__(self, channels: tuple[int, ...], num_classes: int, anchors: int = 3, **kwargs):
+        super().__init__(**kwargs)
+        self.convs_bridge = [conv_leaky(2 * c, 3) for c in channels]
+        self.convs_pred = []
+        for _ in channels:
+            # mirror: fills tensors
+            initial = {"kernel_initializer": SmallNormal, "bias_initializer": "zeros"}
+            self.convs_pred.append(Conv2D(anchors * (9 + num_classes), 1, **initial))
+
+    def call(self, maps, training=False):
+        maps = [bridge(x, training=training) for x, bridge in zip(maps, self.convs_bridge)]
+        found = [pred(x) for x, pred in zip(maps, self.convs_pred)]
+        return {f"pred_{level}": x for level, x in zip(LEVELS, found)}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GaussianYOLOV3(Model):
+    """Darknet-53, the neck of YOLOv3, head.
+
+    Args:
+        depths, widths: of the trunk, see :class:`Darknet`.
+        num_classes: classes K.
+
+    Inputs: (N, H, W, 3) float in [0, 1]; H and W multiples of 32.
+    Returns: see :class:`GaussianYOLOV3Head`.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (1, 2, 8, 8, 4),
+        widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024),
+        num_classes: int = 10,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
+        self.backbone = darknet53(depths, widths, features_only=True, out_indices=(2, 3, 4))
+        halves = tuple(c // 2 for c in self.backbone.channels.values())[::-1]
+        self.neck = YOLOV3Neck(halves)
+        self.bbox_head = GaussianYOLOV3Head(halves, num_classes)
+
+    def call(self, images, training=False):
+        maps = list(self.backbone(images, training=training).values())[::-1]
+        return self.bbox_head(self.neck(maps, training=training), training=training)
+
+
+def distributions(rows):
+    """The four distributions of every anchor.
+
+    Args:
+        rows: (N, P, 9 + K).
+
+    Returns:
+        means (N, P, 4): x and y in cells inside the anchor's cell, logarithms of width and height by the anchor's;
+        their widths (N, P, 4) in (0, 1).
+    """
+    means, widths = rows[..., 0:8:2], tf.sigmoid(rows[..., 1:8:2])
+    return tf.concat((tf.sigmoid(means[..., :2]), means[..., 2:]), -1), widths
+
+
+def boxes_of(means, anchors, stride):
+    """Boxes of means, see :func:`distributions`, of anchors (P, 4) and strides (P,) -> (N, P, 4) xyxy in pixels."""
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + (means[..., :2] - 0.5) * stride[:, None]
+    half = tf.exp(means[..., 2:]) * (anchors[:, 2:] - anchors[:, :2]) / 2
+    return tf.concat((centre - half, centre + half), -1)
+
+
+def area(sizes):
+    """Width times height.  (..., 2) -> (...)."""
+    return sizes[..., 0] * sizes[..., 1]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GaussianYOLOV3Criterion(keras.layers.Layer):
+    """Half the negative log-likelihood of boxes, cross-entropies of object and classes; sums by the batch's size.
+
+    An object belongs to the one of the nine anchors of the most similar shape, in the cell of its centre; of several
+    objects at one anchor the last one's box counts, and all their classes do. Anchors whose mean box overlaps an object
+    by more than ``threshold`` are no background.
+
+    Args:
+        threshold: see there.
+        anchors: widths and heights in pixels, by level from coarse to fine.
+
+    Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
+        ``"valid"`` (N, M) bool, False for padding.
+    Returns: dict of scalars: ``"loss_box"``, ``"loss_object"``, ``"loss_class"``, ``"total"``.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        anchors: tuple[tuple[tuple[float, float], ...], ...] = BDD_ANCHORS,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.threshold, self.anchors = threshold, anchors
+
+    def call(self, outputs, targets):
+        rows, anchors, stride = rows_of(outputs, self.anchors)
+        dtype, zero, finest = rows.dtype, tf.zeros([], rows.dtype), outputs[f"pred_{LEVELS[-1]}"]
+        boxes, labels = tf.cast(targets["boxes"], dtype), targets["labels"]
+        centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]  # (N, M, 2)
+        valid = targets["valid"] & tf.reduce_all(size > 0, -1)
+        size = tf.where(valid[..., None], size, tf.ones([], dtype))
+
+        # (N, M, P): the object's likeness to the anchors of the cells that hold its centre
+        shape = anchors[:, 2:] - anchors[:, :2]
+        shared = area(tf.minimum(size[:, :, None], shape))  # one corner in common
+        likeness = shared / (area(size)[..., None] + area(shape) - shared)
+        corner = tf.floor((anchors[:, :2] + anchors[:, 2:]) / 2 / stride[:, None])  # (P, 2) of the cell, in cells
+        near = tf.reduce_all(tf.floor(centre[:, :, None] / stride[:, None]) == corner, -1)
+        best = argmax(tf.where(near, likeness, -1.0))
+        here = (tf.range(rows.shape[1], dtype=tf.int64) == best[..., None]) & near & valid[..., None]
+        slots = tf.range(boxes.shape[1], dtype=tf.int64)[:, None]
+        matched = tf.reduce_max(tf.where(here, slots, tf.constant(-1, tf.int64)), 1)  # (N, P)
+        positive = matched >= 0
+
+        means, widths = distributions(rows)
+        predicted = tf.stop_gradient(boxes_of(means, anchors, stride))  # mirror: gradients are cut
+        overlap = tf.reduce_max(tf.where(valid[..., None], pairwise_iou(boxes, predicted), zero), 1)
+        background = ~positive & (overlap <= self.threshold)
+
+        place, extent = take_rows(centre, matched) / stride[:, None] - corner, take_rows(size, matched)
+        wanted = tf.concat((place, tf.math.log(extent / shape)), -1)
+        widths = tf.where(positive[..., None], widths, 1.0)
+        distance = tf.where(positive[..., None], wanted - means, zero) / widths
+        likelihood = tf.exp(-tf.square(distance) / 2) / (math.sqrt(2 * math.pi) * (widths + LEAST_WIDTH))
+        image = finest.shape[1] * finest.shape[2] * 64.0  # pixels, of cells of 8 times 8
+        losses = -tf.reduce_sum(tf.math.log(likelihood + EPS), -1) / 2 * (2 - area(extent) / image)
+
+        kinds = tf.range(rows.shape[-1] - 9, dtype=labels.dtype) == labels[..., None]  # (N, M, K)
+        classes = tf.matmul(tf.cast(here, dtype), tf.cast(kinds, dtype), transpose_a=True)
+        classes = binary_cross_entropy(rows[..., 9:], tf.minimum(classes, 1.0))
+        present = binary_cross_entropy(rows[..., 8], tf.cast(positive, dtype))
+        losses = {
+            "loss_box": tf.reduce_sum(tf.where(positive, losses, zero)),
+            "loss_object": tf.reduce_sum(tf.where(positive | background, present, zero)),
+            "loss_class": tf.reduce_sum(tf.where(positive[..., None], classes, zero)),
+        }
+        batch = tf.cast(tf.shape(rows)[0], dtype)
+        losses = {key: loss / batch for key, loss in losses.items()}
+        return {**losses, "total": sum(losses.values())}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GaussianYOLOV3PostProcess(keras.layers.Layer):
+    """The best boxes of every image: probabilities of object and class, times 1 less the mean width of the box.
+
+    Args:
+        score_threshold: pairs of anchor and class of at most this score are dropped.
+        candidates: pairs kept.
+        iou_threshold: boxes of one class overlap if their IoU is larger.
+        detections: results per image, D.
+        anchors: see :class:`GaussianYOLOV3Criterion`.
+
+    Inputs: ``outputs`` of the model.
+    Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
+        ``"valid"`` (N, D) bool; where False, the others are 0.
+    """
+
+    def __init__(
+        self,
+        score_threshold: float = 0.005,
+        candidates: int = 1000,
+        iou_threshold: float = 0.45,
+        detections: int = 100,
+        anchors: tuple[tuple[tuple[float, float], ...], ...] = BDD_ANCHORS,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.score_threshold, self.candidates = score_threshold, candidates
+        self.iou_threshold, self.detections, self.anchors = iou_threshold, detections, anchors
+
+    def call(self, outputs):
+        rows, anchors, stride = rows_of(outputs, self.anchors)
+        means, widths = distributions(rows)
+        scores = tf.sigmoid(rows[..., 8:9]) * (1 - tf.reduce_mean(widths, -1, keepdims=True))
+        scores = scores * tf.sigmoid(rows[..., 9:])
+        count, classes = scores.shape[1:]
+        scores, pairs = top_k(tf.reshape(scores, (-1, count * classes)), min(self.candidates, count * classes))
+        index = pairs // classes
+        labels, valid = pairs - index * classes, scores > self.score_threshold
+        boxes = take_rows(boxes_of(means, anchors, stride), index)
+        index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
+        return {
+            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
+            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
+            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
+            "valid": valid,
+        }
+
+
+def gaussian_yolov3_kitti_criterion(anchors=KITTI_ANCHORS, **options) -> GaussianYOLOV3Criterion:
+    return GaussianYOLOV3Criterion(anchors=anchors, **options)
+
+
+def gaussian_yolov3_kitti_postprocess(anchors=KITTI_ANCHORS, **options) -> GaussianYOLOV3PostProcess:
+    return GaussianYOLOV3PostProcess(anchors=anchors, **options)
+
+
+def gaussian_yolov3_bdd(num_classes: int = 10, **options) -> GaussianYOLOV3:
+    return GaussianYOLOV3(num_classes=num_classes, **options)
+
+
+def gaussian_yolov3_kitti(num_classes: int = 3, **options) -> GaussianYOLOV3:
+    return GaussianYOLOV3(num_classes=num_classes, **options)
