@@ -49,6 +49,9 @@ def test_uncertainty_is_a_share(which):
     logits = np.array([[0.0, 0, 0, 0], [1e3, 0, 0, 0], [0, 0, -1e3, -1e3]])
     found = np.asarray(MODULES[which].uncertainty(TENSOR[which](logits)))
     np.testing.assert_allclose(found, [1, 0, 0.5], atol=1e-15)
+    nearly_even = 1e-4 * np.random.default_rng(0).standard_normal((1000, 5)).astype(np.float32)
+    found = np.asarray(MODULES[which].uncertainty(TENSOR[which](nearly_even)))
+    assert found.max() == 1, "with speed 1 every text leaves at the first layer"
 
 
 def test_size_of_a_classifier():

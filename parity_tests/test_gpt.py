@@ -162,6 +162,18 @@ def test_cached_tokens_equal_full_recomputation(which, name, precision, bound):
     assert start == ids.shape[1]
 
 
+@BOTH
+def test_a_chunk_gives_the_logits_of_all_its_tokens(which):
+    ids = np.random.default_rng(0).integers(0, 50, (2, 11))
+    full = built(which, "gpt2", SMALL_GPT).outputs({"input_ids": ids})["logits"]
+    chunk, start = built(which, "gpt2_chunk", SMALL_GPT), 0
+    cache = {key: np.zeros((2, 2, 2, 16, 8)) for key in ("past_keys", "past_values")}
+    for size in (4, 1, 6):
+        found = chunk.outputs({"input_ids": ids[:, start : start + size], "length": np.array([start]), **cache})
+        assert onnx_file.relative(found["logits"], full[:, start : start + size]) <= 1e-12
+        start, cache = start + size, {"past_keys": found["keys"], "past_values": found["values"]}
+
+
 @pytest.fixture(scope="module")
 def stepping(tmp_path_factory):
     """Functions from one step's inputs to its outputs, of four engines."""

@@ -179,6 +179,17 @@ def test_both_panels_have_the_same_methods(file):
 
 
 @pytest.mark.parametrize("file", FILES)
+def test_no_option_is_swallowed(file):
+    """What takes ``**options`` hands them on: a misspelt one is refused where they end."""
+    for panel in PANELS:
+        for node in ast.walk(parse(panel, file)):
+            if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:
+                name = node.args.kwarg.arg
+                used = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name]
+                assert used, f"{panel}/{file}: {node.name} in line {node.lineno} does not use **{name}"
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_layers_are_registered_and_nothing_private_of_keras_is_called(file):
     """So that ``.keras`` files, ``clone_model`` and ``get_config`` work."""
     private = ("_flatten_layers", "_layers", "_tracker", "_lock", "_build_shapes_dict")

@@ -54,6 +54,20 @@ def test_performer_sees_neither_padding_nor_later_words(which):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
+@BOTH
+def test_without_epsilon_later_words_change_nothing_but_rounding(which):
+    """With the reference's they change earlier outputs through the largest exponent of all keys."""
+    inputs = words(11)(np.random.default_rng(0), 2)
+    inputs["attention_mask"] = np.ones_like(inputs["attention_mask"])
+    later = {**inputs, "input_ids": np.concatenate([inputs["input_ids"][:, :6], inputs["input_ids"][:, 6:] + 1], 1)}
+    moved = {}
+    for eps in (None, 0.0):
+        panel = built(which, "performer_lm", **SMALL_PERFORMER, feature_eps=eps)
+        found, expected = (panel.outputs(given)["logits"][:, :6] for given in (later, inputs))
+        moved[eps] = np.abs(found - expected).max()
+    assert moved[0.0] < 1e-12 < 1e-6 < moved[None]
+
+
 def test_features_are_drawn_anew_after_the_interval_and_alike():
     states = []
     for which in (0, 1):

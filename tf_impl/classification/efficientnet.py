@@ -63,11 +63,6 @@ def convolution(filters: int, kernel_size: int, strides: int, pad_mode: str, gro
     return CONV(filters, kernel_size, strides=strides, padding=padding, groups=groups)
 
 
-def batch_norm(epsilon: float):
-    """Batch normalisation with TensorFlow's momentum of 0.99."""
-    return BatchNormalization(epsilon=epsilon, momentum=0.99)
-
-
 def activation(x, lite: bool):
     return tf.nn.relu6(x) if lite else tf.nn.silu(x)
 
@@ -96,15 +91,15 @@ class DepthwiseSeparable(keras.layers.Layer):
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
-    def __init__(self, in_channels, filters, kernel_size, strides, lite, pad_mode, bn_eps, drop_path, **kwargs):
+    def __init__(self, in_channels, filters, kernel_size, strides, lite, pad_mode, batch_norm, drop_path, **kwargs):
         super().__init__(**kwargs)
         self.shortcut = strides == 1 and in_channels == filters
         self.lite = lite
         self.conv_dw = convolution(in_channels, kernel_size, strides, pad_mode, in_channels)
-        self.bn1 = batch_norm(bn_eps)
+        self.bn1 = batch_norm()
         self.se = keras.layers.Identity() if lite else SqueezeExcite(in_channels, max(1, in_channels // 4))
         self.conv_pw = convolution(filters, 1, 1, pad_mode)
-        self.bn2 = batch_norm(bn_eps)
+        self.bn2 = batch_norm()
         self.drop_path = StochasticDepth(drop_path) if self.shortcut else None  # mirror: stochastic depth
 
     def call(self, x, training=False):
@@ -121,19 +116,19 @@ class InvertedResidual(keras.layers.Layer):
     """
 
     def __init__(
-        self, in_channels, filters, kernel_size, strides, expansion, lite, pad_mode, bn_eps, drop_path, **kwargs
+        self, in_channels, filters, kernel_size, strides, expansion, lite, pad_mode, batch_norm, drop_path, **kwargs
     ):
         super().__init__(**kwargs)
         hidden = in_channels * expansion
         self.shortcut = strides == 1 and in_channels == filters
         self.lite = lite
         self.conv_pw = convolution(hidden, 1, 1, pad_mode)
-        self.bn1 = batch_norm(bn_eps)
+        self.bn1 = batch_norm()
         self.conv_dw = convolution(hidden, kernel_size, strides, pad_mode, hidden)
-        self.bn2 = batch_norm(bn_eps)
+        self.bn2 = batch_norm()
         self.se = keras.layers.Identity() if lite else SqueezeExcite(hidden, max(1, in_channels // 4))
         self.conv_pwl = convolution(filters, 1, 1, pad_mode)
-        self.bn3 = batch_norm(bn_eps)
+        self.bn3 = batch_norm()
         self.drop_path = StochasticDepth(drop_path) if self.shortcut else None
 
     def call(self, x, training=False):
@@ -154,7 +149,8 @@ class EfficientNet(Backbone):
         lite: the Lite form: ReLU6, no squeeze-and-excitation, and stem, head, first and last stage are not scaled.
         stages: the unscaled stages, see ``STAGES``.
         pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
-        bn_eps: added to the variance of batch normalisation.
+        bn_eps, bn_momentum: of batch normalisation: added to the variance, and the weight of the new value in the
+            running statistics.
         drop_path: rate of stochastic depth in the last block.
         num_classes: classes K.
         in_chans: channels of the image.
@@ -178,6 +174,7 @@ class EfficientNet(Backbone):
         stages: tuple[tuple[int, ...], ...] = STAGES,
         pad_mode: str = "same",
         bn_eps: float = 1e-3,
+        bn_momentum: float = 0.01,
         drop_path: float = DROP_PATH,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -194,12 +191,13 @@ class EfficientNet(Backbone):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: in_chans})
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         self.swish = not lite
+        batch_norm = functools.partial(BatchNormalization, epsilon=bn_eps, momentum=1 - bn_momentum)
         stem, head = (32, 1280) if lite else (make_divisible(32 * width), make_divisible(1280 * width))
         repeats = [
             n if lite and s in (0, len(stages) - 1) else math.ceil(n * depth) for s, (*_, n) in enumerate(stages)
         ]
         self.conv_stem = convolution(stem, 3, 2, pad_mode)
-        self.bn1 = batch_norm(bn_eps)
+        self.bn1 = batch_norm()
         channels, blocks, self.stage_ends = stem, [], []  # stage_ends: the last stage at each stride
         for s, (expansion, kernel_size, stride, out, _) in enumerate(stages):
             out = make_divisible(out * width)
@@ -210,16 +208,16 @@ class EfficientNet(Backbone):
                 rate = drop_path * (sum(repeats[:s]) + i) / sum(repeats)
                 sizes = channels, out, kernel_size, stride if i == 0 else 1
                 if expansion == 1:
-                    stage.append(DepthwiseSeparable(*sizes, lite, pad_mode, bn_eps, rate))
+                    stage.append(DepthwiseSeparable(*sizes, lite, pad_mode, batch_norm, rate))
                 else:
-                    stage.append(InvertedResidual(*sizes, expansion, lite, pad_mode, bn_eps, rate))
+                    stage.append(InvertedResidual(*sizes, expansion, lite, pad_mode, batch_norm, rate))
                 channels = out
             blocks.append(keras.Sequential(stage))
         self.stage_ends.append(len(stages) - 1)
         self.blocks = blocks
         if not features_only:
             self.conv_head = convolution(head, 1, 1, pad_mode)
-            self.bn2 = batch_norm(bn_eps)
+            self.bn2 = batch_norm()
             self.dropout = keras.layers.Dropout(dropout)  # mirror: Dropout and stochastic
             uniform = keras.initializers.RandomUniform(-(num_classes**-0.5), num_classes**-0.5)
             self.classifier = Dense(num_classes, kernel_initializer=uniform, bias_initializer="zeros")

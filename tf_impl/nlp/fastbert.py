@@ -228,7 +228,8 @@ class FastBertCriterion(keras.layers.Layer):
 def uncertainty(logits):
     """Entropy of an answer as a share of the largest one: (..., K) -> (...), in [0, 1] (equation 3)."""
     log_p = tf.nn.log_softmax(logits)
-    return -tf.reduce_sum(tf.exp(log_p) * log_p, -1) / math.log(logits.shape[-1])
+    entropy = -tf.reduce_sum(tf.exp(log_p) * log_p, -1)
+    return tf.minimum(entropy / math.log(logits.shape[-1]), 1)  # rounding alone would exceed it
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -22,6 +22,7 @@ from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.losses.cross_entropy import ClassificationPostProcess, sparse_cross_entropy
 
 __all__ = [
+    "ChunkModel",
     "Conv1D",
     "DoubleHeadsModel",
     "GPT1Model",
@@ -323,6 +324,19 @@ class StepModel(LMHeadModel):
 
 
 @keras.saving.register_keras_serializable("diptych")
+class ChunkModel(StepModel):
+    """The same with the logits behind every token: for scores of a text, or of a draft that another model wrote.
+
+    Inputs: those of :class:`StepModel`.
+    Returns: dict: ``"logits"`` (N, T, V), ``"keys"``, ``"values"``.
+    """
+
+    def call(self, input_ids, length, past_keys, past_values, training=False):
+        x, keys, values = self.transformer(input_ids, (length, past_keys, past_values), training=training)
+        return {"logits": self.lm_head(x), "keys": tf.stack(keys, 1), "values": tf.stack(values, 1)}
+
+
+@keras.saving.register_keras_serializable("diptych")
 class ChoiceHead(keras.layers.Layer):
     """A score from one token of a text.  x: (N, T, D), token: (N,) int -> (N,)."""
 
@@ -419,7 +433,7 @@ class GPTPostProcess(ClassificationPostProcess):
         return super().call(outputs[:, -1])
 
 
-HEADS = {"lm": LMHeadModel, "step": StepModel, "choice": DoubleHeadsModel}
+HEADS = {"lm": LMHeadModel, "step": StepModel, "chunk": ChunkModel, "choice": DoubleHeadsModel}
 
 
 def with_head(head: str, transformer):

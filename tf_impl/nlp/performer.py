@@ -47,12 +47,15 @@ class FastAttention(keras.layers.Layer):
         dim_heads: width E of a head.
         nb_features: random features R; E ln E if None.
         ortho_scaling: 0 for rows as long as normal ones, 1 for rows of the length sqrt(E).
-        causal, kernel, mask_keys: of :func:`tf_impl.layers.linear_attention.favor_attention`.
+        causal, kernel, mask_keys, eps: of :func:`tf_impl.layers.linear_attention.favor_attention`.
     """
 
-    def __init__(self, dim_heads, nb_features, ortho_scaling, causal, kernel, mask_keys, **kwargs):
+    def __init__(self, dim_heads, nb_features, ortho_scaling, causal, kernel, mask_keys, eps, **kwargs):
         super().__init__(**kwargs)
-        self.scaling, self.options = ortho_scaling, {"causal": causal, "kernel": kernel, "mask_keys": mask_keys}
+        self.scaling, self.options = (
+            ortho_scaling,
+            {"causal": causal, "kernel": kernel, "mask_keys": mask_keys, "eps": eps},
+        )
         nb_features = nb_features or int(dim_heads * math.log(dim_heads))
         blocks = -(-nb_features // dim_heads)
         draws = tf.random.normal((blocks, dim_heads, dim_heads)), tf.random.normal((nb_features, dim_heads))
@@ -251,6 +254,8 @@ class Performer(keras.layers.Layer):
         causal: whether a position sees no later one.
         ff_mult, ff_glu, ff_chunks: inner width of feed-forward by D, whether it is gated, in how many parts it runs.
         nb_features, ortho_scaling, kernel, mask_keys: of the random features; the reference has ``mask_keys=False``.
+        feature_eps: added to each feature, by default as in the reference, where later words of a causal model change
+            earlier outputs through it, by some thousandths; with 0 they do not.
         feature_redraw_interval: training steps after which they are drawn anew; None for never.
         norm: "layer" or "scale" normalisation before each layer, or "rezero" behind it.
         reversible: two streams, of which no activation is kept; without dropout and context.
@@ -279,6 +284,7 @@ class Performer(keras.layers.Layer):
         ortho_scaling: int = 0,
         kernel: str = "softmax",
         mask_keys: bool = True,
+        feature_eps: float | None = None,
         feature_redraw_interval: int | None = 1000,
         norm: str = "layer",
         reversible: bool = False,
@@ -302,6 +308,7 @@ class Performer(keras.layers.Layer):
             "ortho_scaling": ortho_scaling,
             "kernel": kernel,
             "mask_keys": mask_keys,
+            "eps": feature_eps,
         }
 
         def layer(local_heads, causal):

@@ -9,6 +9,7 @@ Mirror notes:
 - Dropout and stochastic depth follow the framework's own generator.
 """
 
+import functools
 import math
 
 import torch.nn.functional as F
@@ -60,11 +61,6 @@ def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: i
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
 
 
-def batch_norm(channels: int, eps: float):
-    """Batch normalisation with TensorFlow's momentum of 0.99."""
-    return BatchNorm2d(channels, eps=eps, momentum=0.01)
-
-
 def activation(x, lite: bool):
     return F.relu6(x, inplace=True) if lite else F.silu(x, inplace=True)
 
@@ -91,15 +87,15 @@ class DepthwiseSeparable(nn.Module):
     x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, lite, pad_mode, bn_eps, drop_path):
+    def __init__(self, in_channels, out_channels, kernel_size, stride, lite, pad_mode, batch_norm, drop_path):
         super().__init__()
         self.shortcut = stride == 1 and in_channels == out_channels
         self.lite = lite
         self.conv_dw = convolution(in_channels, in_channels, kernel_size, stride, pad_mode, in_channels)
-        self.bn1 = batch_norm(in_channels, bn_eps)
+        self.bn1 = batch_norm(in_channels)
         self.se = nn.Identity() if lite else SqueezeExcite(in_channels, max(1, in_channels // 4))
         self.conv_pw = convolution(in_channels, out_channels, 1, 1, pad_mode)
-        self.bn2 = batch_norm(out_channels, bn_eps)
+        self.bn2 = batch_norm(out_channels)
         self.drop_path = StochasticDepth(drop_path) if self.shortcut else None  # mirror: stochastic depth
 
     def forward(self, x):
@@ -114,18 +110,20 @@ class InvertedResidual(nn.Module):
     x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, expansion, lite, pad_mode, bn_eps, drop_path):
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride, expansion, lite, pad_mode, batch_norm, drop_path
+    ):
         super().__init__()
         hidden = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == out_channels
         self.lite = lite
         self.conv_pw = convolution(in_channels, hidden, 1, 1, pad_mode)
-        self.bn1 = batch_norm(hidden, bn_eps)
+        self.bn1 = batch_norm(hidden)
         self.conv_dw = convolution(hidden, hidden, kernel_size, stride, pad_mode, hidden)
-        self.bn2 = batch_norm(hidden, bn_eps)
+        self.bn2 = batch_norm(hidden)
         self.se = nn.Identity() if lite else SqueezeExcite(hidden, max(1, in_channels // 4))
         self.conv_pwl = convolution(hidden, out_channels, 1, 1, pad_mode)
-        self.bn3 = batch_norm(out_channels, bn_eps)
+        self.bn3 = batch_norm(out_channels)
         self.drop_path = StochasticDepth(drop_path) if self.shortcut else None
 
     def forward(self, x):
@@ -145,7 +143,8 @@ class EfficientNet(Backbone):
         lite: the Lite form: ReLU6, no squeeze-and-excitation, and stem, head, first and last stage are not scaled.
         stages: the unscaled stages, see ``STAGES``.
         pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
-        bn_eps: added to the variance of batch normalisation.
+        bn_eps, bn_momentum: of batch normalisation: added to the variance, and the weight of the new value in the
+            running statistics.
         drop_path: rate of stochastic depth in the last block.
         num_classes: classes K.
         in_chans: channels of the image.
@@ -169,6 +168,7 @@ class EfficientNet(Backbone):
         stages: tuple[tuple[int, ...], ...] = STAGES,
         pad_mode: str = "same",
         bn_eps: float = 1e-3,
+        bn_momentum: float = 0.01,
         drop_path: float = DROP_PATH,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -183,12 +183,13 @@ class EfficientNet(Backbone):
             raise ValueError(f"pad_mode={pad_mode!r}; 'same' or 'torch' is allowed")
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         self.swish = not lite
+        batch_norm = functools.partial(BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
         stem, head = (32, 1280) if lite else (make_divisible(32 * width), make_divisible(1280 * width))
         repeats = [
             n if lite and s in (0, len(stages) - 1) else math.ceil(n * depth) for s, (*_, n) in enumerate(stages)
         ]
         self.conv_stem = convolution(in_chans, stem, 3, 2, pad_mode)
-        self.bn1 = batch_norm(stem, bn_eps)
+        self.bn1 = batch_norm(stem)
         channels, blocks, self.stage_ends = stem, [], []  # stage_ends: the last stage at each stride
         for s, (expansion, kernel_size, stride, out, _) in enumerate(stages):
             out = make_divisible(out * width)
@@ -199,16 +200,16 @@ class EfficientNet(Backbone):
                 rate = drop_path * (sum(repeats[:s]) + i) / sum(repeats)
                 sizes = channels, out, kernel_size, stride if i == 0 else 1
                 if expansion == 1:
-                    stage.append(DepthwiseSeparable(*sizes, lite, pad_mode, bn_eps, rate))
+                    stage.append(DepthwiseSeparable(*sizes, lite, pad_mode, batch_norm, rate))
                 else:
-                    stage.append(InvertedResidual(*sizes, expansion, lite, pad_mode, bn_eps, rate))
+                    stage.append(InvertedResidual(*sizes, expansion, lite, pad_mode, batch_norm, rate))
                 channels = out
             blocks.append(nn.Sequential(*stage))
         self.stage_ends.append(len(stages) - 1)
         self.blocks = nn.ModuleList(blocks)
         if not features_only:
             self.conv_head = convolution(channels, head, 1, 1, pad_mode)
-            self.bn2 = batch_norm(head, bn_eps)
+            self.bn2 = batch_norm(head)
             self.dropout = nn.Dropout(dropout)  # mirror: Dropout and stochastic
             self.classifier = nn.Linear(head, num_classes)
         kaiming_normal(self)

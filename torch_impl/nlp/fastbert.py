@@ -222,7 +222,8 @@ class FastBertCriterion(nn.Module):
 def uncertainty(logits):
     """Entropy of an answer as a share of the largest one: (..., K) -> (...), in [0, 1] (equation 3)."""
     log_p = F.log_softmax(logits, -1)
-    return -(log_p.exp() * log_p).sum(-1) / math.log(logits.shape[-1])
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return (entropy / math.log(logits.shape[-1])).clamp(max=1)  # rounding alone would exceed it
 
 
 class FastBertPostProcess(nn.Module):

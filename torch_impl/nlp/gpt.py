@@ -20,6 +20,7 @@ from torch_impl.layers.native import exporting
 from torch_impl.losses.cross_entropy import ClassificationPostProcess, sparse_cross_entropy
 
 __all__ = [
+    "ChunkModel",
     "Conv1D",
     "DoubleHeadsModel",
     "GPT1Model",
@@ -295,6 +296,18 @@ class StepModel(LMHeadModel):
         return {"logits": self.lm_head(x[:, -1]), "keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
 
 
+class ChunkModel(StepModel):
+    """The same with the logits behind every token: for scores of a text, or of a draft that another model wrote.
+
+    Inputs: those of :class:`StepModel`.
+    Returns: dict: ``"logits"`` (N, T, V), ``"keys"``, ``"values"``.
+    """
+
+    def forward(self, input_ids, length, past_keys, past_values):
+        x, keys, values = self.transformer(input_ids, (length, past_keys, past_values))
+        return {"logits": self.lm_head(x), "keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
+
+
 class ChoiceHead(nn.Module):
     """A score from one token of a text.  x: (N, T, D), token: (N,) int -> (N,)."""
 
@@ -387,7 +400,7 @@ class GPTPostProcess(ClassificationPostProcess):
         return super().forward(outputs[:, -1])
 
 
-HEADS = {"lm": LMHeadModel, "step": StepModel, "choice": DoubleHeadsModel}
+HEADS = {"lm": LMHeadModel, "step": StepModel, "chunk": ChunkModel, "choice": DoubleHeadsModel}
 
 
 def with_head(head: str, transformer):

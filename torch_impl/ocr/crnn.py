@@ -194,9 +194,7 @@ class VGGCRNN(nn.Module):
     Raises: ValueError if ``output_channel`` is not a multiple of 8.
     """
 
-    def __init__(
-        self, num_classes: int = 97, in_chans: int = 1, output_channel: int = 256, hidden_size: int = 256, **kwargs
-    ):
+    def __init__(self, num_classes: int = 97, in_chans: int = 1, output_channel: int = 256, hidden_size: int = 256):
         super().__init__()
         if output_channel % 8:
             raise ValueError(f"output_channel={output_channel} must be a multiple of 8")

@@ -112,6 +112,7 @@ CASES = [
         references=[hugging_face("hf_gpt2_small_lm", 2, **SMALL_REFERENCE)],
     ),
     Case("gpt2_step", cached(), options=SMALL_GPT, dynamic=STEP),
+    Case("gpt2_chunk", cached(), options=SMALL_GPT, dynamic=STEP),
     Case(
         "gpt1",
         tokens(),
