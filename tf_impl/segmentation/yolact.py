@@ -10,7 +10,6 @@ Mirror notes:
 """
 
 import functools
-import math
 
 import keras
 import numpy as np
@@ -20,7 +19,8 @@ from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.sampling import first_positives
-from tf_impl.classification.resnet import Bottleneck
+from tf_impl.classification.resnet import CONV, Bottleneck
+from tf_impl.layers.activation import LeakyReLU
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
 from tf_impl.layers.model import Model
@@ -37,13 +37,17 @@ __all__ = [
     "YOLACTFPN",
     "PredictionModule",
     "YOLACTCriterion",
+    "YOLACTDarknet",
     "YOLACTPostProcess",
     "YOLACTResNet",
+    "best_detections",
     "cut_masks",
+    "drawn_detections",
     "fast_nms",
     "match_priors",
     "priors",
     "yolact_base",
+    "yolact_darknet53",
     "yolact_im400",
     "yolact_im400_criterion",
     "yolact_im400_postprocess",
@@ -63,6 +67,7 @@ IM400 = {"scales": (17, 34, 69, 139, 279), "max_size": 400}
 IM700 = {"scales": (30, 61, 122, 244, 488), "max_size": 700}
 PASCAL = {"scales": (32, 64, 128, 256, 512), "square": False}
 LEAST_LOG = -100.0  # PyTorch's binary cross-entropy cuts logarithms there
+LARGEST_SLOPE = 1e12  # and their slope
 XAVIER = functools.partial(Conv2D, kernel_initializer="glorot_uniform", bias_initializer="zeros")
 
 
@@ -73,21 +78,34 @@ class YOLACTResNet(keras.layers.Layer):
     Args:
         layers: blocks of each stage.
         planes: nominal width of each stage.
+        conv, interval: what makes the 3x3 convolutions of every so many blocks of the last three stages, from the first
+            on; 0 for none.
 
     Inputs: (N, H, W, 3).
     Returns: three maps (N, H / 8, W / 8, C_i) and so on, rounded up.
     """
 
-    def __init__(self, layers: tuple[int, ...], planes: tuple[int, ...] = (64, 128, 256, 512), **kwargs):
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        conv=CONV,
+        interval: int = 0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.conv1 = Conv2D(planes[0], 7, strides=2, padding=3, use_bias=False, kernel_initializer=KaimingNormal)
         self.bn1 = BatchNormalization()
         self.maxpool = MaxPooling2D(3, 2, padding=1)
         self.layers, channels = [], planes[0]
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
-            blocks = [Bottleneck(width, 1 if i == 0 else 2, project=i > 0 or channels != width * Bottleneck.expansion)]
-            channels = width * Bottleneck.expansion
-            blocks += [Bottleneck(width) for _ in range(depth - 1)]
+            blocks = []
+            for block in range(depth):
+                made = conv if interval and i > 0 and block % interval == 0 else CONV
+                strides = 2 if i > 0 and block == 0 else 1
+                project = strides > 1 or channels != width * Bottleneck.expansion
+                blocks.append(Bottleneck(width, strides, project=project, conv=made))
+                channels = width * Bottleneck.expansion
             self.layers.append(keras.Sequential(blocks))
 
     def call(self, images, training=False):
@@ -97,6 +115,53 @@ class YOLACTResNet(keras.layers.Layer):
             x = stage(x, training=training)
             maps.append(x)
         return maps[1:]
+
+
+def conv_leaky(filters: int, kernel_size: int, strides: int = 1) -> keras.Sequential:
+    """Convolution that keeps the size at stride 1, batch normalisation, leaky ReLU of slope 0.1."""
+    conv = Conv2D(filters, kernel_size, strides=strides, padding=kernel_size // 2, use_bias=False)
+    return keras.Sequential([conv, BatchNormalization(), LeakyReLU(0.1)])
+
+
+@keras.saving.register_keras_serializable("diptych")
+class DarknetBlock(keras.layers.Layer):
+    """1x1 convolution to half the width, 3x3 convolution back, shortcut.  (N, H, W, C) -> the same shape."""
+
+    def __init__(self, channels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.conv1 = conv_leaky(channels // 2, 1)
+        self.conv2 = conv_leaky(channels, 3)
+
+    def call(self, x, training=False):
+        return x + self.conv2(self.conv1(x, training=training), training=training)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class YOLACTDarknet(keras.layers.Layer):
+    """Darknet's maps C3 to C5; its stages are ``layers.0`` to ``layers.4``.
+
+    Args:
+        depths: bottlenecks of the five stages.
+        widths: channels of the first convolution and of the stages.
+
+    Inputs: (N, H, W, 3).
+    Returns: three maps (N, H / 8, W / 8, C_i) and so on, rounded up.
+    """
+
+    def __init__(self, depths: tuple[int, ...], widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024), **kwargs):
+        super().__init__(**kwargs)
+        self.preconv = conv_leaky(widths[0], 3)
+        self.layers = []
+        for depth, width in zip(depths, widths[1:], strict=True):
+            blocks = (DarknetBlock(width) for _ in range(depth))
+            self.layers.append(keras.Sequential([conv_leaky(width, 3, 2), *blocks]))
+
+    def call(self, images, training=False):
+        x, maps = self.preconv(images, training=training), []
+        for stage in self.layers:
+            x = stage(x, training=training)
+            maps.append(x)
+        return maps[2:]
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -161,7 +226,7 @@ class YOLACT(Model):
     """Backbone, pyramid, prototypes, predictions.
 
     Args:
-        layers, planes: of :class:`YOLACTResNet`.
+        backbone: returns C3 to C5.
         num_classes: classes K, without background.
         out_channels: channels of the levels.
         prototypes: prototypes E.
@@ -175,8 +240,7 @@ class YOLACT(Model):
 
     def __init__(
         self,
-        layers: tuple[int, ...],
-        planes: tuple[int, ...] = (64, 128, 256, 512),
+        backbone,
         num_classes: int = 80,
         out_channels: int = 256,
         prototypes: int = 32,
@@ -185,7 +249,7 @@ class YOLACT(Model):
     ):
         super().__init__(**kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
-        self.backbone = YOLACTResNet(layers, planes)
+        self.backbone = backbone
         self.proto_net = keras.Sequential(
             [
                 XAVIER(out_channels, 3, padding=1),
@@ -219,11 +283,11 @@ class YOLACT(Model):
 
 
 def priors(size: tuple[int, int], scales, max_size: int, square: bool) -> np.ndarray:
-    """The priors of all levels: in every cell one for each ratio of width and height.
+    """The priors of all levels: in every cell, for each size, one for each ratio of width and height.
 
     Args:
         size: height and width of P3; every further level is half as large, rounded up.
-        scales: sizes of the priors of every level, in pixels.
+        scales: sizes of the priors of every level, in pixels: one or several of a level.
         max_size: height and width of the images that the scales are meant for.
         square: priors are as high as wide, whatever the ratio: an error of the reference that its weights have learnt.
 
@@ -235,8 +299,9 @@ def priors(size: tuple[int, int], scales, max_size: int, square: bool) -> np.nda
         height, width = size
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
         centre = np.stack([x, y], -1)[:, :, None]  # (h, w, 1, 2)
-        wide = np.array([scale * math.sqrt(ratio) for ratio in RATIOS]) / max_size
-        high = wide if square else np.array([scale / math.sqrt(ratio) for ratio in RATIOS]) / max_size
+        sizes = np.atleast_1d(scale)[:, None] / max_size
+        wide = (sizes * np.sqrt(RATIOS)).reshape(-1)
+        high = wide if square else (sizes / np.sqrt(RATIOS)).reshape(-1)
         half = np.stack([wide, high], -1) / 2
         found.append(np.concatenate([centre - half, centre + half], -1).reshape(-1, 4))
         size = (-(-height // 2), -(-width // 2))
@@ -288,9 +353,10 @@ def cut_masks(masks, boxes):
 
 
 def cut_log(x):
-    """Logarithm of numbers in [0, 1], at least -100."""
-    found = tf.maximum(tf.math.log(tf.where(x > 0, x, 1.0)), LEAST_LOG)
-    return tf.where(x > 0, found, LEAST_LOG)
+    """Logarithm of numbers in [0, 1], at least -100; its slope is at most 1e12, as in PyTorch's cross-entropy."""
+    value = tf.stop_gradient(x)
+    found = tf.maximum(tf.math.log(tf.where(value > 0, value, 1.0)), LEAST_LOG)
+    return tf.where(value > 0, found, LEAST_LOG) + (x - value) / tf.maximum(value, 1 / LARGEST_SLOPE)
 
 
 def resized_masks(masks, size: tuple[int, int]):
@@ -327,7 +393,7 @@ class YOLACTCriterion(keras.layers.Layer):
 
     def __init__(
         self,
-        scales: tuple[int, ...] = SCALES,
+        scales: tuple = SCALES,
         max_size: int = 550,
         square: bool = True,
         max_masks: int = 100,
@@ -438,6 +504,48 @@ def fast_nms(boxes, scores, iou_threshold: float, candidates: int):
     return tf.where(overlap <= iou_threshold, scores, -1.0), index
 
 
+def best_detections(
+    outputs, anchors, score_threshold: float, iou_threshold: float, candidates: int, detections: int
+) -> dict:
+    """The best boxes after fast suppression, and their masks among the prototypes.
+
+    Args:
+        outputs: of :class:`YOLACT`.
+        anchors: (P, 4) xyxy, see :func:`priors`.
+        score_threshold, iou_threshold, candidates, detections: see :class:`YOLACTPostProcess`.
+
+    Returns:
+        dict: ``"masks"`` (N, D, h, w) probabilities, 0 outside of the boxes; ``"boxes"`` (N, D, 4) xyxy, where the
+        image is the square from 0 to 1; ``"scores"`` (N, D) descending; ``"labels"`` (N, D) int64; ``"valid"`` (N, D).
+    """
+    scores = tf.nn.softmax(outputs["conf"])[..., 1:]  # (N, P, K)
+    boxes = DeltaCoder(STDS).decode(outputs["loc"], tf.constant(anchors, scores.dtype))
+    scores = tf.where((tf.reduce_max(scores, -1) > score_threshold)[..., None], scores, -1.0)
+    scores, index = fast_nms(boxes, tf.transpose(scores, (0, 2, 1)), iou_threshold, candidates)
+    classes, each = scores.shape[1:]
+    scores, order = top_k(tf.reshape(scores, (-1, classes * each)), min(detections, classes * each))
+    labels, index = order // each, take_rows(tf.reshape(index, (-1, classes * each)), order)
+    boxes = take_rows(boxes, index)
+    masks = cut_masks(assembled(outputs["proto"], take_rows(outputs["mask"], index)), boxes)
+    return {"masks": masks, "boxes": boxes, "scores": scores, "labels": labels, "valid": scores > 0}
+
+
+def drawn_detections(found, size, threshold: float) -> dict:
+    """The detections of :func:`best_detections` in pixels of an image of the height and width ``size``."""
+    height, width = (int(n) for n in size)
+    boxes, valid = found["boxes"], found["valid"]
+    size = tf.constant([width, height], boxes.dtype)
+    low, high = tf.minimum(boxes[..., :2], boxes[..., 2:]), tf.maximum(boxes[..., :2], boxes[..., 2:])
+    boxes = tf.concat([tf.maximum(low, 0) * size, tf.minimum(high, 1) * size], -1)
+    return {
+        "masks": (resized_masks(found["masks"], (height, width)) > threshold) & valid[..., None, None],
+        "boxes": tf.where(valid[..., None], boxes, 0.0),
+        "scores": tf.where(valid, found["scores"], 0.0),
+        "labels": tf.where(valid, found["labels"], 0),
+        "valid": valid,
+    }
+
+
 @keras.saving.register_keras_serializable("diptych")
 class YOLACTPostProcess(keras.layers.Layer):
     """The best boxes after fast suppression, and their masks.
@@ -457,7 +565,7 @@ class YOLACTPostProcess(keras.layers.Layer):
 
     def __init__(
         self,
-        scales: tuple[int, ...] = SCALES,
+        scales: tuple = SCALES,
         max_size: int = 550,
         square: bool = True,
         score_threshold: float = 0.05,
@@ -471,41 +579,25 @@ class YOLACTPostProcess(keras.layers.Layer):
         self.scales, self.max_size, self.square = tuple(scales), max_size, square
         self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
         self.candidates, self.detections, self.mask_threshold = candidates, detections, mask_threshold
-        self.coder = DeltaCoder(STDS)
 
     def call(self, outputs, input_size):
-        height, width = (int(n) for n in input_size)
-        scores = tf.nn.softmax(outputs["conf"])[..., 1:]  # (N, P, K)
         anchors = priors(map_size(outputs["segm"]), self.scales, self.max_size, self.square)
-        boxes = self.coder.decode(outputs["loc"], tf.constant(anchors, scores.dtype))
-        scores = tf.where((tf.reduce_max(scores, -1) > self.score_threshold)[..., None], scores, -1.0)
-        scores, index = fast_nms(boxes, tf.transpose(scores, (0, 2, 1)), self.iou_threshold, self.candidates)
-        classes, each = scores.shape[1:]
-        scores, order = top_k(tf.reshape(scores, (-1, classes * each)), min(self.detections, classes * each))
-        labels, index = order // each, take_rows(tf.reshape(index, (-1, classes * each)), order)
-        valid = scores > 0
-
-        boxes = take_rows(boxes, index)
-        masks = cut_masks(assembled(outputs["proto"], take_rows(outputs["mask"], index)), boxes)
-        masks = resized_masks(masks, (height, width)) > self.mask_threshold
-        size = tf.constant([width, height], boxes.dtype)
-        low, high = tf.minimum(boxes[..., :2], boxes[..., 2:]), tf.maximum(boxes[..., :2], boxes[..., 2:])
-        boxes = tf.concat([tf.maximum(low, 0) * size, tf.minimum(high, 1) * size], -1)
-        return {
-            "masks": masks & valid[..., None, None],
-            "boxes": tf.where(valid[..., None], boxes, 0.0),
-            "scores": tf.where(valid, scores, 0.0),
-            "labels": tf.where(valid, labels, 0),
-            "valid": valid,
-        }
+        found = best_detections(
+            outputs, anchors, self.score_threshold, self.iou_threshold, self.candidates, self.detections
+        )
+        return drawn_detections(found, input_size, self.mask_threshold)
 
 
-def yolact_base(layers=(3, 4, 23, 3), **options) -> YOLACT:
-    return YOLACT(layers, **options)
+def yolact_base(layers=(3, 4, 23, 3), planes=(64, 128, 256, 512), **options) -> YOLACT:
+    return YOLACT(YOLACTResNet(layers, planes), **options)
 
 
 def yolact_resnet50(layers=(3, 4, 6, 3), **options) -> YOLACT:
-    return YOLACT(layers, **options)
+    return yolact_base(layers=layers, **options)
+
+
+def yolact_darknet53(depths=(1, 2, 8, 8, 4), widths=(32, 64, 128, 256, 512, 1024), **options) -> YOLACT:
+    return YOLACT(YOLACTDarknet(depths, widths), **options)
 
 
 def yolact_im400(**options) -> YOLACT:

@@ -9,8 +9,6 @@ Mirror notes:
 - Reversed lists of layers carry the reference's numbers in both panels.
 """
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,8 @@ from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.sampling import first_positives
-from torch_impl.classification.resnet import Bottleneck
+from torch_impl.classification.resnet import CONV, Bottleneck
+from torch_impl.layers.activation import LeakyReLU
 from torch_impl.layers.initialization import kaiming_normal
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.top_k import argmax, top_k
@@ -33,13 +32,17 @@ __all__ = [
     "YOLACTFPN",
     "PredictionModule",
     "YOLACTCriterion",
+    "YOLACTDarknet",
     "YOLACTPostProcess",
     "YOLACTResNet",
+    "best_detections",
     "cut_masks",
+    "drawn_detections",
     "fast_nms",
     "match_priors",
     "priors",
     "yolact_base",
+    "yolact_darknet53",
     "yolact_im400",
     "yolact_im400_criterion",
     "yolact_im400_postprocess",
@@ -59,6 +62,7 @@ IM400 = {"scales": (17, 34, 69, 139, 279), "max_size": 400}
 IM700 = {"scales": (30, 61, 122, 244, 488), "max_size": 700}
 PASCAL = {"scales": (32, 64, 128, 256, 512), "square": False}
 LEAST_LOG = -100.0  # PyTorch's binary cross-entropy cuts logarithms there
+LARGEST_SLOPE = 1e12  # and their slope
 
 
 class YOLACTResNet(nn.Module):
@@ -67,21 +71,31 @@ class YOLACTResNet(nn.Module):
     Args:
         layers: blocks of each stage.
         planes: nominal width of each stage.
+        conv, interval: what makes the 3x3 convolutions of every so many blocks of the last three stages, from the first
+            on; 0 for none.
 
     Inputs: (N, 3, H, W).
     Returns: three maps (N, C_i, H / 8, W / 8) and so on, rounded up.
     """
 
-    def __init__(self, layers: tuple[int, ...], planes: tuple[int, ...] = (64, 128, 256, 512)):
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        conv=CONV,
+        interval: int = 0,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, planes[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         self.layers, channels = nn.ModuleList(), planes[0]
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
-            blocks = [Bottleneck(channels, width, 1 if i == 0 else 2)]
-            channels = width * Bottleneck.expansion
-            blocks += [Bottleneck(channels, width) for _ in range(depth - 1)]
+            blocks = []
+            for block in range(depth):
+                made = conv if interval and i > 0 and block % interval == 0 else CONV
+                blocks.append(Bottleneck(channels, width, 2 if i > 0 and block == 0 else 1, conv=made))
+                channels = width * Bottleneck.expansion
             self.layers.append(nn.Sequential(*blocks))
         self.channels = tuple(width * Bottleneck.expansion for width in planes[1:])
         kaiming_normal(self)
@@ -93,6 +107,52 @@ class YOLACTResNet(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps[1:]
+
+
+def conv_leaky(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size at stride 1, batch normalisation, leaky ReLU of slope 0.1."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), LeakyReLU(0.1))
+
+
+class DarknetBlock(nn.Module):
+    """1x1 convolution to half the width, 3x3 convolution back, shortcut.  (N, C, H, W) -> the same shape."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = conv_leaky(channels, channels // 2, 1)
+        self.conv2 = conv_leaky(channels // 2, channels, 3)
+
+    def forward(self, x):
+        return x + self.conv2(self.conv1(x))
+
+
+class YOLACTDarknet(nn.Module):
+    """Darknet's maps C3 to C5; its stages are ``layers.0`` to ``layers.4``.
+
+    Args:
+        depths: bottlenecks of the five stages.
+        widths: channels of the first convolution and of the stages.
+
+    Inputs: (N, 3, H, W).
+    Returns: three maps (N, C_i, H / 8, W / 8) and so on, rounded up.
+    """
+
+    def __init__(self, depths: tuple[int, ...], widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)):
+        super().__init__()
+        self.preconv = conv_leaky(3, widths[0], 3)
+        self.layers = nn.ModuleList()
+        for depth, before, width in zip(depths, widths[:-1], widths[1:], strict=True):
+            blocks = (DarknetBlock(width) for _ in range(depth))
+            self.layers.append(nn.Sequential(conv_leaky(before, width, 3, 2), *blocks))
+        self.channels = tuple(widths[3:])
+
+    def forward(self, images):
+        x, maps = self.preconv(images), []
+        for stage in self.layers:
+            x = stage(x)
+            maps.append(x)
+        return maps[2:]
 
 
 class YOLACTFPN(nn.Module):
@@ -156,7 +216,7 @@ class YOLACT(nn.Module):
     """Backbone, pyramid, prototypes, predictions.
 
     Args:
-        layers, planes: of :class:`YOLACTResNet`.
+        backbone: returns C3 to C5, and says their ``channels``.
         num_classes: classes K, without background.
         out_channels: channels of the levels.
         prototypes: prototypes E.
@@ -170,15 +230,14 @@ class YOLACT(nn.Module):
 
     def __init__(
         self,
-        layers: tuple[int, ...],
-        planes: tuple[int, ...] = (64, 128, 256, 512),
+        backbone,
         num_classes: int = 80,
         out_channels: int = 256,
         prototypes: int = 32,
         num_priors: int = len(RATIOS),
     ):
         super().__init__()
-        self.backbone = YOLACTResNet(layers, planes)
+        self.backbone = backbone
         self.proto_net = nn.Sequential(
             nn.Conv2d(out_channels, out_channels, 3, 1, 1),
             nn.ReLU(),
@@ -192,7 +251,7 @@ class YOLACT(nn.Module):
             nn.ReLU(),
             nn.Conv2d(out_channels, prototypes, 1),
         )
-        self.fpn = YOLACTFPN(self.backbone.channels, out_channels)
+        self.fpn = YOLACTFPN(backbone.channels, out_channels)
         self.prediction_layers = nn.ModuleList([PredictionModule(out_channels, num_classes, num_priors, prototypes)])
         self.semantic_seg_conv = nn.Conv2d(out_channels, num_classes, 1)
         for part in (self.proto_net, self.fpn, self.prediction_layers, self.semantic_seg_conv):
@@ -215,11 +274,11 @@ class YOLACT(nn.Module):
 
 
 def priors(size: tuple[int, int], scales, max_size: int, square: bool) -> np.ndarray:
-    """The priors of all levels: in every cell one for each ratio of width and height.
+    """The priors of all levels: in every cell, for each size, one for each ratio of width and height.
 
     Args:
         size: height and width of P3; every further level is half as large, rounded up.
-        scales: sizes of the priors of every level, in pixels.
+        scales: sizes of the priors of every level, in pixels: one or several of a level.
         max_size: height and width of the images that the scales are meant for.
         square: priors are as high as wide, whatever the ratio: an error of the reference that its weights have learnt.
 
@@ -231,8 +290,9 @@ def priors(size: tuple[int, int], scales, max_size: int, square: bool) -> np.nda
         height, width = size
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
         centre = np.stack([x, y], -1)[:, :, None]  # (h, w, 1, 2)
-        wide = np.array([scale * math.sqrt(ratio) for ratio in RATIOS]) / max_size
-        high = wide if square else np.array([scale / math.sqrt(ratio) for ratio in RATIOS]) / max_size
+        sizes = np.atleast_1d(scale)[:, None] / max_size
+        wide = (sizes * np.sqrt(RATIOS)).reshape(-1)
+        high = wide if square else (sizes / np.sqrt(RATIOS)).reshape(-1)
         half = np.stack([wide, high], -1) / 2
         found.append(np.concatenate([centre - half, centre + half], -1).reshape(-1, 4))
         size = (-(-height // 2), -(-width // 2))
@@ -284,9 +344,10 @@ def cut_masks(masks, boxes):
 
 
 def cut_log(x):
-    """Logarithm of numbers in [0, 1], at least -100."""
-    found = torch.clamp(torch.log(torch.where(x > 0, x, 1.0)), min=LEAST_LOG)
-    return torch.where(x > 0, found, LEAST_LOG)
+    """Logarithm of numbers in [0, 1], at least -100; its slope is at most 1e12, as in PyTorch's cross-entropy."""
+    value = x.detach()
+    found = torch.clamp(torch.log(torch.where(value > 0, value, 1.0)), min=LEAST_LOG)
+    return torch.where(value > 0, found, LEAST_LOG) + (x - value) / torch.clamp(value, min=1 / LARGEST_SLOPE)
 
 
 def resized_masks(masks, size: tuple[int, int]):
@@ -320,7 +381,7 @@ class YOLACTCriterion(nn.Module):
 
     def __init__(
         self,
-        scales: tuple[int, ...] = SCALES,
+        scales: tuple = SCALES,
         max_size: int = 550,
         square: bool = True,
         max_masks: int = 100,
@@ -425,6 +486,48 @@ def fast_nms(boxes, scores, iou_threshold: float, candidates: int):
     return torch.where(overlap <= iou_threshold, scores, -1.0), index
 
 
+def best_detections(
+    outputs, anchors, score_threshold: float, iou_threshold: float, candidates: int, detections: int
+) -> dict:
+    """The best boxes after fast suppression, and their masks among the prototypes.
+
+    Args:
+        outputs: of :class:`YOLACT`.
+        anchors: (P, 4) xyxy, see :func:`priors`.
+        score_threshold, iou_threshold, candidates, detections: see :class:`YOLACTPostProcess`.
+
+    Returns:
+        dict: ``"masks"`` (N, D, h, w) probabilities, 0 outside of the boxes; ``"boxes"`` (N, D, 4) xyxy, where the
+        image is the square from 0 to 1; ``"scores"`` (N, D) descending; ``"labels"`` (N, D) int64; ``"valid"`` (N, D).
+    """
+    scores = outputs["conf"].softmax(-1)[..., 1:]  # (N, P, K)
+    boxes = DeltaCoder(STDS).decode(outputs["loc"], torch.from_numpy(anchors).to(scores))
+    scores = torch.where((scores.amax(-1) > score_threshold)[..., None], scores, -1.0)
+    scores, index = fast_nms(boxes, scores.transpose(1, 2), iou_threshold, candidates)
+    each = scores.shape[2]
+    scores, order = top_k(scores.flatten(1), min(detections, scores.shape[1] * each))
+    labels, index = torch.div(order, each, rounding_mode="floor"), take_rows(index.flatten(1), order)
+    boxes = take_rows(boxes, index)
+    masks = cut_masks(assembled(outputs["proto"], take_rows(outputs["mask"], index)), boxes)
+    return {"masks": masks, "boxes": boxes, "scores": scores, "labels": labels, "valid": scores > 0}
+
+
+def drawn_detections(found, size, threshold: float) -> dict:
+    """The detections of :func:`best_detections` in pixels of an image of the height and width ``size``."""
+    height, width = (int(n) for n in size)
+    boxes, valid = found["boxes"], found["valid"]
+    size = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+    low, high = torch.minimum(boxes[..., :2], boxes[..., 2:]), torch.maximum(boxes[..., :2], boxes[..., 2:])
+    boxes = torch.cat([torch.clamp(low, min=0) * size, torch.clamp(high, max=1) * size], -1)
+    return {
+        "masks": (resized_masks(found["masks"], (height, width)) > threshold) & valid[..., None, None],
+        "boxes": torch.where(valid[..., None], boxes, 0.0),
+        "scores": torch.where(valid, found["scores"], 0.0),
+        "labels": torch.where(valid, found["labels"], 0),
+        "valid": valid,
+    }
+
+
 class YOLACTPostProcess(nn.Module):
     """The best boxes after fast suppression, and their masks.
 
@@ -443,7 +546,7 @@ class YOLACTPostProcess(nn.Module):
 
     def __init__(
         self,
-        scales: tuple[int, ...] = SCALES,
+        scales: tuple = SCALES,
         max_size: int = 550,
         square: bool = True,
         score_threshold: float = 0.05,
@@ -456,41 +559,25 @@ class YOLACTPostProcess(nn.Module):
         self.scales, self.max_size, self.square = tuple(scales), max_size, square
         self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
         self.candidates, self.detections, self.mask_threshold = candidates, detections, mask_threshold
-        self.coder = DeltaCoder(STDS)
 
     def forward(self, outputs, input_size):
-        height, width = (int(n) for n in input_size)
-        scores = outputs["conf"].softmax(-1)[..., 1:]  # (N, P, K)
         anchors = priors(map_size(outputs["segm"]), self.scales, self.max_size, self.square)
-        boxes = self.coder.decode(outputs["loc"], torch.from_numpy(anchors).to(scores))
-        scores = torch.where((scores.amax(-1) > self.score_threshold)[..., None], scores, -1.0)
-        scores, index = fast_nms(boxes, scores.transpose(1, 2), self.iou_threshold, self.candidates)
-        each = scores.shape[2]
-        scores, order = top_k(scores.flatten(1), min(self.detections, scores.shape[1] * each))
-        labels, index = torch.div(order, each, rounding_mode="floor"), take_rows(index.flatten(1), order)
-        valid = scores > 0
-
-        boxes = take_rows(boxes, index)
-        masks = cut_masks(assembled(outputs["proto"], take_rows(outputs["mask"], index)), boxes)
-        masks = resized_masks(masks, (height, width)) > self.mask_threshold
-        size = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
-        low, high = torch.minimum(boxes[..., :2], boxes[..., 2:]), torch.maximum(boxes[..., :2], boxes[..., 2:])
-        boxes = torch.cat([torch.clamp(low, min=0) * size, torch.clamp(high, max=1) * size], -1)
-        return {
-            "masks": masks & valid[..., None, None],
-            "boxes": torch.where(valid[..., None], boxes, 0.0),
-            "scores": torch.where(valid, scores, 0.0),
-            "labels": torch.where(valid, labels, 0),
-            "valid": valid,
-        }
+        found = best_detections(
+            outputs, anchors, self.score_threshold, self.iou_threshold, self.candidates, self.detections
+        )
+        return drawn_detections(found, input_size, self.mask_threshold)
 
 
-def yolact_base(layers=(3, 4, 23, 3), **options) -> YOLACT:
-    return YOLACT(layers, **options)
+def yolact_base(layers=(3, 4, 23, 3), planes=(64, 128, 256, 512), **options) -> YOLACT:
+    return YOLACT(YOLACTResNet(layers, planes), **options)
 
 
 def yolact_resnet50(layers=(3, 4, 6, 3), **options) -> YOLACT:
-    return YOLACT(layers, **options)
+    return yolact_base(layers=layers, **options)
+
+
+def yolact_darknet53(depths=(1, 2, 8, 8, 4), widths=(32, 64, 128, 256, 512, 1024), **options) -> YOLACT:
+    return YOLACT(YOLACTDarknet(depths, widths), **options)
 
 
 def yolact_im400(**options) -> YOLACT:
