@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_impl.tracking.dimp import DiMPSteepestDescentGN
+from torch_impl.tracking.dimp import DiMPSteepestDescentGN, apply_filter, dimp18
 from weights.processing.tracking import dimp
 
 RNG = np.random.default_rng(0)
@@ -141,3 +141,57 @@ def test_a_square_is_followed():
     assert tracker.track(np.zeros((200, 240, 3)))["state"] == "not_found"
     np.testing.assert_array_equal(tracker.place, before)
     assert len(tracker.memory.stored()[0]) == 20
+
+
+class Network:
+    """The PyTorch panel's network as the loop wants it."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def extract(self, samples):
+        with torch.no_grad():
+            maps = list(self.model.feature_extractor.forward_features(torch.tensor(samples) / 255).values())
+            features = self.model.classifier.features(maps[1], len(samples))[:, 0]
+        return {"classification": features.numpy(), "maps": maps[0], "coarse": maps[1]}
+
+    def initial_filter(self, features, boxes):
+        with torch.no_grad():
+            found = self.model.classifier.filter_initializer(
+                torch.tensor(features)[:, None], torch.tensor(boxes)[:, None]
+            )
+        return found[0].numpy()
+
+    def modulate(self, found, box):
+        with torch.no_grad():
+            return self.model.bb_regressor.modulation((found["maps"], found["coarse"]), torch.tensor(box)[None])
+
+    def overlaps(self, vectors, found, boxes):
+        boxes = torch.tensor(boxes, dtype=torch.float32, requires_grad=True)
+        iou = self.model.bb_regressor.overlaps(vectors, (found["maps"], found["coarse"]), boxes[None, None])[0, 0]
+        return iou.detach().numpy(), torch.autograd.grad(iou.sum(), boxes)[0].numpy()
+
+
+def test_the_loop_runs_with_a_network(monkeypatch):
+    monkeypatch.setattr(dimp, "NOT_FOUND", 0.01)  # of a network that has learnt nothing
+    torch.manual_seed(0)
+    model = dimp18(layers=(1, 1, 1, 1), planes=(4, 6, 8, 10), channels=6, width=8, num_classes=2).eval()
+    network = Network(model)
+    parameters = {name: x.detach().numpy() for name, x in model.classifier.filter_optimizer.state_dict().items()}
+    tracker = dimp.DiMPTracker(
+        network.extract,
+        lambda features, boxes: network.initial_filter(features.astype(np.float32), boxes.astype(np.float32)),
+        dimp.FilterOptimizer(parameters),
+        lambda found, box: network.modulate(found, box.astype(np.float32)),
+        network.overlaps,
+    )
+    image = np.zeros((120, 160, 3))
+    image[40:64, 70:94] = 255, 0, 0
+    tracker.initialise(image, (70, 40, 24, 24))
+    kernel, seen = tracker.kernel, []
+    tracker.extract = lambda samples: seen.append(network.extract(samples)) or seen[-1]
+    found = tracker.track(np.roll(image, 4, 1))
+    features = torch.tensor(seen[0]["classification"])[:, None]
+    wanted = apply_filter(features, torch.tensor(kernel, dtype=torch.float32)[None]).max()
+    assert found["score"] == pytest.approx(float(wanted), rel=1e-5) and found["state"] != "not_found"
+    assert np.isfinite(found["box"]).all() and (found["box"] != (70, 40, 24, 24)).all()
