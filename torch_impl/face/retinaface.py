@@ -1,9 +1,10 @@
 """RetinaFace: one look at an image finds faces, their boxes and five points of each.
 
 "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019, arXiv:1905.00641. Parameter names and numbers:
-biubug6/Pytorch_Retinaface ``models/retinaface.py`` (MIT), which has neither the mesh decoder nor the levels P2 and P6
-of the paper. What to look at: a context module widens what each level sees, a face whose landmarks are not known still
-counts for boxes and classes, and the background's losses are sorted, so that only the largest count.
+biubug6/Pytorch_Retinaface ``models/retinaface.py`` (MIT), which has neither the mesh decoder (``retinaface_dense.py``)
+nor the levels P2 and P6 of the paper. What to look at: a context module widens what each level sees, a face whose
+landmarks are not known still counts for boxes and classes, and the background's losses are sorted, so that only the
+largest count.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow: here maps are transposed before they become rows of anchors.
@@ -174,10 +175,14 @@ class RetinaFace(nn.Module):
         for name, numbers in (("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)):
             setattr(self, name, nn.ModuleList(Head(out_channels, numbers) for _ in STEPS))  # mirror: infers
 
-    def forward(self, images):
+    def levels(self, images):
+        """The maps that the heads are laid over."""
         maps = self.body(images)
         levels = self.fpn([maps[name] for name in ("c3", "c4", "c5")])
-        levels = [ssh(x) for ssh, x in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
+        return [ssh(x) for ssh, x in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
+
+    def answers(self, images, levels) -> dict:
+        """What :meth:`forward` returns, from the maps."""
         anchors = [
             torch.from_numpy(grid_anchors(cell_anchors(sizes, (1.0,)), map_size(x), (step, step), 0.5)).to(images)
             for sizes, step, x in zip(SIZES, STEPS, levels, strict=True)
@@ -185,6 +190,9 @@ class RetinaFace(nn.Module):
         heads = {"boxes": self.BboxHead, "classes": self.ClassHead, "landmarks": self.LandmarkHead}
         outputs = {key: torch.cat([head(x) for head, x in zip(part, levels)], 1) for key, part in heads.items()}
         return {**outputs, "anchors": torch.cat(anchors)}
+
+    def forward(self, images):
+        return self.answers(images, self.levels(images))
 
 
 def centre_and_size(boxes_xyxy):
@@ -264,7 +272,8 @@ class RetinaFacePostProcess(nn.Module):
 
     Inputs: ``outputs`` of :class:`RetinaFace`.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy and ``"landmarks"`` (N, D, 10) x and y in turn, in pixels; ``"scores"``
-        (N, D) descending, ``"valid"`` (N, D) bool; where False, the others are 0.
+        (N, D) descending, ``"valid"`` (N, D) bool; where False, the others are 0; if the outputs have them, ``"codes"``
+        (N, D, 144), see ``retinaface_dense.py``.
     """
 
     def __init__(
@@ -286,16 +295,15 @@ class RetinaFacePostProcess(nn.Module):
         points = centre.repeat(1, 5) + VARIANCES[0] * outputs["landmarks"] * size.repeat(1, 5)
         scores = outputs["classes"].softmax(-1)[..., 1]
         scores, index = top_k(scores, min(self.candidates, scores.shape[1]))
-        boxes, points = take_rows(boxes, index), take_rows(points, index)
+        boxes, rows = take_rows(boxes, index), {"landmarks": points}
+        if "codes" in outputs:
+            rows["codes"] = outputs["codes"]
         wider = boxes + boxes.new_tensor((0.0, 0.0, 1.0, 1.0))  # the reference counts both borders
-        index, valid = nms(wider, scores, self.iou_threshold, self.detections, self.score_threshold)
+        kept, valid = nms(wider, scores, self.iou_threshold, self.detections, self.score_threshold)
         zero = boxes.new_zeros(())
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), zero),
-            "landmarks": torch.where(valid[..., None], take_rows(points, index), zero),
-            "scores": torch.where(valid, take_rows(scores, index), zero),
-            "valid": valid,
-        }
+        found = {"boxes": boxes} | {name: take_rows(x, index) for name, x in rows.items()}
+        found = {name: torch.where(valid[..., None], take_rows(x, kept), zero) for name, x in found.items()}
+        return {**found, "scores": torch.where(valid, take_rows(scores, kept), zero), "valid": valid}
 
 
 def retinaface_mobilenet025(width: int = 8, out_channels: int = 64) -> RetinaFace:
