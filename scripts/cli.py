@@ -293,22 +293,27 @@ def fetch(name, checkpoint, as_json):
 
 @main.command()
 @click.argument("name")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("--checkpoint", help="A checkpoint's name, or a file; the first of the catalogue by default.")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes of each picture.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes, boxes, or near pictures.")
 @click.option("--draw", type=click.Path(path_type=Path), help="Also a picture of the answers: maps, boxes, images.")
+@click.option("--index", type=click.Path(path_type=Path), help="A folder: which of its pictures are like INPUT?")
+@click.option("--rerank", is_flag=True, help="Order them by the neighbours that they share with INPUT.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the noise that a picture is made of.")
 @options
 @key
 @as_json
-def predict(name, inputs, checkpoint, top, draw, options, key, as_json):
+def predict(name, inputs, checkpoint, top, draw, index, rerank, seed, options, key, as_json):
     """Answers of four engines: TensorFlow, PyTorch and both ONNX files.
 
-    INPUT: pictures (classification), one picture (segmentation, detection, image to image), pictures of text lines
-    (ocr), or sentences (sentence encoders).
+    INPUT: pictures (classification), one picture (segmentation, detection, image to image, faces, joints), two or more
+    pictures or one and a folder (faces, persons and places as vectors), pictures of text lines (ocr), sentences
+    (sentence encoders), or nothing (generators).
     """
     from scripts.answer import predict
+    from scripts.questions import Request
 
-    return predict(name, inputs, checkpoint, top, as_json, options, key, draw)
+    return predict(name, Request(inputs, top, index, rerank, seed), checkpoint, as_json, options, key, draw)
 
 
 @main.command()

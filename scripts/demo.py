@@ -8,6 +8,7 @@ import click
 
 from scripts import answer, parity
 from scripts.output import Problem, frameworks, print_json, table
+from scripts.questions import Request
 from weights import catalog
 
 __all__ = ["demo"]
@@ -37,7 +38,7 @@ def demo(out: Path, as_json: bool) -> int:
     picture = out / "chelsea.png"
     Image.fromarray(data.chelsea()).save(picture)
     tell(f"{MODEL}: checkpoint {checkpoint.name} into both panels, an ONNX file from each, four engines on {picture}")
-    found = answer.ask(model, [str(picture)], None, 5, out)
+    found = answer.ask(model, Request([str(picture)]), None, out)
     if not as_json:
         answer.print_answers(found)
     tell("measuring the proof, all levels, on the small configuration and against the public implementation")

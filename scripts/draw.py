@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from scripts.output import Problem, written
 
-__all__ = ["boxes", "class_map", "colour", "regions", "save", "side_by_side"]
+__all__ = ["boxes", "class_map", "colour", "points", "regions", "save", "side_by_side", "small", "stacked"]
 
 MARGIN = 8
 LINE = 18  # height of a line of text, in pixels
@@ -65,6 +65,40 @@ def regions(picture: Image.Image, masks: Sequence[np.ndarray]) -> Image.Image:
     for number, mask in reversed(list(enumerate(masks, start=1))):
         values[mask] = 0.5 * np.asarray(picture.convert("RGB"))[mask] + 0.5 * np.array(colour(number))
     return Image.fromarray(np.round(values).astype(np.uint8))
+
+
+def points(picture: Image.Image, found: Sequence[Sequence[float]]) -> Image.Image:
+    """A picture with dots, each of a colour of its own.
+
+    Args:
+        picture: of the size that the points are measured in.
+        found: x and y of each, in pixels.
+    """
+    picture = picture.convert("RGB")
+    draw, radius = ImageDraw.Draw(picture), max(2, min(picture.size) // 100)
+    for number, (x, y) in enumerate(found, start=1):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour(number), outline="white")
+    return picture
+
+
+def small(picture: Image.Image, side: int) -> Image.Image:
+    """A picture whose longer side is at most so many pixels."""
+    picture = picture.convert("RGB")
+    picture.thumbnail((side, side))
+    return picture
+
+
+def stacked(sheets: Mapping[str, Image.Image]) -> Image.Image:
+    """Sheets below each other, each under its title."""
+    font = ImageFont.load_default()
+    width = max(sheet.width for sheet in sheets.values())
+    page = Image.new("RGB", (width, sum(LINE + MARGIN + sheet.height for sheet in sheets.values())), "white")
+    draw, top = ImageDraw.Draw(page), 0
+    for title, sheet in sheets.items():
+        draw.text((MARGIN, top + MARGIN), title, fill="black", font=font)
+        page.paste(sheet, (0, top + MARGIN + LINE))
+        top += MARGIN + LINE + sheet.height
+    return page
 
 
 def side_by_side(pictures: Mapping[str, Image.Image], legend: Mapping[str, tuple] | None = None) -> Image.Image:

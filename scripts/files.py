@@ -234,6 +234,7 @@ def twins(
     names: Sequence[str] = tuple(PANELS),
     options: Mapping | None = None,
     key: str | None = None,
+    criterion: bool = False,
 ) -> tuple[dict, catalog.Checkpoint | None]:
     """Panels of a model with the same weights, in float32.
 
@@ -243,6 +244,7 @@ def twins(
         names: which panels: "tensorflow", "torch".
         options: of the builder, beside those of the checkpoint.
         key: which set of weights, if a file holds several.
+        criterion: whether the losses are wanted, too; some need to be told sizes.
 
     Returns:
         The panels by name, and the checkpoint's entry if that is where the weights come from.
@@ -263,6 +265,7 @@ def twins(
         tensors = read(Path(weights), key)
     import parity_tests.harness.panels
 
+    model = model if criterion else dataclasses.replace(model, criterion=None)
     panels = {}
     for name in names:
         panel = built(getattr(parity_tests.harness.panels, PANELS[name]), model, entry, options)
@@ -362,7 +365,9 @@ def export(
     import onnx
 
     with asked(f"--size {size[0]}x{size[1]}" if size else ""):
-        panels, _ = twins(model, weights, tuple(PANELS) if framework == "both" else (framework,), options, key)
+        panels, _ = twins(
+            model, weights, tuple(PANELS) if framework == "both" else (framework,), options, key, form == "loss"
+        )
         wanted = targets if form == "loss" else None
         paths = export_files(panels, out, inputs, wanted, dynamic, form == "results", half, dynamic_size)
     protos = {panel: onnx.load(path) for panel, path in paths.items()}
