@@ -82,10 +82,10 @@ def test_what_is_proven_again():
 
     assert reasons({})["new"] == set(current)
     assert reasons({**current, "top_k": {**current["top_k"], "digest": "other"}})["changed"] == {"top_k"}
-    assert 0.04 * count < len(reasons(current)["turn"]) < 0.18 * count
+    assert 15 < len(reasons(current)["turn"]) < 45
     other = {name: {**case, "harness": "other"} for name, case in current.items()}
     assert 0.15 * count < len(reasons(other)["harness"]) < 0.36 * count
-    turns = [name for i in range(60) for name, why in digest.chosen(current, f"commit {i}").items() if why]
+    turns = [name for i in range(120) for name, why in digest.chosen(current, f"commit {i}").items() if why]
     assert len(set(turns)) > 0.98 * count  # everybody has a turn
 
 
