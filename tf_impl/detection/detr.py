@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.centres import corners
 from tf_impl.classification.resnet import Bottleneck, ResNet
 from tf_impl.layers.attention import MultiheadAttention
 from tf_impl.layers.convolution import Conv2D
@@ -331,12 +332,6 @@ class DETR(Model):
             outputs[f"pred_logits{suffix}"] = tf.reshape(logits, (-1, queries.shape[0], logits.shape[-1]))
             outputs[f"pred_boxes{suffix}"] = tf.sigmoid(tf.reshape(boxes, (-1, queries.shape[0], 4)))
         return outputs
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return tf.concat((centre - half, centre + half), -1)
 
 
 @keras.saving.register_keras_serializable("diptych", "detr.DETRCriterion")

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.centres import area
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.classification.darknet import conv_leaky, darknet53
 from tf_impl.detection.yolov3 import LEVELS, YOLOV3Neck, rows_of
@@ -131,11 +132,6 @@ def boxes_of(means, anchors, stride):
     centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + (means[..., :2] - 0.5) * stride[:, None]
     half = tf.exp(means[..., 2:]) * (anchors[:, 2:] - anchors[:, :2]) / 2
     return tf.concat((centre - half, centre + half), -1)
-
-
-def area(sizes):
-    """Width times height.  (..., 2) -> (...)."""
-    return sizes[..., 0] * sizes[..., 1]
 
 
 @keras.saving.register_keras_serializable("diptych")

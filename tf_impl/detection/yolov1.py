@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.centres import corners
 from tf_impl.boxes.points import grid_points
 from tf_impl.detection._darknet import DarknetConv
 from tf_impl.layers.activation import LeakyReLU
@@ -184,12 +185,6 @@ def parts_of(predictions, side: int, boxes: int):
         tf.reshape(second, (-1, cells, boxes)),
         tf.reshape(last, (-1, cells, boxes, 4)),
     )
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return tf.concat((centre - half, centre + half), -1)
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.centres import area, corners
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.points import grid_points
 from tf_impl.detection._darknet import DarknetLayers
@@ -79,17 +80,6 @@ def decoded(x, anchors):
     size = tf.constant(np.tile(anchors, (h * w, 1)), x.dtype)
     inside = tf.sigmoid(rows[..., :2])
     return rows, tf.concat((inside + corner, tf.exp(rows[..., 2:4]) * size), -1), inside
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return tf.concat((centre - half, centre + half), -1)
-
-
-def area(sizes):
-    """Width times height.  (..., 2) -> (...)."""
-    return sizes[..., 0] * sizes[..., 1]
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.centres import corners
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.points import grid_points
 from tf_impl.layers.activation import LeakyReLU
@@ -264,12 +265,6 @@ def decoded(rows, size: tuple[int, int], level: int, scale: float = 1.0):
     anchors = tf.constant(np.array(ANCHORS[level]) / STRIDES[level], rows.dtype)[:, None]
     centre = tf.sigmoid(rows[..., :2]) * scale - (scale - 1) / 2 + corner
     return tf.concat((centre, tf.exp(rows[..., 2:4]) * anchors), -1)
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return tf.concat((centre - half, centre + half), -1)
 
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.YOLOV4Criterion")

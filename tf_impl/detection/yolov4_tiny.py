@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
+from tf_impl.boxes.centres import area, corners
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.detection._darknet import DarknetConv
 from tf_impl.detection.yolov3 import LEVELS, STRIDES, rows_of
@@ -103,17 +104,6 @@ def boxes_of(rows, anchors, stride):
     middle, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
     centre = middle + (tf.sigmoid(rows[..., :2]) - 0.5) * SCALE * stride[:, None]
     return tf.concat((centre, tf.exp(rows[..., 2:4]) * size), -1)
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return tf.concat((centre - half, centre + half), -1)
-
-
-def area(sizes):
-    """Width times height.  (..., 2) -> (...)."""
-    return sizes[..., 0] * sizes[..., 1]
 
 
 @keras.saving.register_keras_serializable("diptych")

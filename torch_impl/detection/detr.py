@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.boxes.centres import corners
 from torch_impl.classification.resnet import Bottleneck, ResNet
 from torch_impl.layers.attention import MultiheadAttention
 from torch_impl.layers.positions import sinusoids
@@ -297,12 +298,6 @@ class DETR(nn.Module):
             outputs[f"pred_logits{suffix}"] = self.class_embed(y)
             outputs[f"pred_boxes{suffix}"] = torch.sigmoid(self.bbox_embed(y))
         return outputs
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat((centre - half, centre + half), -1)
 
 
 class DETRCriterion(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.boxes.centres import area
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.classification.darknet import conv_leaky, darknet53
 from torch_impl.detection.yolov3 import LEVELS, YOLOV3Neck, rows_of
@@ -124,11 +125,6 @@ def boxes_of(means, anchors, stride):
     centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + (means[..., :2] - 0.5) * stride[:, None]
     half = torch.exp(means[..., 2:]) * (anchors[:, 2:] - anchors[:, :2]) / 2
     return torch.cat((centre - half, centre + half), -1)
-
-
-def area(sizes):
-    """Width times height.  (..., 2) -> (...)."""
-    return sizes[..., 0] * sizes[..., 1]
 
 
 class GaussianYOLOV3Criterion(nn.Module):

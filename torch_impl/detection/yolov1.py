@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.boxes.centres import corners
 from torch_impl.boxes.points import grid_points
 from torch_impl.detection._darknet import DarknetConv
 from torch_impl.layers.activation import LeakyReLU
@@ -161,12 +162,6 @@ def parts_of(predictions, side: int, boxes: int):
         second.unflatten(1, (cells, boxes)),
         last.unflatten(1, (cells, boxes, 4)),
     )
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat((centre - half, centre + half), -1)
 
 
 class YOLOV1Criterion(nn.Module):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.boxes.centres import area, corners
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.points import grid_points
 from torch_impl.detection._darknet import DarknetLayers
@@ -78,17 +79,6 @@ def decoded(x, anchors):
     size = torch.tensor(anchors, dtype=x.dtype, device=x.device).repeat(h * w, 1)
     inside = torch.sigmoid(rows[..., :2])
     return rows, torch.cat((inside + corner, torch.exp(rows[..., 2:4]) * size), -1), inside
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat((centre - half, centre + half), -1)
-
-
-def area(sizes):
-    """Width times height.  (..., 2) -> (...)."""
-    return sizes[..., 0] * sizes[..., 1]
 
 
 class YOLOV2Criterion(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.boxes.centres import corners
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.points import grid_points
 from torch_impl.layers.activation import LeakyReLU
@@ -261,12 +262,6 @@ def decoded(rows, size: tuple[int, int], level: int, scale: float = 1.0):
     anchors = torch.from_numpy(np.array(ANCHORS[level]) / STRIDES[level]).to(rows)[:, None]
     centre = torch.sigmoid(rows[..., :2]) * scale - (scale - 1) / 2 + corner
     return torch.cat((centre, torch.exp(rows[..., 2:4]) * anchors), -1)
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat((centre - half, centre + half), -1)
 
 
 class YOLOV4Criterion(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
+from torch_impl.boxes.centres import area, corners
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.detection._darknet import DarknetConv
 from torch_impl.detection.yolov3 import LEVELS, STRIDES, rows_of
@@ -95,17 +96,6 @@ def boxes_of(rows, anchors, stride):
     middle, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
     centre = middle + (torch.sigmoid(rows[..., :2]) - 0.5) * SCALE * stride[:, None]
     return torch.cat((centre, torch.exp(rows[..., 2:4]) * size), -1)
-
-
-def corners(boxes_cxcywh):
-    """Centre and size -> first and last corner.  (..., 4) -> (..., 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat((centre - half, centre + half), -1)
-
-
-def area(sizes):
-    """Width times height.  (..., 2) -> (...)."""
-    return sizes[..., 0] * sizes[..., 1]
 
 
 class YOLOV4TinyCriterion(nn.Module):
