@@ -98,3 +98,39 @@ def test_suppression_of_circles(panel, kernel):
     best = np.argsort(-found, kind="stable")[:6]
     np.testing.assert_allclose(found[best], expected["outputs"][f"{kernel}.scores"]["values"], rtol=1e-6)
     np.testing.assert_array_equal(order[best], expected["outputs"][f"{kernel}.index"]["values"])
+
+
+@each
+def test_decoding_is_that_of_mmdet(panel):
+    solo, _, _, tensor = PANELS[panel]
+    expected = fingerprints.load("mmdet_solo_decode")
+    given = fingerprints.inputs_of(expected)
+    last = panel == "tensorflow"
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def placed(x):
+        return tensor(np.ascontiguousarray(np.moveaxis(x, 1, -1) if last else x))
+
+    peaks = solo.upper_left_peaks(placed(sigmoid(given["cls_logits_level0"])))
+    rest = np.split(0.9 * sigmoid(given["cls_logits_rest"]), [25, 41, 50])  # grids of 5, 4, 3 and 2 cells
+    classes = [placed(x.T.reshape(1, 4, grid, grid)) for x, grid in zip(rest, (5, 4, 3, 2))]
+    rng = np.random.default_rng(0)
+    rng.standard_normal((1, 4, 6, 6))  # of the first level's classes
+    masks = np.pad(rng.standard_normal((90, 24, 32)).astype(np.float32), ((0, 0), (2, 2), (2, 2)))
+    masks = np.lib.stride_tricks.sliding_window_view(masks, (5, 5), (1, 2)).mean((3, 4))
+    masks = np.split(sigmoid(4 * masks)[None], np.cumsum([36, 25, 16, 9]), axis=1)
+
+    class Prepared(solo.SOLOPostProcess):
+        def judged(self, outputs):
+            return outputs, (24, 32)
+
+    outputs = {f"cls_p{i}": x for i, x in enumerate((peaks, *classes), start=2)}
+    outputs |= {f"mask_p{i}": placed(x) for i, x in enumerate(masks, start=2)}
+    found = Prepared(score_threshold=0.6, candidates=30, detections=12)(outputs, input_size=(90, 120))
+    found = {"scores": np.asarray(found["scores"])[0], "labels": np.asarray(found["labels"])[0]}
+    for name in found:
+        np.testing.assert_allclose(found[name], expected["outputs"][name]["values"], rtol=1e-5)
+    peaks = np.moveaxis(np.asarray(peaks), -1, 1) if last else np.asarray(peaks)
+    np.testing.assert_allclose(peaks.reshape(-1), expected["outputs"]["points_nms"]["values"], rtol=1e-5)
