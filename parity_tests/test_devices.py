@@ -53,6 +53,7 @@ def test_model_criterion_and_post_process_stay_on_the_device(case, proof, monkey
         part if part is None else copy.deepcopy(part).to("meta")
         for part in (panel.model, panel.criterion, panel.postprocess)
     )
+    model = getattr(model, proof.entry.call) if proof.entry.call else model
 
     @torch.no_grad()
     def compute():

@@ -1,0 +1,50 @@
+"""The halves of the Siamese trackers compute together what the whole does, with the whole's tensors."""
+
+import pytest
+import torch
+
+from parity_tests.cases.tracking.halves import ALEX, MASK, RESNET
+from torch_impl.tracking import halves
+from torch_impl.tracking.siamfc import siamfc_alexnet_v1
+from torch_impl.tracking.siamfcpp import siamfcpp_alexnet
+from torch_impl.tracking.siammask import siammask_sharp
+from torch_impl.tracking.siamrpn import siamrpn_alex_dwxcorr, siamrpn_alex_up
+from torch_impl.tracking.siamrpnpp import siamrpn_r50_l234_dwxcorr
+
+
+def filled(half, whole):
+    """A half with the whole's tensors; those that it has not are the other half's."""
+    tensors, own = whole.state_dict(), half.state_dict()
+    half.load_state_dict({name: tensors[name] for name in own})
+    return half.double().eval()
+
+
+@pytest.mark.parametrize(
+    "whole, first, second, options",
+    [
+        (siamfc_alexnet_v1, "siamfc_alexnet_v1_template", "siamfc_alexnet_v1_track", ALEX),
+        (siamrpn_alex_up, "siamrpn_alex_template", "siamrpn_alex_up_track", ALEX),
+        (siamrpn_alex_dwxcorr, "siamrpn_alex_template", "siamrpn_alex_dwxcorr_track", ALEX),
+        (
+            siamrpn_r50_l234_dwxcorr,
+            "siamrpn_r50_l234_dwxcorr_template",
+            "siamrpn_r50_l234_dwxcorr_track",
+            RESNET,
+        ),
+        (siammask_sharp, "siammask_template", "siammask_sharp_track", MASK),
+        (siamfcpp_alexnet, "siamfcpp_alexnet_template", "siamfcpp_alexnet_track", ALEX),
+    ],
+)
+def test_two_halves_are_the_whole(whole, first, second, options):
+    torch.manual_seed(0)
+    whole = whole(**options).double().eval()
+    first, second = (filled(getattr(halves, name)(**options), whole) for name in (first, second))
+    assert first.state_dict().keys() | second.state_dict().keys() == whole.state_dict().keys()
+    size = (135, 143) if options is MASK else (191, 207)
+    template, search = torch.randn(1, 3, 127, 127).double(), torch.randn(1, 3, *size).double()
+    with torch.no_grad():
+        maps = first.template(template) if hasattr(first, "template") else first(template)
+        maps = maps.values() if isinstance(maps, dict) else [maps]
+        entry = second if isinstance(second, (halves.SiamRPNPPTrack, halves.SiamFCPPTrack)) else second.track
+        found, wanted = entry(*maps, search), whole(template, search)
+    torch.testing.assert_close(found, wanted)

@@ -1,0 +1,206 @@
+"""The two halves of the Siamese trackers apart: what looks at the first frame, and what looks at every later one.
+
+Papers, names of parameters: see ``siamfc.py``, ``siamrpn.py``, ``siamrpnpp.py``, ``siammask.py``, ``siamfcpp.py``. What
+to look at: the first frame's maps are inputs of the second half, so that a tracker computes them once. A half holds the
+parameters that it uses, under the names that they have in the whole.
+
+Mirror notes:
+- NCHW here, NHWC in TensorFlow.
+- Keras infers the input widths.
+"""
+
+import functools
+
+from torch import nn
+
+from torch_impl.tracking._siamese import AtrousResNet
+from torch_impl.tracking.siamfc import SiamFC
+from torch_impl.tracking.siamfcpp import AlexNet, Conv, DenseboxHead, SiamFCPP
+from torch_impl.tracking.siammask import Features, SiamMask
+from torch_impl.tracking.siamrpn import AlexNetLegacy, SiamRPN
+from torch_impl.tracking.siamrpnpp import AdjustAllLayer, SiamRPNPP
+
+__all__ = [
+    "SiamFCPPTemplate",
+    "SiamFCPPTrack",
+    "SiamMaskTemplate",
+    "SiamRPNPPTemplate",
+    "SiamRPNPPTrack",
+    "SiamRPNTemplate",
+    "siamfc_alexnet_v1_template",
+    "siamfc_alexnet_v1_track",
+    "siamfcpp_alexnet_template",
+    "siamfcpp_alexnet_track",
+    "siammask_sharp_track",
+    "siammask_template",
+    "siamrpn_alex_dwxcorr_track",
+    "siamrpn_alex_template",
+    "siamrpn_alex_up_track",
+    "siamrpn_r50_l234_dwxcorr_template",
+    "siamrpn_r50_l234_dwxcorr_track",
+]
+
+ADJUST = functools.partial(Conv, kernel_size=3, relu=False, std=0.01)
+
+
+class SiamRPNTemplate(nn.Module):
+    """The half of :class:`SiamRPN` for the first frame.
+
+    Args:
+        channels: see :class:`SiamRPN`.
+
+    Inputs: ``template`` (N, 3, 127, 127).
+    Returns: (N, channels[-1], 6, 6).
+    """
+
+    def __init__(self, channels: tuple[int, ...] = (96, 256, 384, 384, 256)):
+        super().__init__()
+        self.backbone = AlexNetLegacy(channels)
+
+    def forward(self, template):
+        return self.backbone(template)
+
+
+class SiamRPNPPTemplate(nn.Module):
+    """The half of :class:`SiamRPNPP` for the first frame.
+
+    Args:
+        layers, planes, channels: see :class:`SiamRPNPP`.
+
+    Inputs: ``template`` (N, 3, 127, 127).
+    Returns: dict of maps ``"c3"``, ``"c4"``, ``"c5"`` (N, C, 7, 7).
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        channels: tuple[int, ...] = (256, 256, 256),
+    ):
+        super().__init__()
+        self.backbone = AtrousResNet(layers, planes)
+        self.neck = AdjustAllLayer(tuple(4 * width for width in planes[1:]), channels)  # mirror: infers
+
+    def forward(self, template):
+        return self.neck(self.backbone(template))
+
+
+class SiamRPNPPTrack(SiamRPNPP):
+    """The half of :class:`SiamRPNPP` for later frames.
+
+    Inputs: ``c3``, ``c4``, ``c5`` (N, C, 7, 7) of the first frame, ``search`` (N, 3, H, W).
+    Returns: as of :class:`SiamRPNPP`.
+    """
+
+    def forward(self, c3, c4, c5, search):
+        return self.track({"c3": c3, "c4": c4, "c5": c5}, search)
+
+
+class SiamMaskTemplate(nn.Module):
+    """The half of :class:`SiamMask` for the first frame.
+
+    Args:
+        layers, planes, channels: see :class:`SiamMask`.
+
+    Inputs: ``template`` (N, 3, 127, 127).
+    Returns: (N, channels, 7, 7).
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6),
+        planes: tuple[int, ...] = (64, 128, 256),
+        channels: int = 256,
+    ):
+        super().__init__()
+        self.features = Features(layers, planes, channels)
+
+    def forward(self, template):
+        return self.features(template)[1]
+
+
+class SiamFCPPTemplate(nn.Module):
+    """The half of :class:`SiamFCPP` for the first frame.
+
+    Args:
+        basemodel: see :class:`SiamFCPP`.
+
+    Inputs: ``template`` (N, 3, 127, 127).
+    Returns: dict: ``"cls_kernel"``, ``"box_kernel"`` (N, C, 4, 4).
+    """
+
+    def __init__(self, basemodel):
+        super().__init__()
+        self.basemodel = basemodel
+        self.r_z_k, self.c_z_k = (ADJUST(basemodel.channels, basemodel.channels) for _ in range(2))  # mirror: infers
+
+    def forward(self, template):
+        x = self.basemodel(template)
+        return {"cls_kernel": self.c_z_k(x), "box_kernel": self.r_z_k(x)}
+
+
+class SiamFCPPTrack(nn.Module):
+    """The half of :class:`SiamFCPP` for later frames.
+
+    Args:
+        basemodel, norms: see :class:`SiamFCPP`.
+
+    Inputs: ``cls_kernel``, ``box_kernel`` (N, C, 4, 4) of the first frame, ``search`` (N, 3, H, W).
+    Returns: as of :class:`SiamFCPP`.
+    """
+
+    track = SiamFCPP.track
+
+    def __init__(self, basemodel, norms: tuple[bool, ...] = (False, False, True)):
+        super().__init__()
+        self.basemodel, self.head = basemodel, DenseboxHead(basemodel.channels, norms)
+        self.r_x, self.c_x = (ADJUST(basemodel.channels, basemodel.channels) for _ in range(2))
+
+    def forward(self, cls_kernel, box_kernel, search):
+        return self.track((cls_kernel, box_kernel), search)
+
+
+def siamfc_alexnet_v1_template(**options) -> SiamFC:
+    return SiamFC(**options)
+
+
+def siamfc_alexnet_v1_track(**options) -> SiamFC:
+    return SiamFC(**options)
+
+
+def siamrpn_alex_template(**options) -> SiamRPNTemplate:
+    return SiamRPNTemplate(**options)
+
+
+def siamrpn_alex_up_track(**options) -> SiamRPN:
+    return SiamRPN("up", **options)
+
+
+def siamrpn_alex_dwxcorr_track(**options) -> SiamRPN:
+    return SiamRPN("depthwise", **options)
+
+
+def siamrpn_r50_l234_dwxcorr_template(**options) -> SiamRPNPPTemplate:
+    return SiamRPNPPTemplate(**options)
+
+
+def siamrpn_r50_l234_dwxcorr_track(**options) -> SiamRPNPPTrack:
+    return SiamRPNPPTrack(**options)
+
+
+def siammask_template(**options) -> SiamMaskTemplate:
+    return SiamMaskTemplate(**options)
+
+
+def siammask_sharp_track(**options) -> SiamMask:
+    return SiamMask(**options)
+
+
+def siamfcpp_alexnet_template(channels: tuple[int, ...] = (96, 256, 384, 384, 256)) -> SiamFCPPTemplate:
+    return SiamFCPPTemplate(AlexNet(channels))
+
+
+def siamfcpp_alexnet_track(
+    channels: tuple[int, ...] = (96, 256, 384, 384, 256), norms: tuple[bool, ...] = (False, False, True)
+) -> SiamFCPPTrack:
+    return SiamFCPPTrack(AlexNet(channels), norms)
