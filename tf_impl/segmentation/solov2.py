@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.assignment import take_rows
-from tf_impl.classification.resnet import BasicBlock
+from tf_impl.classification.resnet import CONV, DEFORM, BasicBlock
 from tf_impl.detection.faster_rcnn import pyramid_backbone
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv2D
@@ -39,13 +39,25 @@ __all__ = [
     "solov2_light_criterion",
     "solov2_light_r18_fpn",
     "solov2_light_r34_fpn",
+    "solov2_light_r50_dcn_fpn",
     "solov2_light_r50_fpn",
     "solov2_r50_fpn",
+    "solov2_r101_dcn_fpn",
     "solov2_r101_fpn",
 ]
 
 LIGHT_RANGES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
 STRIDE = 4  # of the masks
+
+
+def _deformable(filters: int, kernel_size: int, bias_initializer, **options):
+    return DEFORM["v2"](filters, kernel_size, **options)  # its bias always starts as zero
+
+
+def norm_conv(filters: int, kernel_size: int, norm_groups: int, deform: bool) -> ConvModule:
+    """A convolution that keeps the size, deformable if asked, and group normalisation."""
+    options = {"conv": _deformable} if deform else {"kernel_initializer": SmallNormal}
+    return ConvModule(filters, kernel_size, padding=kernel_size // 2, norm="group", norm_groups=norm_groups, **options)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -56,16 +68,14 @@ class Enlarged(keras.layers.Layer):
         filters: channels of the convolutions.
         doublings: how often the size is doubled.
         norm_groups: groups of the normalisation.
+        deform: whether the convolutions are deformable.
     """
 
-    def __init__(self, filters: int, doublings: int, norm_groups: int, **kwargs):
+    def __init__(self, filters: int, doublings: int, norm_groups: int, deform: bool, **kwargs):
         super().__init__(**kwargs)
         self.doublings = doublings
         for i in range(max(doublings, 1)):
-            conv = ConvModule(
-                filters, 3, padding=1, norm="group", norm_groups=norm_groups, kernel_initializer=SmallNormal
-            )
-            setattr(self, f"conv{i}", conv)
+            setattr(self, f"conv{i}", norm_conv(filters, 3, norm_groups, deform))
 
     def call(self, x, training=False):
         for i in range(max(self.doublings, 1)):
@@ -84,14 +94,15 @@ class MaskFeatures(keras.layers.Layer):
         mid_filters: channels of the convolutions before the sum.
         filters: channels of the result.
         norm_groups: groups of the normalisations.
+        deform: whether the convolutions are deformable.
 
     x: list of levels (N, H_i, W_i, C) -> (N, H_0, W_0, filters).
     """
 
-    def __init__(self, mid_filters: int, filters: int, norm_groups: int = 32, **kwargs):
+    def __init__(self, mid_filters: int, filters: int, norm_groups: int = 32, deform: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.convs_all_levels = [Enlarged(mid_filters, i, norm_groups) for i in range(4)]
-        self.conv_pred = ConvModule(filters, 1, norm="group", norm_groups=norm_groups, kernel_initializer=SmallNormal)
+        self.convs_all_levels = [Enlarged(mid_filters, i, norm_groups, deform) for i in range(4)]
+        self.conv_pred = norm_conv(filters, 1, norm_groups, deform)
 
     def call(self, levels, training=False):
         *levels, last = levels
@@ -112,10 +123,12 @@ class SOLOv2Head(keras.layers.Layer):
         mask_channels: channels of the maps before their sum.
         mask_out_channels: channels E of the shared maps and length of the kernels.
         norm_groups: groups of the normalisation after each convolution.
+        deform: which convolutions are deformable: "none", "last", of the towers, or "all".
 
     Inputs: dict of levels P2 to P6, (N, H, W, C).
     Returns: dict: ``"kernel_p2"`` ... (N, S, S, E), ``"cls_p2"`` ... (N, S, S, K) logits, ``"mask_features"``
         (N, H / 4, W / 4, E). The mask of a cell is the sigmoid of the product of its kernel with every place.
+    Raises: ValueError if there is no such ``deform``.
     """
 
     def __init__(
@@ -127,24 +140,23 @@ class SOLOv2Head(keras.layers.Layer):
         mask_channels: int = 128,
         mask_out_channels: int = 256,
         norm_groups: int = 32,
+        deform: str = "none",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if deform not in ("none", "last", "all"):
+            raise ValueError(f"deform={deform!r} must be 'none', 'last' or 'all'")
         self.num_grids = tuple(num_grids)
         for name in ("cls_convs", "kernel_convs"):
-            convs = [
-                ConvModule(
-                    channels, 3, padding=1, norm="group", norm_groups=norm_groups, kernel_initializer=SmallNormal
-                )
-                for _ in range(num_convs)
-            ]
+            chosen = [deform == "all" or (deform == "last" and i == num_convs - 1) for i in range(num_convs)]
+            convs = [norm_conv(channels, 3, norm_groups, each) for each in chosen]
             setattr(self, name, convs)
         bias = keras.initializers.Constant(PRIOR_BIAS)
         self.conv_cls = Conv2D(num_classes, 3, padding=1, kernel_initializer=SmallNormal(), bias_initializer=bias)
         self.conv_kernel = Conv2D(
             mask_out_channels, 3, padding=1, kernel_initializer=SmallNormal(), bias_initializer="zeros"
         )
-        self.mask_feature_head = MaskFeatures(mask_channels, mask_out_channels, norm_groups)
+        self.mask_feature_head = MaskFeatures(mask_channels, mask_out_channels, norm_groups, deform == "all")
 
     def call(self, maps, training=False):
         found = {}
@@ -214,10 +226,13 @@ def solov2_r50_fpn(
     mask_channels: int = 128,
     mask_out_channels: int = 256,
     norm_groups: int = 32,
+    deform: str = "none",
     **options,
 ) -> MaskDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
-    head = SOLOv2Head(num_classes, channels, num_convs, num_grids, mask_channels, mask_out_channels, norm_groups)
+    conv = CONV if deform == "none" else (CONV, *(DEFORM["v2"],) * 3)
+    backbone = pyramid_backbone(layers=layers, conv=conv, **options)
+    masks = mask_channels, mask_out_channels
+    head = SOLOv2Head(num_classes, channels, num_convs, num_grids, *masks, norm_groups, deform)
     return MaskDetector(backbone, FPN(backbone.channels, out_channels), head)
 
 
@@ -225,10 +240,18 @@ def solov2_r101_fpn(layers=(3, 4, 23, 3), **options) -> MaskDetector:
     return solov2_r50_fpn(layers=layers, **options)
 
 
+def solov2_r101_dcn_fpn(deform: str = "all", **options) -> MaskDetector:
+    return solov2_r101_fpn(deform=deform, **options)
+
+
 def solov2_light_r50_fpn(
     channels: int = 256, num_convs: int = 2, mask_out_channels: int = 128, **options
 ) -> MaskDetector:
     return solov2_r50_fpn(channels=channels, num_convs=num_convs, mask_out_channels=mask_out_channels, **options)
+
+
+def solov2_light_r50_dcn_fpn(num_convs: int = 3, deform: str = "last", **options) -> MaskDetector:
+    return solov2_light_r50_fpn(num_convs=num_convs, deform=deform, **options)
 
 
 def solov2_light_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> MaskDetector:

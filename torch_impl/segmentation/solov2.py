@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.assignment import take_rows
-from torch_impl.classification.resnet import BasicBlock
+from torch_impl.classification.resnet import CONV, DEFORM, BasicBlock
 from torch_impl.detection.faster_rcnn import pyramid_backbone
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
@@ -37,13 +37,24 @@ __all__ = [
     "solov2_light_criterion",
     "solov2_light_r18_fpn",
     "solov2_light_r34_fpn",
+    "solov2_light_r50_dcn_fpn",
     "solov2_light_r50_fpn",
     "solov2_r50_fpn",
+    "solov2_r101_dcn_fpn",
     "solov2_r101_fpn",
 ]
 
 LIGHT_RANGES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
 STRIDE = 4  # of the masks
+
+
+def norm_conv(in_channels: int, out_channels: int, kernel_size: int, norm_groups: int, deform: bool) -> ConvModule:
+    """A convolution that keeps the size, deformable if asked, and group normalisation."""
+    conv = DEFORM["v2"] if deform else nn.Conv2d
+    padding = kernel_size // 2
+    return ConvModule(
+        in_channels, out_channels, kernel_size, 1, padding, norm="group", norm_groups=norm_groups, conv=conv
+    )
 
 
 class Enlarged(nn.Sequential):
@@ -54,15 +65,14 @@ class Enlarged(nn.Sequential):
         out_channels: channels of the convolutions.
         doublings: how often the size is doubled.
         norm_groups: groups of the normalisation.
+        deform: whether the convolutions are deformable.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, doublings: int, norm_groups: int):
+    def __init__(self, in_channels: int, out_channels: int, doublings: int, norm_groups: int, deform: bool):
         super().__init__()
         self.doublings = doublings
         for i in range(max(doublings, 1)):
-            conv = ConvModule(
-                in_channels if i == 0 else out_channels, out_channels, 3, 1, 1, norm="group", norm_groups=norm_groups
-            )
+            conv = norm_conv(in_channels if i == 0 else out_channels, out_channels, 3, norm_groups, deform)
             self.add_module(f"conv{i}", conv)
 
     def forward(self, x):
@@ -82,16 +92,19 @@ class MaskFeatures(nn.Module):
         mid_channels: channels of the convolutions before the sum.
         out_channels: channels of the result.
         norm_groups: groups of the normalisations.
+        deform: whether the convolutions are deformable.
 
     x: list of levels (N, in_channels, H_i, W_i) -> (N, out_channels, H_0, W_0).
     """
 
-    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, norm_groups: int = 32):
+    def __init__(
+        self, in_channels: int, mid_channels: int, out_channels: int, norm_groups: int = 32, deform: bool = False
+    ):
         super().__init__()
         self.convs_all_levels = nn.ModuleList(
-            Enlarged(in_channels + (2 if i == 3 else 0), mid_channels, i, norm_groups) for i in range(4)
+            Enlarged(in_channels + (2 if i == 3 else 0), mid_channels, i, norm_groups, deform) for i in range(4)
         )
-        self.conv_pred = ConvModule(mid_channels, out_channels, 1, norm="group", norm_groups=norm_groups)
+        self.conv_pred = norm_conv(mid_channels, out_channels, 1, norm_groups, deform)
 
     def forward(self, levels):
         *levels, last = levels
@@ -111,10 +124,12 @@ class SOLOv2Head(nn.Module):
         mask_channels: channels of the maps before their sum.
         mask_out_channels: channels E of the shared maps and length of the kernels.
         norm_groups: groups of the normalisation after each convolution.
+        deform: which convolutions are deformable: "none", "last", of the towers, or "all".
 
     Inputs: dict of levels P2 to P6, (N, C, H, W).
     Returns: dict: ``"kernel_p2"`` ... (N, E, S, S), ``"cls_p2"`` ... (N, K, S, S) logits, ``"mask_features"``
         (N, E, H / 4, W / 4). The mask of a cell is the sigmoid of the product of its kernel with every place.
+    Raises: ValueError if there is no such ``deform``.
     """
 
     def __init__(
@@ -127,16 +142,22 @@ class SOLOv2Head(nn.Module):
         mask_channels: int = 128,
         mask_out_channels: int = 256,
         norm_groups: int = 32,
+        deform: str = "none",
     ):
         super().__init__()
+        if deform not in ("none", "last", "all"):
+            raise ValueError(f"deform={deform!r} must be 'none', 'last' or 'all'")
         self.num_grids = tuple(num_grids)
         for name, extra in (("cls_convs", 0), ("kernel_convs", 2)):
             widths = [in_channels + extra] + [channels] * (num_convs - 1)
-            convs = [ConvModule(c, channels, 3, 1, 1, norm="group", norm_groups=norm_groups) for c in widths]
+            chosen = [deform == "all" or (deform == "last" and i == num_convs - 1) for i in range(num_convs)]
+            convs = [norm_conv(c, channels, 3, norm_groups, each) for c, each in zip(widths, chosen)]
             setattr(self, name, nn.ModuleList(convs))
         self.conv_cls = nn.Conv2d(channels, num_classes, 3, 1, 1)
         self.conv_kernel = nn.Conv2d(channels, mask_out_channels, 3, 1, 1)
-        self.mask_feature_head = MaskFeatures(in_channels, mask_channels, mask_out_channels, norm_groups)
+        self.mask_feature_head = MaskFeatures(
+            in_channels, mask_channels, mask_out_channels, norm_groups, deform == "all"
+        )
         normal(self, 0.01)
         nn.init.constant_(self.conv_cls.bias, PRIOR_BIAS)
 
@@ -203,12 +224,13 @@ def solov2_r50_fpn(
     mask_channels: int = 128,
     mask_out_channels: int = 256,
     norm_groups: int = 32,
+    deform: str = "none",
     **options,
 ) -> MaskDetector:
-    backbone = pyramid_backbone(layers=layers, **options)
-    head = SOLOv2Head(
-        out_channels, num_classes, channels, num_convs, num_grids, mask_channels, mask_out_channels, norm_groups
-    )
+    conv = CONV if deform == "none" else (CONV, *(DEFORM["v2"],) * 3)
+    backbone = pyramid_backbone(layers=layers, conv=conv, **options)
+    masks = mask_channels, mask_out_channels
+    head = SOLOv2Head(out_channels, num_classes, channels, num_convs, num_grids, *masks, norm_groups, deform)
     return MaskDetector(backbone, FPN(backbone.channels, out_channels), head)
 
 
@@ -216,10 +238,18 @@ def solov2_r101_fpn(layers=(3, 4, 23, 3), **options) -> MaskDetector:
     return solov2_r50_fpn(layers=layers, **options)
 
 
+def solov2_r101_dcn_fpn(deform: str = "all", **options) -> MaskDetector:
+    return solov2_r101_fpn(deform=deform, **options)
+
+
 def solov2_light_r50_fpn(
     channels: int = 256, num_convs: int = 2, mask_out_channels: int = 128, **options
 ) -> MaskDetector:
     return solov2_r50_fpn(channels=channels, num_convs=num_convs, mask_out_channels=mask_out_channels, **options)
+
+
+def solov2_light_r50_dcn_fpn(num_convs: int = 3, deform: str = "last", **options) -> MaskDetector:
+    return solov2_light_r50_fpn(num_convs=num_convs, deform=deform, **options)
 
 
 def solov2_light_r18_fpn(block=BasicBlock, layers=(2, 2, 2, 2), **options) -> MaskDetector:

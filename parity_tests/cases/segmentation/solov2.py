@@ -1,9 +1,10 @@
 """Small configurations of SOLOv2."""
 
 from parity_tests.cases.segmentation._instances import FEW, RANGES, SMALL, instances, mmdet_masks
-from parity_tests.harness.case import Case, images
+from parity_tests.harness.case import SAME_GRAPH, Case, images
 
 OUTPUTS = {f"mask_head.{k}.{i}": f"{key}_p{i + 2}" for k, key in enumerate(("kernel", "cls")) for i in range(5)}
+COUNTED = {"reference": "no file of this variant; its parameters are counted at the published size"}
 
 CASES = [
     Case(
@@ -21,6 +22,22 @@ CASES = [
         instances(64, 96, 4),
         {**SMALL, "mask_channels": 8, "mask_out_channels": 12},
         postprocess={**FEW, "kernel": "linear", "score_threshold": 0.01, "filter_threshold": 0.0},
-        without={"reference": "no file of the light form; its parameters are counted at the published size"},
+        without=COUNTED,
+    ),
+    Case(
+        "solov2_r101_dcn_fpn",
+        images(64, 96),
+        instances(64, 96, 4),
+        {**SMALL, "mask_channels": 8, "mask_out_channels": 12},
+        criterion={"ranges": RANGES},
+        postprocess={**FEW, "score_threshold": 0.01, "filter_threshold": 0.0},
+        without=COUNTED,
+    ),
+    Case(
+        "solov2_light_r50_dcn_fpn",
+        images(64, 96),
+        instances(64, 96, 4),
+        {**SMALL, "mask_channels": 8, "mask_out_channels": 12, "num_convs": 2},
+        without=SAME_GRAPH | COUNTED,
     ),
 ]
