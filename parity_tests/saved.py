@@ -18,7 +18,7 @@ def figure(value) -> bool:
 
 CASE = {  # what a measurement writes of a case
     "model": str,
-    "parameters": int,
+    "parameters?": int,  # of the level "interface"
     "digest": str,
     "harness": str,
     "versions": {str: str},
@@ -48,8 +48,8 @@ def fits(value, shape) -> bool:
     Args:
         value: of JSON.
         shape: a type; a text that it must be; a function that says so; a tuple of shapes, of which one fits; a list
-            with the shape of all items, or with that of each; a dictionary with the shapes of keys that must be there,
-            or with ``str`` and the shape of all values.
+            with the shape of all items, or with that of each; a dictionary with the shapes of keys that must be there
+            (that may be, before a question mark), or with ``str`` and the shape of all values.
     """
     if isinstance(shape, str):
         return value == shape
@@ -62,8 +62,10 @@ def fits(value, shape) -> bool:
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return False
-        named = {key: shape.get(key, shape.get(str)) for key in (value if str in shape else shape)}
-        return all(key in value and fits(value[key], one) for key, one in named.items())
+        if str in shape:
+            return all(fits(item, shape[str]) for item in value.values())
+        there = {key.removesuffix("?"): one for key, one in shape.items() if key[-1] != "?" or key[:-1] in value}
+        return all(key in value and fits(value[key], one) for key, one in there.items())
     if not isinstance(shape, type):
         return shape(value)
     if shape is float:

@@ -107,7 +107,8 @@ def write_proof(path, **cases):
             level: {"figure": 0.0, "name": "", "reason": "", "bound": 1e-10, "holds": holds is not False}
             for level in LEVELS[: None if holds in (True, False) else 3]
         }
-        found[name] = {"model": model, "levels": levels, "onnx": {}}
+        sources = {"digest": "", "harness": "", "versions": {}}
+        found[name] = {"model": model, "levels": levels, "onnx": {}, **sources}
     path.write_text(json.dumps({"cases": found}))
 
 

@@ -275,7 +275,7 @@ class LMHeadModel(nn.Module):
 
     def __init__(self, transformer):
         super().__init__()
-        self.transformer = transformer
+        self.transformer = transformer  # mirror: builds lazily
         self.lm_head = nn.Linear(*reversed(transformer.words.weight.shape), bias=False)
         self.lm_head.weight = transformer.words.weight  # mirror: ties the output
 
