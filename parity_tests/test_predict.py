@@ -46,6 +46,8 @@ def test_nearest_pictures_of_a_folder(folder):
     top = 2 * (draw.MARGIN + draw.LINE)  # of the first row of pictures
     left = 2 * draw.MARGIN + 64  # of the nearest one, beside the question
     assert sheet.getpixel((left + 16, top + 32)) == (240, 50, 99)
+    alike = {engine: {"embedding": np.ones((4, 2))} for engine in answer.ENGINES}
+    assert question.draw(alike).width == sheet.width, "pictures of equal cosines stand beside each other"
 
 
 def test_pictures_are_ranked_by_shared_neighbours_too(folder):
@@ -126,6 +128,8 @@ def test_joints_are_read_and_drawn(tmp_path):
         (["pggan_generator", "query.png"], "makes pictures from noise, and takes none"),
         (["mtcnn"], "takes one picture, and 0"),
         (["mtcnn", "query.png", "--draw", "out.txt"], "ends in .png"),
+        (["mtcnn", "query.png", "--seed", "3"], "leave the other options out"),
+        (["mtcnn", "query.png", "--option", "channels=3"], "leave the other options out"),
     ],
 )
 def test_bad_use_is_refused_in_a_line(folder, monkeypatch, arguments, words):

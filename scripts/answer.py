@@ -181,6 +181,8 @@ def predict(
         if name in ("mtcnn", "mtcnn_cascade"):
             from scripts import cascade
 
+            if options or key or request.index or request.rerank or request.seed is not None:
+                raise Problem(f"{name} takes a picture, --checkpoint, --top and --draw; leave the other options out")
             found = cascade.ask(request, checkpoint, Path(folder), draw)
         else:
             found = ask(model_of(name), request, checkpoint, Path(folder), options, key, draw)

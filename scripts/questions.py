@@ -85,17 +85,15 @@ def pictures(model: catalog.Model, entry, request: Request) -> Question:
     pictures = [image_input(path, entry.preprocessing) for path in request.inputs]
     if len({picture.shape for picture in pictures}) > 1:
         raise PictureError("the pictures have several sizes, and this checkpoint takes them as they are; give one")
-    classes = Path(catalog.__file__).parent.parent / "classes" / f"{(entry.classes or '').removesuffix('.txt')}.txt"
-    labels = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
 
     def read(outputs, results=None):
         answers = []
         for path, p in zip(request.inputs, probabilities(outputs[next(iter(model.outputs))]), strict=True):
+            labels = names(entry, len(p))
             for rank, k in enumerate(np.argsort(-p, kind="stable")[: request.top], start=1):
-                label = labels[k] if len(labels) == len(p) else f"class {k}"  # a head of another width has others
-                row = f"{Path(path).name} {rank}."
-                text = f"{label} {p[k]:.2%}"
-                answers.append({"row": row, "text": text, "class": int(k), "label": label, "probability": float(p[k])})
+                row, text = f"{Path(path).name} {rank}.", f"{labels[k]} {p[k]:.2%}"
+                answer = {"class": int(k), "label": labels[k], "probability": float(p[k])}
+                answers.append({"row": row, "text": text, **answer})
         return answers
 
     return Question({name: np.concatenate(pictures)}, read)
@@ -310,7 +308,9 @@ def embeddings(model: catalog.Model, entry, request: Request) -> Question:
     def drawn(found):
         rows = {}
         for engine, outputs in found.items():
-            answers = [(f"{cosine:.4f}", known[i]) for i, cosine in nearest(outputs)]
+            answers = [
+                (f"{rank}. {cosine:.4f}", known[i]) for rank, (i, cosine) in enumerate(nearest(outputs), start=1)
+            ]
             rows[engine] = {title: draw.small(open_picture(path), SIDE) for title, path in [("query", query), *answers]}
         return draw.stacked({engine: draw.side_by_side(row) for engine, row in rows.items()})
 
