@@ -28,7 +28,9 @@ LEVELS = ("p3", "p4", "p5", "p6", "p7")
 
 def side(package, tensor):
     """The modules of a panel, and how arrays get in and out."""
-    names = "boxes.iou boxes.coders boxes.anchors boxes.assignment losses.focal losses.box detection.retinanet"
+    names = (
+        "boxes.iou boxes.coders boxes.anchors boxes.assignment losses.focal losses.box detection.retinanet layers.rows"
+    )
     modules = {name.split(".")[1]: importlib.import_module(f"{package}.{name}") for name in names.split()}
     return SimpleNamespace(
         package=package,
@@ -238,12 +240,11 @@ def test_assignment_of_two_equal_objects(panel):
 
 @both
 def test_rows_by_index(panel):
-    values = np.arange(24).reshape(2, 3, 4)
+    values = np.arange(144).reshape(2, 3, 4, 2, 3)
     index = np.array([[2, -1], [-2, 1]])
-    found = panel.assignment.take_rows(panel.tensor(values), panel.tensor(index))
-    np.testing.assert_array_equal(found, [values[0, [2, 0]], values[1, [0, 1]]])
-    found = panel.assignment.take_rows(panel.tensor(values[..., 0]), panel.tensor(index))
-    np.testing.assert_array_equal(found, [[8, 0], [12, 16]])
+    for rows in (values[..., 0, 0, 0], values[..., 0, 0], values[..., 0], values):
+        found = panel.rows.take_rows(panel.tensor(rows), panel.tensor(index))
+        np.testing.assert_array_equal(found, [rows[0, [2, 0]], rows[1, [0, 1]]])
 
 
 # elementary losses

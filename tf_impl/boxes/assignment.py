@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_impl.layers.top_k import argmax
 
-__all__ = ["assign_max_iou", "take_rows"]
+__all__ = ["assign_max_iou"]
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -62,8 +62,3 @@ def assign_max_iou(
     slots = tf.range(iou.shape[1], dtype=index.dtype)[:, None]
     last = tf.reduce_max(tf.where(tied, slots, tf.constant(-1, index.dtype)), 1)
     return tf.where(last >= 0, last, matched)
-
-
-def take_rows(values, index):
-    """Rows of a batch by index.  values: (N, M, ...), index: (N, A), negative for the first row -> (N, A, ...)."""
-    return tf.gather(values, tf.maximum(index, 0), batch_dims=1)

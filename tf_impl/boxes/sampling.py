@@ -6,7 +6,7 @@ Mirror notes:
 
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 
 __all__ = ["first_positives", "has_area", "sample"]

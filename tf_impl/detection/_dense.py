@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import clip_boxes
 from tf_impl.boxes.points import grid_points
+from tf_impl.boxes.results import results
 from tf_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv2D
@@ -22,6 +22,7 @@ from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.necks.fpn import FPN
 
@@ -49,9 +50,7 @@ BLOCKS = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (
 
 def rows(outputs, key: str):
     """All maps ``key_p3`` ... of a model, (N, H, W, C), as (N, sum of H * W, C)."""
-    found = [outputs[f"{key}_{level}"] for level in LEVELS]
-    # mirror: transposition
-    return tf.concat([tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])) for x in found], 1)
+    return tf.concat([map_rows(outputs[f"{key}_{level}"]) for level in LEVELS], 1)
 
 
 def level_points(outputs, strides: tuple[int, ...], offset: float = 0.5) -> list[np.ndarray]:
@@ -250,9 +249,4 @@ class DensePostProcess(keras.layers.Layer):
         scores = self.final(outputs, scores, index)
         valid = valid & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
         kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return take_rows(index, kept), {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, kept), 0.0),
-            "scores": tf.where(valid, take_rows(scores, kept), 0.0),
-            "labels": tf.where(valid, take_rows(labels, kept), 0),
-            "valid": valid,
-        }
+        return take_rows(index, kept), results(boxes, scores, labels, kept, valid)

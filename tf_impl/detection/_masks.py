@@ -7,8 +7,8 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.detection._two_stage import TwoStageCriterion, of_class
+from tf_impl.layers.rows import take_rows
 from tf_impl.losses.dense import binary_cross_entropy
 from tf_impl.rois.masks import mask_targets
 

@@ -13,24 +13,18 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.anchors import cell_anchors, grid_anchors
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.convention import convention_of
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.rows import anchor_rows, take_rows
 from tf_impl.layers.top_k import top_k
 
 __all__ = ["ProposalNetwork", "RPNHead", "RegionProposalNetwork"]
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 CONV = functools.partial(Conv2D, kernel_initializer=SmallNormal, bias_initializer="zeros")
-
-
-def anchor_rows(x, channels: int):
-    """(N, H, W, A * channels), the anchor outermost -> (N, H * W * A, channels)."""
-    _, h, w, width = x.shape
-    return tf.reshape(x, (-1, h * w * width // channels, channels))  # mirror: transposition
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -11,13 +11,15 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.convention import convention_of
 from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.results import results
 from tf_impl.boxes.sampling import has_area, sample
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.box import l1_loss, smooth_l1_loss
 from tf_impl.losses.dense import binary_cross_entropy
@@ -272,9 +274,4 @@ class TwoStagePostProcess(keras.layers.Layer):
             valid = valid & tf.reduce_all(size >= self.convention.least_detection, -1)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
         labels = labels + 1 if first else labels
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": tf.where(valid, take_rows(scores, index), 0.0),
-            "labels": tf.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)

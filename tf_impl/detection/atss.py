@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.atss import assign_atss
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.points import distances_to_sides
@@ -30,6 +29,7 @@ from tf_impl.detection._dense import (
     rows,
 )
 from tf_impl.detection.fcos import centerness
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.scale import Scale
 from tf_impl.losses.box import giou_loss
 from tf_impl.losses.dense import binary_cross_entropy

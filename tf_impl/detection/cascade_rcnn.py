@@ -12,13 +12,13 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.convention import convention_of
 from tf_impl.classification.resnet import BasicBlock
 from tf_impl.detection._masks import MaskPostProcess, mask_loss
 from tf_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, of_class
 from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
+from tf_impl.layers.rows import take_rows
 from tf_impl.rois.box_heads import ConvFCBBoxHead
 from tf_impl.rois.extractors import RoIExtractor
 from tf_impl.rois.mask_heads import FCNMaskHead

@@ -6,7 +6,6 @@ Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msr
 What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: a map becomes rows of cells after a transposition there.
 - PyTorch fills kernels of finished layers, Keras gives each layer its initial values; the residual networks start some
   of their upsampling as bilinear.
 """
@@ -14,7 +13,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from tf_impl.classification.dla import dla34
 from tf_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
@@ -22,6 +20,7 @@ from tf_impl.layers.convolution import Conv2D, Conv2DTranspose
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.losses.box import l1_loss
 from tf_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
 from tf_impl.necks.dla_up import DCNv2, DLAUp, IDAUp, bilinear_kernel
@@ -155,11 +154,6 @@ class CenterNetDLA(Model):
         return {"hm": self.hm(x), "wh": self.wh(x), "reg": self.reg(x)}
 
 
-def rows(x):
-    """(N, H, W, C) -> (N, H * W, C)."""
-    return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))  # mirror: transposition
-
-
 @keras.saving.register_keras_serializable("diptych")
 class CenterNetCriterion(keras.layers.Layer):
     """Focal loss of the heat maps, L1 losses of size and rest at the objects' centres.
@@ -196,9 +190,9 @@ class CenterNetCriterion(keras.layers.Layer):
 
         index = tf.cast(cell[..., 1] * width + cell[..., 0], tf.int64)
         count = 2 * tf.reduce_sum(tf.cast(valid, dtype)) + 1e-4  # of numbers, two for an object
-        found = l1_loss(take_rows(rows(outputs["wh"]), index), size)
+        found = l1_loss(take_rows(map_rows(outputs["wh"]), index), size)
         extent = tf.reduce_sum(tf.where(valid, found, zero)) / count
-        found = l1_loss(take_rows(rows(outputs["reg"]), index), centre - cell)
+        found = l1_loss(take_rows(map_rows(outputs["reg"]), index), centre - cell)
         rest = tf.reduce_sum(tf.where(valid, found, zero)) / count
         return {
             "hm_loss": peak,
@@ -231,8 +225,8 @@ class CenterNetPostProcess(keras.layers.Layer):
         scores, labels, row, column = peaks(heat, self.kernel_size, min(self.detections, cells))
         index = row * heat.shape[2] + column
         place = tf.cast(tf.stack((column, row), -1), heat.dtype)
-        centre = place + take_rows(rows(outputs["reg"]), index)
-        half = take_rows(rows(outputs["wh"]), index) / 2
+        centre = place + take_rows(map_rows(outputs["reg"]), index)
+        half = take_rows(map_rows(outputs["wh"]), index) / 2
         boxes, valid = STRIDE * tf.concat((centre - half, centre + half), -1), scores > 0
         padding = ((0, 0), (0, self.detections - scores.shape[1]))
         return {

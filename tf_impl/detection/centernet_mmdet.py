@@ -11,15 +11,15 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from tf_impl.classification.resnet import BasicBlock, ResNet
-from tf_impl.detection.centernet import STRIDE, _BilinearFirst, prediction, rows
+from tf_impl.detection.centernet import STRIDE, _BilinearFirst, prediction
 from tf_impl.layers.convolution import Conv2D, Conv2DTranspose
 from tf_impl.layers.deform_conv import ModulatedDeformConv2dPack
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.losses.box import l1_loss
 
 __all__ = [
@@ -185,7 +185,7 @@ class MMDetCenterNetCriterion(keras.layers.Layer):
         counted = valid & ~tf.reduce_any(again, 2)
         losses = {}
         for key, goal in (("wh", size), ("offset", centre - cell)):
-            found = l1_loss(take_rows(rows(outputs[key]), index), goal)
+            found = l1_loss(take_rows(map_rows(outputs[key]), index), goal)
             losses[key] = tf.reduce_sum(tf.where(counted, found, 0.0)) / (2 * count + SINGLE)
         extent, rest = self.wh_weight * losses["wh"], losses["offset"]
         return {
@@ -217,8 +217,8 @@ class MMDetCenterNetPostProcess(keras.layers.Layer):
         heat = outputs["heat"]
         scores, labels, row, column = peaks(heat, self.kernel_size, self.detections)
         index = row * map_size(heat)[1] + column
-        centre = tf.cast(tf.stack((column, row), -1), heat.dtype) + take_rows(rows(outputs["offset"]), index)
-        half = take_rows(rows(outputs["wh"]), index) / 2
+        centre = tf.cast(tf.stack((column, row), -1), heat.dtype) + take_rows(map_rows(outputs["offset"]), index)
+        half = take_rows(map_rows(outputs["wh"]), index) / 2
         boxes, valid = STRIDE * tf.concat((centre - half, centre + half), -1), scores > 0
         return {
             "boxes": tf.where(valid[..., None], boxes, tf.zeros([], boxes.dtype)),

@@ -12,7 +12,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from tf_impl.detection._hourglass import (
     DIMS,
@@ -27,6 +26,7 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.corner_pool import corner_pool
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.layers.soft_nms import batched_soft_nms
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.box import smooth_l1_loss
@@ -119,11 +119,6 @@ class CornerNet(HourglassTrunk):
         return {**maps_of_stacks(found), "image_size": size}
 
 
-def rows(x):
-    """(N, H, W, C) -> (N, H * W, C)."""
-    return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))  # mirror: transposition
-
-
 @keras.saving.register_keras_serializable("diptych")
 class CornerNetCriterion(keras.layers.Layer):
     """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the rests at the objects' corners.
@@ -175,8 +170,8 @@ class CornerNetCriterion(keras.layers.Layer):
             for corner in CORNERS:
                 logits, rest = outputs[f"{corner}_heat{stack}"], places[corner] - cells[corner]
                 focal = focal + heatmap_focal_loss(clamped_sigmoid(logits), wanted[corner])
-                tags[corner] = take_rows(rows(outputs[f"{corner}_tag{stack}"]), index[corner])[..., 0]  # (N, M)
-                found = take_rows(rows(outputs[f"{corner}_regr{stack}"]), index[corner])
+                tags[corner] = take_rows(map_rows(outputs[f"{corner}_tag{stack}"]), index[corner])[..., 0]  # (N, M)
+                found = take_rows(map_rows(outputs[f"{corner}_regr{stack}"]), index[corner])
                 losses = tf.where(valid, smooth_l1_loss(found, rest), 0.0)
                 regr = regr + tf.reduce_sum(losses) / (tf.reduce_sum(number) + EPS)
             together, apart = self._tag_losses(tags["tl"], tags["br"], valid, number)
@@ -259,8 +254,8 @@ class CornerNetPostProcess(keras.layers.Layer):
         cells = heat.shape[1] * heat.shape[2] * heat.shape[3]
         scores, labels, row, column = peaks(heat, 3, min(self.corners, cells))
         index = row * heat.shape[2] + column
-        place = tf.cast(tf.stack((column, row), -1), heat.dtype) + take_rows(rows(outputs[f"{corner}_regr"]), index)
-        return scores, labels, take_rows(rows(outputs[f"{corner}_tag"]), index)[..., 0], place
+        place = tf.cast(tf.stack((column, row), -1), heat.dtype) + take_rows(map_rows(outputs[f"{corner}_regr"]), index)
+        return scores, labels, take_rows(map_rows(outputs[f"{corner}_tag"]), index)[..., 0], place
 
 
 def cornernet_hourglass104(stacks: int = 2, **options) -> CornerNet:

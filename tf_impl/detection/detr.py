@@ -18,7 +18,6 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.centres import corners
 from tf_impl.classification.resnet import Bottleneck, ResNet
 from tf_impl.layers.attention import MultiheadAttention
@@ -28,6 +27,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.layers.positions import sinusoids
 from tf_impl.layers.resize import map_size, resize_nearest
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.box import giou_loss, l1_loss
 from tf_impl.losses.cross_entropy import cross_entropy

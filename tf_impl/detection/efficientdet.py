@@ -6,7 +6,6 @@ release, with its padding and its biases, ``efficientdet_*`` were trained in PyT
 What to look at: all variants are one network of three numbers; the heads' normalisations are separate for each level.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the heads' maps need a transposition before they become rows of anchors, here none.
 - Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
@@ -14,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import clip_boxes
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.classification.efficientnet import DROP_PATH, STAGES, EfficientNet
@@ -22,6 +20,7 @@ from tf_impl.detection._dense import LEVELS, PRIOR_BIAS, STRIDES
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import anchor_rows, take_rows
 from tf_impl.layers.soft_nms import batched_soft_nms
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.focal import sigmoid_focal_loss
@@ -70,15 +69,10 @@ def efficientdet_anchors(size: tuple[int, int], stride: int, scale: float = 4.0)
     return np.concatenate([centres - halves, centres + halves], -1).reshape(-1, 4)
 
 
-def anchor_rows(outputs, key: str):
+def rows(outputs, key: str):
     """All maps ``key_p3`` ... of a model, (N, H, W, 9 * C), as (N, A, C)."""
-    found = []
-    for level in LEVELS:
-        x = outputs[f"{key}_{level}"]
-        _, h, w, channels = x.shape
-        # mirror: transposition
-        found.append(tf.reshape(x, (-1, h * w * ANCHORS, channels // ANCHORS)))
-    return tf.concat(found, 1)
+    found = [outputs[f"{key}_{level}"] for level in LEVELS]
+    return tf.concat([anchor_rows(x, x.shape[-1] // ANCHORS) for x in found], 1)
 
 
 def anchors_of(outputs, scale: float) -> np.ndarray:
@@ -238,7 +232,7 @@ class EfficientDetCriterion(keras.layers.Layer):
         self.overlap, self.anchor_scale = overlap, anchor_scale
 
     def call(self, outputs, targets):
-        logits, deltas = anchor_rows(outputs, "class"), anchor_rows(outputs, "box")
+        logits, deltas = rows(outputs, "class"), rows(outputs, "box")
         anchors = tf.constant(anchors_of(outputs, self.anchor_scale), logits.dtype)
         boxes = tf.cast(targets["boxes"], logits.dtype)
         matched = self._assign(boxes, targets["valid"], anchors)  # (N, A)
@@ -308,7 +302,7 @@ class EfficientDetPostProcess(keras.layers.Layer):
         self.soft, self.sigma, self.min_score, self.anchor_scale = soft, sigma, min_score, anchor_scale
 
     def call(self, outputs, input_size):
-        logits, deltas = anchor_rows(outputs, "class"), anchor_rows(outputs, "box")
+        logits, deltas = rows(outputs, "class"), rows(outputs, "box")
         anchors = tf.constant(anchors_of(outputs, self.anchor_scale), logits.dtype)
         classes = logits.shape[-1]
         number = logits.shape[1] * classes

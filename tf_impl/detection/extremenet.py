@@ -5,14 +5,12 @@ Parameter names: xingyizhou/ExtremeNet ``models/py_utils/exkp.py`` (BSD-3).
 What to look at: points are grouped by geometry alone, all K^4 combinations of them at once.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: a map becomes rows of cells after a transposition there, and its rows are axis 1 here,
-  axis 2 there.
+- NHWC here, NCHW in PyTorch; a map's rows are axis 1 here, axis 2 there.
 """
 
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from tf_impl.detection._hourglass import (
     DIMS,
@@ -23,6 +21,7 @@ from tf_impl.detection._hourglass import (
     predictions,
 )
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.layers.soft_nms import batched_soft_nms
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.box import smooth_l1_loss
@@ -81,11 +80,6 @@ class ExtremeNet(HourglassTrunk):
         return {**maps_of_stacks(found), "image_size": size}
 
 
-def rows(x):
-    """(N, H, W, C) -> (N, H * W, C)."""
-    return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))  # mirror: transposition
-
-
 @keras.saving.register_keras_serializable("diptych")
 class ExtremeNetCriterion(keras.layers.Layer):
     """Focal loss of the heat maps, smooth L1 loss of the rests at the objects' extreme points.
@@ -131,7 +125,7 @@ class ExtremeNetCriterion(keras.layers.Layer):
                 focal = focal + heatmap_focal_loss(clamped_sigmoid(outputs[f"{side}_heat{stack}"]), wanted[side])
                 if side != "ct":
                     index = tf.cast(cell[..., 1] * width + cell[..., 0], tf.int64)
-                    found = take_rows(rows(outputs[f"{side}_regr{stack}"]), index)
+                    found = take_rows(map_rows(outputs[f"{side}_regr{stack}"]), index)
                     losses = tf.where(valid, smooth_l1_loss(found, places[side] - cell), 0.0)
                     regr = regr + tf.reduce_sum(losses) / (number + EPS)
         focal, regr = focal / len(stacks), self.regr_weight * regr / len(stacks)
@@ -239,7 +233,7 @@ class ExtremeNetPostProcess(keras.layers.Layer):
         heat = edge_aggregation(heat, 2 if side in "tb" else 1, self.aggregation)  # mirror: axis 1
         cells = heat.shape[1] * heat.shape[2] * heat.shape[3]
         scores, labels, row, column = peaks(heat, 3, min(self.points, cells))
-        rest = take_rows(rows(outputs[f"{side}_regr"]), row * heat.shape[2] + column)
+        rest = take_rows(map_rows(outputs[f"{side}_regr"]), row * heat.shape[2] + column)
         place = tf.cast(tf.stack((column, row), -1), heat.dtype) + rest
         # of more peaks above 1 than fit in, those that were highest are left
         return {"score": tf.minimum(scores, 1.0), "label": labels, "y": row, "x": column, "place": place}
@@ -255,7 +249,7 @@ class ExtremeNetPostProcess(keras.layers.Layer):
             for key in ("score", "label", "y", "x")
         )
         cell = (y["t"] + y["b"]) // 2 * width + (x["l"] + x["r"]) // 2  # (N, K, K, K, K)
-        middle = tf.reshape(rows(centre), (-1, height * width * classes))
+        middle = tf.reshape(map_rows(centre), (-1, height * width * classes))
         middle = take_rows(middle, tf.reshape(cell * classes + label["t"], (-1, number**4)))
         middle = tf.reshape(middle, (-1, *[number] * 4))
         scores = (score["t"] + score["l"] + score["b"] + score["r"] + 2 * middle) / 6

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import box_area
 from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
 from tf_impl.detection._dense import (
@@ -28,6 +27,7 @@ from tf_impl.detection._dense import (
     one_hot,
     rows,
 )
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.scale import Scale
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.box import giou_loss

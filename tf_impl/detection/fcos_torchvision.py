@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.anchors import grid_anchors
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import clip_boxes
 from tf_impl.boxes.iou import box_area
 from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
+from tf_impl.boxes.results import results
 from tf_impl.classification.resnet import Bottleneck, ResNet
 from tf_impl.detection.fcos import centerness
 from tf_impl.detection.retinanet import BackboneWithFPN
@@ -30,6 +30,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.normalization import GroupNormalization
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import giou_loss
 from tf_impl.losses.dense import binary_cross_entropy
@@ -62,11 +63,6 @@ def tower(channels: int, num_convs: int, norm_groups: int) -> keras.Sequential:
     return keras.Sequential(layers)
 
 
-def cells(x):
-    """(N, H, W, C) -> (N, H * W, C)."""
-    return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))  # mirror: transposition
-
-
 @keras.saving.register_keras_serializable("diptych")
 class FCOSClassificationHead(keras.layers.Layer):
     """Class logits of every cell.  Dict of (N, H, W, C) -> (N, sum of H * W, K)."""
@@ -77,7 +73,7 @@ class FCOSClassificationHead(keras.layers.Layer):
         self.cls_logits = CONV(num_classes, 3, bias_initializer=keras.initializers.Constant(PRIOR_BIAS))
 
     def call(self, maps):
-        return tf.concat([cells(self.cls_logits(self.conv(x))) for x in maps.values()], 1)
+        return tf.concat([map_rows(self.cls_logits(self.conv(x))) for x in maps.values()], 1)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -92,8 +88,8 @@ class FCOSRegressionHead(keras.layers.Layer):
 
     def call(self, maps):
         maps = [self.conv(x) for x in maps.values()]
-        distances = tf.concat([cells(tf.nn.relu(self.bbox_reg(x))) for x in maps], 1)
-        return distances, tf.concat([cells(self.bbox_ctrness(x)) for x in maps], 1)
+        distances = tf.concat([map_rows(tf.nn.relu(self.bbox_reg(x))) for x in maps], 1)
+        return distances, tf.concat([map_rows(self.bbox_ctrness(x)) for x in maps], 1)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -287,12 +283,7 @@ class TorchvisionFCOSPostProcess(keras.layers.Layer):
         boxes = boxes_of_distances(points, outputs["bbox_regression"] * sizes[:, None])
         boxes = clip_boxes(take_rows(boxes, index), outputs["image_size"])
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def fcos_resnet50_fpn(layers=(3, 4, 6, 3), **options) -> TorchvisionFCOS:

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import clip_boxes
 from tf_impl.boxes.iou import box_area
 from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
@@ -35,6 +34,7 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.deform_conv import deform_conv2d
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.box import smooth_l1_loss
 from tf_impl.losses.focal import sigmoid_focal_loss

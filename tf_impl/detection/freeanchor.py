@@ -12,7 +12,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.detection.retinanet import (
@@ -22,6 +21,7 @@ from tf_impl.detection.retinanet import (
     retinanet_r50_fpn_mmdet,
     retinanet_r101_fpn_mmdet,
 )
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.box import smooth_l1_loss
 

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import box_area, pairwise_iou
 from tf_impl.boxes.points import distances_to_sides
 from tf_impl.detection._dense import (
@@ -28,6 +27,7 @@ from tf_impl.detection._dense import (
     rows,
 )
 from tf_impl.detection.atss import square_anchors
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.dense import iou_loss
 from tf_impl.losses.focal import sigmoid_focal_loss

@@ -16,15 +16,16 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.centres import area
 from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.results import results
 from tf_impl.classification.darknet import conv_leaky, darknet53
 from tf_impl.detection.yolov3 import LEVELS, YOLOV3Neck, rows_of
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.dense import binary_cross_entropy
 
@@ -247,12 +248,7 @@ class GaussianYOLOV3PostProcess(keras.layers.Layer):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         boxes = take_rows(boxes_of(means, anchors, stride), index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def gaussian_yolov3_kitti_criterion(anchors=KITTI_ANCHORS, **options) -> GaussianYOLOV3Criterion:

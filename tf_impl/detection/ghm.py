@@ -11,10 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import IGNORED, assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.detection.retinanet import LEVELS, MMDetRetinaNet, retinanet_mmdet_postprocess
+from tf_impl.layers.rows import take_rows
 from tf_impl.losses.ghm import ghm_classification_loss, ghm_regression_loss
 
 __all__ = [

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.guided import approximate_iou, guide_squares, location_targets
 from tf_impl.boxes.iou import pairwise_iou
@@ -33,7 +33,7 @@ from tf_impl.detection._dense import (
     one_hot,
     rows,
 )
-from tf_impl.detection._proposals import ProposalNetwork, anchor_rows
+from tf_impl.detection._proposals import ProposalNetwork
 from tf_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess
 from tf_impl.detection.atss import square_anchors
 from tf_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, pyramid_backbone
@@ -43,6 +43,7 @@ from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import anchor_rows, take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.bounded_iou import bounded_iou_loss
 from tf_impl.losses.box import smooth_l1_loss

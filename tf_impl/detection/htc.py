@@ -14,7 +14,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.detection._masks import SHARE, mask_loss
 from tf_impl.detection._two_stage import of_class
 from tf_impl.detection.cascade_rcnn import (
@@ -32,6 +31,7 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
 from tf_impl.layers.pooling import AveragePooling2D
 from tf_impl.layers.resize import map_size, resize_bilinear
+from tf_impl.layers.rows import take_rows
 from tf_impl.rois.extractors import RoIExtractor
 from tf_impl.rois.mask_heads import FCNMaskHead
 from tf_impl.rois.sampling import sample_rois

@@ -11,7 +11,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
 from tf_impl.detection._two_stage import of_class
 from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
@@ -20,6 +19,7 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.pooling import MaxPooling2D
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
 from tf_impl.rois.box_heads import box_rows
 from tf_impl.rois.masks import mask_targets

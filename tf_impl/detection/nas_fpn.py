@@ -18,13 +18,13 @@ from tf_impl.detection.retinanet import (
     OCTAVES,
     RATIOS,
     RetinaNetCriterion,
-    anchor_rows,
     retinanet_mmdet_criterion,
     retinanet_mmdet_postprocess,
 )
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
+from tf_impl.layers.rows import anchor_rows
 from tf_impl.necks.nas_fpn import NASFPN
 
 __all__ = [

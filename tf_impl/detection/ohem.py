@@ -11,7 +11,7 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import BACKGROUND, IGNORED, take_rows
+from tf_impl.boxes.assignment import BACKGROUND, IGNORED
 from tf_impl.boxes.sampling import sample
 from tf_impl.detection._two_stage import class_entropy
 from tf_impl.detection.faster_rcnn import (
@@ -21,6 +21,7 @@ from tf_impl.detection.faster_rcnn import (
     mmdet_postprocess,
     pyramid_detector,
 )
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.rois.sampling import sample_rois
 

@@ -13,7 +13,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
 from tf_impl.detection._two_stage import of_class
 from tf_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, TwoStagePostProcess, pyramid_detector
@@ -21,6 +20,7 @@ from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv1D
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.resize import map_size, resize_bilinear
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.dense import binary_cross_entropy
 from tf_impl.rois.box_heads import box_rows

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import IGNORED, assign_max_iou
 from tf_impl.boxes.iou import box_area, pairwise_iou
 from tf_impl.detection._dense import (
     EPS,
@@ -30,6 +30,7 @@ from tf_impl.detection._dense import (
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.deform_conv import deform_conv2d
 from tf_impl.layers.initialization import KaimingUniform, SmallNormal
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.box import smooth_l1_loss
 from tf_impl.losses.focal import sigmoid_focal_loss

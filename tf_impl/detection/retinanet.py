@@ -17,9 +17,10 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.anchors import cell_anchors, grid_anchors
-from tf_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import IGNORED, assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.results import results
 from tf_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv2D
@@ -27,6 +28,7 @@ from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.normalization import GroupNormalization, choose_norm
+from tf_impl.layers.rows import anchor_rows, take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.box import giou_loss, l1_loss, smooth_l1_loss
 from tf_impl.losses.focal import sigmoid_focal_loss
@@ -59,12 +61,6 @@ EPS = 1.1920929e-07  # of float32; mmdet adds it to its divisor
 
 
 CONV = functools.partial(Conv2D, padding=1, kernel_initializer=SmallNormal, bias_initializer="zeros")
-
-
-def anchor_rows(x, channels: int):  # mirror: transposition
-    """(N, H, W, A * channels), the anchor outermost -> (N, H * W * A, channels)."""
-    _, h, w, width = x.shape
-    return tf.reshape(x, (-1, h * w * width // channels, channels))
 
 
 def tower(channels: int, num_convs: int, norm_groups: int | None):
@@ -441,12 +437,7 @@ class RetinaNetPostProcess(keras.layers.Layer):
         if self.drop_empty:
             valid = valid & tf.reduce_all(boxes[..., 2:] > boxes[..., :2], -1)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def retinanet_v2_criterion(**options) -> RetinaNetCriterion:

@@ -11,10 +11,10 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import clip_boxes
 from tf_impl.boxes.sampling import has_area
 from tf_impl.detection.faster_rcnn import TwoStageDetector, TwoStagePostProcess, faster_rcnn_r50_fpn, mmdet_criterion
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.soft_nms import batched_soft_nms
 from tf_impl.layers.top_k import top_k
 

@@ -16,7 +16,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import assign_max_iou, take_rows
+from tf_impl.boxes.assignment import assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.default_boxes import default_boxes
 from tf_impl.boxes.iou import pairwise_iou
@@ -29,6 +29,7 @@ from tf_impl.layers.nms import nms
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import smooth_l1_loss
 

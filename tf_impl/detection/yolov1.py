@@ -17,14 +17,15 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.centres import corners
 from tf_impl.boxes.points import grid_points
+from tf_impl.boxes.results import results
 from tf_impl.detection._darknet import DarknetConv
 from tf_impl.layers.activation import LeakyReLU
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.dense import paired_iou
 
@@ -293,12 +294,7 @@ class YOLOV1PostProcess(keras.layers.Layer):
         index = pairs // kinds
         labels, valid, boxes = pairs - index * kinds, scores > self.score_threshold, take_rows(boxes, index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov1_local_criterion(boxes: int = 3, **options) -> YOLOV1Criterion:

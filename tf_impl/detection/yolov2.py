@@ -13,13 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.centres import area, corners
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.points import grid_points
+from tf_impl.boxes.results import results
 from tf_impl.detection._darknet import DarknetLayers
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.dense import paired_iou
 
@@ -204,12 +205,7 @@ class YOLOV2PostProcess(keras.layers.Layer):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         boxes = take_rows(corners(boxes) * STRIDE, index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov2_voc_criterion(anchors=VOC_ANCHORS, **options) -> YOLOV2Criterion:

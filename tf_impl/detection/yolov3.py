@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.anchors import grid_anchors
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.results import results
 from tf_impl.classification.darknet import conv_leaky, darknet53
 from tf_impl.detection._darknet import DarknetLayers
 from tf_impl.layers.convolution import Conv2D
@@ -25,6 +25,7 @@ from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import resize_nearest
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.dense import binary_cross_entropy
 
@@ -339,12 +340,7 @@ class YOLOV3PostProcess(keras.layers.Layer):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         scores, boxes = scores * take_rows(present, index), take_rows(boxes, index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov3_tiny_criterion(anchors=TINY_ANCHORS, **options) -> YOLOV3Criterion:

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.centres import corners
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.points import grid_points
+from tf_impl.boxes.results import results
 from tf_impl.layers.activation import LeakyReLU
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.mish import Mish
@@ -25,6 +25,7 @@ from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.layers.resize import map_size, resize_nearest
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box_iou import complete_iou
 from tf_impl.losses.dense import binary_cross_entropy
@@ -390,12 +391,7 @@ class YOLOV4PostProcess(keras.layers.Layer):
         index = pairs // classes
         labels, boxes, valid = pairs - index * classes, take_rows(boxes, index), scores > self.score_threshold
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov4(depths=(2, 8, 8, 4), **options) -> YOLOV4:

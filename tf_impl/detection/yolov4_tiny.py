@@ -15,15 +15,16 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.centres import area, corners
 from tf_impl.boxes.iou import pairwise_iou
+from tf_impl.boxes.results import results
 from tf_impl.detection._darknet import DarknetConv
 from tf_impl.detection.yolov3 import LEVELS, STRIDES, rows_of
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.layers.resize import map_size, resize_nearest
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box_iou import complete_iou
 from tf_impl.losses.dense import binary_cross_entropy
@@ -221,12 +222,7 @@ class YOLOV4TinyPostProcess(keras.layers.Layer):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         boxes = take_rows(corners(boxes_of(rows, anchors, stride)), index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov4_tiny(width: float = 1.0, num_classes: int = 80) -> YOLOV4Tiny:

@@ -18,14 +18,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.points import grid_points
+from tf_impl.boxes.results import results
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.layers.resize import resize_nearest
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box_iou import complete_iou
 from tf_impl.losses.dense import binary_cross_entropy
@@ -421,12 +422,7 @@ class YOLOV5PostProcess(keras.layers.Layer):
         scores, index = top_k(scores, min(self.candidates, scores.shape[1]))
         boxes, labels, valid = take_rows(boxes, index), take_rows(labels, index), scores > self.score_threshold
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": tf.where(valid[..., None], take_rows(boxes, index), tf.zeros([], boxes.dtype)),
-            "scores": tf.where(valid, take_rows(scores, index), tf.zeros([], scores.dtype)),
-            "labels": tf.where(valid, take_rows(labels, index), tf.zeros([], labels.dtype)),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov5n(depth: float = 0.33, width: float = 0.25, **options) -> YOLOV5:

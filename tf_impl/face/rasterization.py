@@ -11,7 +11,7 @@ Mirror notes:
 
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
 
 __all__ = ["barycentric", "rasterize", "rasterize_soft"]

@@ -17,7 +17,6 @@ import keras
 import tensorflow as tf
 
 from tf_impl.boxes.anchors import cell_anchors, grid_anchors
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.classification.resnet import Bottleneck, ResNet
 from tf_impl.layers.activation import LeakyReLU
@@ -26,6 +25,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.nms import nms
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import map_size, resize_nearest
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import smooth_l1_loss
 

@@ -12,7 +12,6 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.classification.resnet import Bottleneck, ResNet
 from tf_impl.face.morphable import MorphableFace, rotation_of
 from tf_impl.face.rasterization import rasterize_soft
@@ -28,6 +27,7 @@ from tf_impl.layers.grid_sample import grid_sample
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.pairwise import l2_normalize
 from weights.processing.face.morphable import triangles_around

@@ -7,8 +7,8 @@
 import tensorflow as tf
 
 from .attention import MASKED
-from .pick import pick
 from .positions import rotate
+from .rows import take_rows
 from .top_k import argmax
 
 __all__ = ["hash_buckets", "lsh_attention", "shared_qk_attention"]
@@ -94,10 +94,10 @@ def lsh_attention(
 
     of_query = chunked(place)
     of_key = with_chunk_before(of_query)
-    vectors = chunked(pick(qk, place))
+    vectors = chunked(take_rows(qk, place))
     scores = shared_scores(vectors, with_chunk_before(vectors))  # (N, C, L, 2 L)
     if padding_mask is not None:
-        padding = chunked(pick(padding_mask, place))
+        padding = chunked(take_rows(padding_mask, place))
         scores = tf.where(
             padding[..., None] | with_chunk_before(padding)[:, :, None], tf.cast(MASKED, scores.dtype), scores
         )
@@ -106,19 +106,19 @@ def lsh_attention(
     scores = tf.where(of_query[..., None] == of_key[:, :, None], tf.cast(SELF, scores.dtype), scores)
     if not allow_duplicates:
         chunk = tf.transpose(tf.reshape(restore // bucket_size, (-1, rounds, length)), (0, 2, 1))  # (N, T, H)
-        of_query = chunked(pick(chunk, place))[:, :, :, None]
-        of_key = with_chunk_before(chunked(pick(chunk, place)))[:, :, None]
+        of_query = chunked(take_rows(chunk, place))[:, :, :, None]
+        of_key = with_chunk_before(chunked(take_rows(chunk, place)))[:, :, None]
         met = (of_query == of_key) | (of_query == (of_key + 1) % chunks)  # (N, C, L, 2 L, H)
         # a pair across the border of two rounds meets in neither; 1e-9 as in the reference, which adds it
         scores = scores - tf.math.log(tf.maximum(tf.reduce_sum(tf.cast(met, scores.dtype), -1), 1e-9))
     # sums over the keys, relative to the largest score, so that the rounds can be added without a logarithm of -5e4
     largest = tf.stop_gradient(tf.reduce_max(scores, -1, keepdims=True))
     value = tf.concat([value, tf.ones_like(value[..., :1])], -1)
-    y = tf.matmul(tf.exp(scores - largest), with_chunk_before(chunked(pick(value, place))))
+    y = tf.matmul(tf.exp(scores - largest), with_chunk_before(chunked(take_rows(value, place))))
 
     def by_round(x):
         return tf.reshape(
-            pick(tf.reshape(x, (-1, rounds * length, x.shape[3])), restore), (-1, rounds, length, x.shape[3])
+            take_rows(tf.reshape(x, (-1, rounds * length, x.shape[3])), restore), (-1, rounds, length, x.shape[3])
         )
 
     largest = by_round(largest)

@@ -10,7 +10,7 @@ tensors whose first axis is the rows, for instance a cache; the search repeats a
 
 import tensorflow as tf
 
-from tf_impl.layers.pick import pick
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 
 __all__ = ["beam_search", "greedy_search", "length_penalty"]
@@ -85,15 +85,15 @@ def beam_search(step, state, start, max_length: int, eos: int, pad: int, beams: 
         total = live_score[..., None] + log_p
         score, index = top_k(tf.reshape(total, (samples, beams * vocabulary)), 2 * beams)
         beam, word = index // vocabulary, index % vocabulary
-        extended = tf.where(places == position, word[..., None], pick(live, beam))
+        extended = tf.where(places == position, word[..., None], take_rows(live, beam))
         ended = word == eos
 
         penalised = tf.where(ended, score / length_penalty(position + 1, alpha), NEVER)
         finished_score, index = top_k(tf.concat([finished_score, penalised], 1), beams)
-        finished = pick(tf.concat([finished, extended], 1), index)
+        finished = take_rows(tf.concat([finished, extended], 1), index)
 
         live_score, index = top_k(tf.where(ended, tf.cast(NEVER, score.dtype), score), beams)
-        live, words, beam = pick(extended, index), tf.reshape(pick(word, index), [-1]), pick(beam, index)
+        live, words, beam = take_rows(extended, index), tf.reshape(take_rows(word, index), [-1]), take_rows(beam, index)
         origin = tf.reshape(rows * beams + beam, [-1])
         state = {name: tf.gather(value, origin) for name, value in state.items()}
         possible = live_score[:, 0] / length_penalty(max_length, alpha)

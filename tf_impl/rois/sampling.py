@@ -6,10 +6,11 @@ Mirror notes:
 
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from tf_impl.boxes.convention import Convention
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.sampling import has_area, sample
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 
 __all__ = ["sample_rois"]

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import box_area
 from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
 from tf_impl.boxes.sampling import first_positives
@@ -24,6 +23,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization, GroupNormalization
 from tf_impl.layers.resize import map_size, resize_bilinear
 from tf_impl.layers.roi_align import roi_align
+from tf_impl.layers.rows import take_rows
 from tf_impl.losses.cross_entropy import cross_entropy
 from tf_impl.losses.dense import binary_cross_entropy
 from tf_impl.rois.masks import mask_targets, paste_masks

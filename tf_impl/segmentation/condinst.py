@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.points import grid_points
 from tf_impl.boxes.sampling import first_positives
 from tf_impl.detection._dense import STRIDES, dense_backbone, dense_neck, level_points, rows
@@ -23,6 +22,7 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.losses.dice import squared_dice
 
 __all__ = [

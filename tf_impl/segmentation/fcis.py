@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_impl.boxes.anchors import grid_anchors
-from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from tf_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.sampling import has_area, sample
@@ -27,6 +27,7 @@ from tf_impl.layers.normalization import FrozenBatchNormalization
 from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.layers.ps_roi_pool import ps_roi_pool
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import smooth_l1_loss
 

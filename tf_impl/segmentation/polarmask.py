@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.points import boxes_of_distances
+from tf_impl.boxes.results import results
 from tf_impl.detection._dense import (
     PRIOR_BIAS,
     STRIDES,
@@ -31,6 +31,7 @@ from tf_impl.detection._dense import (
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.scale import Scale
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.dense import binary_cross_entropy, iou_loss
@@ -247,10 +248,7 @@ class PolarMaskPostProcess(keras.layers.Layer):
         return {
             "masks": fill_polygons(polygons, (height, width)) & valid[..., None, None],
             "polygons": tf.where(valid[..., None, None], polygons, 0.0),
-            "boxes": tf.where(valid[..., None], take_rows(boxes, kept), 0.0),
-            "scores": tf.where(valid, take_rows(scores, kept), 0.0),
-            "labels": tf.where(valid, take_rows(labels, kept), 0),
-            "valid": valid,
+            **results(boxes, scores, labels, kept, valid),
         }
 
 

@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.classification.resnet import BasicBlock
 from tf_impl.detection.faster_rcnn import pyramid_backbone
 from tf_impl.layers.conv_module import ConvModule
@@ -22,6 +21,7 @@ from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.matrix_nms import matrix_nms
 from tf_impl.layers.resize import map_size, resize_bilinear
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
 from tf_impl.losses.dice import squared_dice
 from tf_impl.losses.focal import sigmoid_focal_loss

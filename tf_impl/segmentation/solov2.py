@@ -11,13 +11,13 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.classification.resnet import CONV, DEFORM, BasicBlock
 from tf_impl.detection.faster_rcnn import pyramid_backbone
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.resize import map_size, resize_bilinear
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.losses.dice import squared_dice
 from tf_impl.necks.fpn import FPN
 from tf_impl.segmentation._instances import LEVELS, MaskDetector, coordinates, strided_masks
@@ -173,8 +173,7 @@ class SOLOv2Head(keras.layers.Layer):
 
 def masks_of_kernels(outputs, levels, cells):
     """Masks of cells (N, Q), which are numbered through the levels, flat: (N, Q, h w)."""
-    kernels = [outputs[f"kernel_{level}"] for level in levels]
-    kernels = tf.concat([tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])) for x in kernels], 1)
+    kernels = tf.concat([map_rows(outputs[f"kernel_{level}"]) for level in levels], 1)
     return tf.sigmoid(take_rows(kernels, cells) @ flat(outputs["mask_features"]))
 
 

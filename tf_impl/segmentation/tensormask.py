@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
+from tf_impl.boxes.results import results
 from tf_impl.boxes.sampling import first_positives
 from tf_impl.detection._dense import PRIOR_BIAS, DenseHead
 from tf_impl.layers.convolution import Conv2D
@@ -23,6 +23,7 @@ from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
 from tf_impl.layers.resize import map_size, resize_bilinear
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import l1_loss
 from tf_impl.segmentation._detectron2 import ResNetFPN
@@ -393,10 +394,7 @@ class TensorMaskPostProcess(keras.layers.Layer):
         masks = self.drawn(outputs, places, take_rows(index, kept), tuple(int(n) for n in input_size))
         return {
             "masks": (masks >= self.mask_threshold) & valid[..., None, None],
-            "boxes": tf.where(valid[..., None], take_rows(boxes, kept), 0.0),
-            "scores": tf.where(valid, take_rows(scores, kept), 0.0),
-            "labels": tf.where(valid, take_rows(labels, kept), 0),
-            "valid": valid,
+            **results(boxes, scores, labels, kept, valid),
         }
 
     def drawn(self, outputs, places, index, size: tuple[int, int]):

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.coders import DeltaCoder
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.sampling import first_positives
@@ -27,6 +26,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.pooling import MaxPooling2D
 from tf_impl.layers.resize import map_size, resize_bilinear
+from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import smooth_l1_loss
 from tf_impl.losses.dense import binary_cross_entropy

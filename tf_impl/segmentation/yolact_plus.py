@@ -13,12 +13,12 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.sampling import first_positives
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.deform_conv import deform_conv2d
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.losses.box import smooth_l1_loss
 from tf_impl.segmentation.yolact import (
     RATIOS,

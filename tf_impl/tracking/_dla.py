@@ -10,10 +10,10 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import take_rows
 from tf_impl.classification.dla import DLATree, conv_bn
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.model import Model
+from tf_impl.layers.rows import map_rows, take_rows
 from tf_impl.necks.dla_up import DLAUp, IDAUp
 
 __all__ = ["DLASeg", "DLATrunk", "gathered_l1", "gathered_rows"]
@@ -103,7 +103,7 @@ class DLASeg(Model):
 
 def gathered_rows(x, index):
     """The columns of a map at cells.  (N, H, W, C), (N, M) int64 row by row -> (N, M, C)."""
-    return take_rows(tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])), index)  # mirror: NHWC
+    return take_rows(map_rows(x), index)
 
 
 def gathered_l1(x, index, wanted, mask):

@@ -17,7 +17,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from tf_impl.boxes.assignment import assign_max_iou, take_rows
+from tf_impl.boxes.assignment import assign_max_iou
 from tf_impl.boxes.coders import DeltaCoder, clip_boxes
 from tf_impl.boxes.convention import convention_of
 from tf_impl.boxes.iou import pairwise_iou
@@ -31,6 +31,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import GroupNormalization
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.layers.resize import map_size
+from tf_impl.layers.rows import take_rows
 from tf_impl.losses.box import smooth_l1_loss
 from tf_impl.necks.fpn import top_down
 from tf_impl.rois.extractors import RoIExtractor

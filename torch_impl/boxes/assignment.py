@@ -8,7 +8,7 @@ import torch
 
 from torch_impl.layers.top_k import argmax
 
-__all__ = ["assign_max_iou", "take_rows"]
+__all__ = ["assign_max_iou"]
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -61,11 +61,3 @@ def assign_max_iou(
     slots = torch.arange(iou.shape[1], device=iou.device)[:, None]
     last = torch.where(tied, slots, -1).amax(1)
     return torch.where(last >= 0, last, matched)
-
-
-def take_rows(values, index):
-    """Rows of a batch by index.  values: (N, M, ...), index: (N, A), negative for the first row -> (N, A, ...)."""
-    index = torch.clamp(index, min=0)
-    if values.dim() == 2:
-        return values.gather(1, index)
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

@@ -6,7 +6,7 @@ Mirror notes:
 
 import torch
 
-from torch_impl.boxes.assignment import take_rows
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 
 __all__ = ["first_positives", "has_area", "sample"]

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import clip_boxes
 from torch_impl.boxes.points import grid_points
+from torch_impl.boxes.results import results
 from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.necks.fpn import FPN
 
@@ -47,8 +48,7 @@ BLOCKS = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (
 
 def rows(outputs, key: str):
     """All maps ``key_p3`` ... of a model, (N, C, H, W), as (N, sum of H * W, C)."""
-    found = [outputs[f"{key}_{level}"] for level in LEVELS]
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in found], 1)  # mirror: transposition
+    return torch.cat([map_rows(outputs[f"{key}_{level}"]) for level in LEVELS], 1)
 
 
 def level_points(outputs, strides: tuple[int, ...], offset: float = 0.5) -> list[np.ndarray]:
@@ -229,9 +229,4 @@ class DensePostProcess(nn.Module):
         scores = self.final(outputs, scores, index)
         valid = valid & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return take_rows(index, kept), {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, kept), 0.0),
-            "scores": torch.where(valid, take_rows(scores, kept), 0.0),
-            "labels": torch.where(valid, take_rows(labels, kept), 0),
-            "valid": valid,
-        }
+        return take_rows(index, kept), results(boxes, scores, labels, kept, valid)

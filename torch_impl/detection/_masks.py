@@ -7,8 +7,8 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.detection._two_stage import TwoStageCriterion, of_class
+from torch_impl.layers.rows import take_rows
 from torch_impl.losses.dense import binary_cross_entropy
 from torch_impl.rois.masks import mask_targets
 

@@ -12,22 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.anchors import cell_anchors, grid_anchors
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.convention import convention_of
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.rows import anchor_rows, take_rows
 from torch_impl.layers.top_k import top_k
 
 __all__ = ["ProposalNetwork", "RPNHead", "RegionProposalNetwork"]
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
-
-
-def anchor_rows(x, channels: int):
-    """(N, A * channels, H, W), the anchor outermost -> (N, H * W * A, channels)."""
-    n, _, h, w = x.shape
-    return x.reshape(n, -1, channels, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, channels)  # mirror: transposition
 
 
 class ProposalNetwork(nn.Module):

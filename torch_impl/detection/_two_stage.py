@@ -11,13 +11,15 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.convention import convention_of
 from torch_impl.boxes.iou import pairwise_iou
+from torch_impl.boxes.results import results
 from torch_impl.boxes.sampling import has_area, sample
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.box import l1_loss, smooth_l1_loss
 from torch_impl.losses.dense import binary_cross_entropy
@@ -267,9 +269,4 @@ class TwoStagePostProcess(nn.Module):
             valid = valid & (size >= self.convention.least_detection).all(-1)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
         labels = labels + 1 if first else labels
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.atss import assign_atss
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.points import distances_to_sides
@@ -30,6 +29,7 @@ from torch_impl.detection._dense import (
     rows,
 )
 from torch_impl.detection.fcos import centerness
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.scale import Scale
 from torch_impl.losses.box import giou_loss
 from torch_impl.losses.dense import binary_cross_entropy

@@ -12,13 +12,13 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.convention import convention_of
 from torch_impl.classification.resnet import BasicBlock
 from torch_impl.detection._masks import MaskPostProcess, mask_loss
 from torch_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, of_class
 from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
+from torch_impl.layers.rows import take_rows
 from torch_impl.rois.box_heads import ConvFCBBoxHead
 from torch_impl.rois.extractors import RoIExtractor
 from torch_impl.rois.mask_heads import FCNMaskHead

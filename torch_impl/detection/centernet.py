@@ -6,7 +6,6 @@ Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msr
 What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: a map becomes rows of cells after a transposition here.
 - PyTorch fills kernels of finished layers, Keras gives each layer its initial values; the residual networks start some
   of their upsampling as bilinear.
 """
@@ -15,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from torch_impl.classification.dla import dla34
 from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.losses.box import l1_loss
 from torch_impl.losses.heatmap import clamped_sigmoid, heatmap_focal_loss
 from torch_impl.necks.dla_up import DCNv2, DLAUp, IDAUp, bilinear_kernel
@@ -140,11 +139,6 @@ class CenterNetDLA(nn.Module):
         return {"hm": self.hm(x), "wh": self.wh(x), "reg": self.reg(x)}
 
 
-def rows(x):
-    """(N, C, H, W) -> (N, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)  # mirror: transposition
-
-
 class CenterNetCriterion(nn.Module):
     """Focal loss of the heat maps, L1 losses of size and rest at the objects' centres.
 
@@ -180,9 +174,9 @@ class CenterNetCriterion(nn.Module):
 
         index = (cell[..., 1] * width + cell[..., 0]).long()
         count = 2 * valid.to(dtype).sum() + 1e-4  # of numbers, two for an object
-        found = l1_loss(take_rows(rows(outputs["wh"]), index), size)
+        found = l1_loss(take_rows(map_rows(outputs["wh"]), index), size)
         extent = torch.where(valid, found, 0.0).sum() / count
-        found = l1_loss(take_rows(rows(outputs["reg"]), index), centre - cell)
+        found = l1_loss(take_rows(map_rows(outputs["reg"]), index), centre - cell)
         rest = torch.where(valid, found, 0.0).sum() / count
         return {
             "hm_loss": peak,
@@ -214,8 +208,8 @@ class CenterNetPostProcess(nn.Module):
         scores, labels, row, column = peaks(heat, self.kernel_size, min(self.detections, cells))
         index = row * heat.shape[3] + column
         place = torch.stack((column, row), -1).to(heat.dtype)
-        centre = place + take_rows(rows(outputs["reg"]), index)
-        half = take_rows(rows(outputs["wh"]), index) / 2
+        centre = place + take_rows(map_rows(outputs["reg"]), index)
+        half = take_rows(map_rows(outputs["wh"]), index) / 2
         boxes, valid = STRIDE * torch.cat((centre - half, centre + half), -1), scores > 0
         padding = (0, self.detections - scores.shape[1])
         return {

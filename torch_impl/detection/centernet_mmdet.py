@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from torch_impl.classification.resnet import BasicBlock, ResNet
-from torch_impl.detection.centernet import STRIDE, bilinear_first, prediction, rows
+from torch_impl.detection.centernet import STRIDE, bilinear_first, prediction
 from torch_impl.layers.deform_conv import ModulatedDeformConv2dPack
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.losses.box import l1_loss
 
 __all__ = [
@@ -179,7 +179,7 @@ class MMDetCenterNetCriterion(nn.Module):
         counted = valid & ~again.any(2)
         losses = {}
         for key, goal in (("wh", size), ("offset", centre - cell)):
-            found = l1_loss(take_rows(rows(outputs[key]), index), goal)
+            found = l1_loss(take_rows(map_rows(outputs[key]), index), goal)
             losses[key] = torch.where(counted, found, 0.0).sum() / (2 * count + SINGLE)
         extent, rest = self.wh_weight * losses["wh"], losses["offset"]
         return {
@@ -210,8 +210,8 @@ class MMDetCenterNetPostProcess(nn.Module):
         heat = outputs["heat"]
         scores, labels, row, column = peaks(heat, self.kernel_size, self.detections)
         index = row * map_size(heat)[1] + column
-        centre = torch.stack((column, row), -1).to(heat.dtype) + take_rows(rows(outputs["offset"]), index)
-        half = take_rows(rows(outputs["wh"]), index) / 2
+        centre = torch.stack((column, row), -1).to(heat.dtype) + take_rows(map_rows(outputs["offset"]), index)
+        half = take_rows(map_rows(outputs["wh"]), index) / 2
         boxes, valid = STRIDE * torch.cat((centre - half, centre + half), -1), scores > 0
         return {
             "boxes": torch.where(valid[..., None], boxes, 0.0),

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from torch_impl.detection._hourglass import (
     DIMS,
@@ -26,6 +25,7 @@ from torch_impl.detection._hourglass import (
 )
 from torch_impl.layers.corner_pool import corner_pool
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.layers.soft_nms import batched_soft_nms
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.box import smooth_l1_loss
@@ -115,11 +115,6 @@ class CornerNet(HourglassTrunk):
         return {**maps_of_stacks(found), "image_size": size}
 
 
-def rows(x):
-    """(N, C, H, W) -> (N, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)  # mirror: transposition
-
-
 class CornerNetCriterion(nn.Module):
     """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the rests at the objects' corners.
 
@@ -169,8 +164,8 @@ class CornerNetCriterion(nn.Module):
             for corner in CORNERS:
                 logits, rest = outputs[f"{corner}_heat{stack}"], places[corner] - cells[corner]
                 focal = focal + heatmap_focal_loss(clamped_sigmoid(logits), wanted[corner])
-                tags[corner] = take_rows(rows(outputs[f"{corner}_tag{stack}"]), index[corner])[..., 0]  # (N, M)
-                found = take_rows(rows(outputs[f"{corner}_regr{stack}"]), index[corner])
+                tags[corner] = take_rows(map_rows(outputs[f"{corner}_tag{stack}"]), index[corner])[..., 0]  # (N, M)
+                found = take_rows(map_rows(outputs[f"{corner}_regr{stack}"]), index[corner])
                 losses = torch.where(valid, smooth_l1_loss(found, rest), 0.0)
                 regr = regr + losses.sum() / (number.sum() + EPS)
             together, apart = self._tag_losses(tags["tl"], tags["br"], valid, number)
@@ -251,8 +246,8 @@ class CornerNetPostProcess(nn.Module):
         cells = heat.shape[1] * heat.shape[2] * heat.shape[3]
         scores, labels, row, column = peaks(heat, 3, min(self.corners, cells))
         index = row * heat.shape[3] + column
-        place = torch.stack((column, row), -1).to(heat.dtype) + take_rows(rows(outputs[f"{corner}_regr"]), index)
-        return scores, labels, take_rows(rows(outputs[f"{corner}_tag"]), index)[..., 0], place
+        place = torch.stack((column, row), -1).to(heat.dtype) + take_rows(map_rows(outputs[f"{corner}_regr"]), index)
+        return scores, labels, take_rows(map_rows(outputs[f"{corner}_tag"]), index)[..., 0], place
 
 
 def cornernet_hourglass104(stacks: int = 2, **options) -> CornerNet:

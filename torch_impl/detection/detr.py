@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.centres import corners
 from torch_impl.classification.resnet import Bottleneck, ResNet
 from torch_impl.layers.attention import MultiheadAttention
 from torch_impl.layers.positions import sinusoids
 from torch_impl.layers.resize import map_size, resize_nearest
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.box import giou_loss, l1_loss
 from torch_impl.losses.cross_entropy import cross_entropy

@@ -6,7 +6,6 @@ release, with its padding and its biases, ``efficientdet_*`` were trained in PyT
 What to look at: all variants are one network of three numbers; the heads' normalisations are separate for each level.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the heads' maps need a transposition before they become rows of anchors, there none.
 - Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
 """
 
@@ -15,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import clip_boxes
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.classification.efficientnet import DROP_PATH, STAGES, EfficientNet
 from torch_impl.detection._dense import LEVELS, PRIOR_BIAS, STRIDES
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import anchor_rows, take_rows
 from torch_impl.layers.soft_nms import batched_soft_nms
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.focal import sigmoid_focal_loss
@@ -70,14 +69,10 @@ def efficientdet_anchors(size: tuple[int, int], stride: int, scale: float = 4.0)
     return np.concatenate([centres - halves, centres + halves], -1).reshape(-1, 4)
 
 
-def anchor_rows(outputs, key: str):
+def rows(outputs, key: str):
     """All maps ``key_p3`` ... of a model, (N, 9 * C, H, W), as (N, A, C)."""
-    found = []
-    for level in LEVELS:
-        n, channels, h, w = outputs[f"{key}_{level}"].shape
-        x = outputs[f"{key}_{level}"].reshape(n, ANCHORS, channels // ANCHORS, h, w)
-        found.append(x.permute(0, 3, 4, 1, 2).reshape(n, -1, channels // ANCHORS))  # mirror: transposition
-    return torch.cat(found, 1)
+    found = [outputs[f"{key}_{level}"] for level in LEVELS]
+    return torch.cat([anchor_rows(x, x.shape[1] // ANCHORS) for x in found], 1)
 
 
 def anchors_of(outputs, scale: float) -> np.ndarray:
@@ -230,7 +225,7 @@ class EfficientDetCriterion(nn.Module):
         self.overlap, self.anchor_scale = overlap, anchor_scale
 
     def forward(self, outputs, targets):
-        logits, deltas = anchor_rows(outputs, "class"), anchor_rows(outputs, "box")
+        logits, deltas = rows(outputs, "class"), rows(outputs, "box")
         anchors = torch.from_numpy(anchors_of(outputs, self.anchor_scale)).to(logits)
         boxes = targets["boxes"].to(logits.dtype)
         matched = self._assign(boxes, targets["valid"], anchors)  # (N, A)
@@ -298,7 +293,7 @@ class EfficientDetPostProcess(nn.Module):
         self.soft, self.sigma, self.min_score, self.anchor_scale = soft, sigma, min_score, anchor_scale
 
     def forward(self, outputs, input_size):
-        logits, deltas = anchor_rows(outputs, "class"), anchor_rows(outputs, "box")
+        logits, deltas = rows(outputs, "class"), rows(outputs, "box")
         anchors = torch.from_numpy(anchors_of(outputs, self.anchor_scale)).to(logits)
         classes = logits.shape[-1]
         number = logits.shape[1] * classes

@@ -5,14 +5,12 @@ Parameter names: xingyizhou/ExtremeNet ``models/py_utils/exkp.py`` (BSD-3).
 What to look at: points are grouped by geometry alone, all K^4 combinations of them at once.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: a map becomes rows of cells after a transposition here, and its rows are axis 2 here,
-  axis 1 there.
+- NCHW here, NHWC in TensorFlow; a map's rows are axis 2 here, axis 1 there.
 """
 
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.heatmaps import gaussian_radius, heat_maps, peaks
 from torch_impl.detection._hourglass import (
     DIMS,
@@ -23,6 +21,7 @@ from torch_impl.detection._hourglass import (
     predictions,
 )
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.layers.soft_nms import batched_soft_nms
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.box import smooth_l1_loss
@@ -79,11 +78,6 @@ class ExtremeNet(HourglassTrunk):
         return {**maps_of_stacks(found), "image_size": size}
 
 
-def rows(x):
-    """(N, C, H, W) -> (N, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)  # mirror: transposition
-
-
 class ExtremeNetCriterion(nn.Module):
     """Focal loss of the heat maps, smooth L1 loss of the rests at the objects' extreme points.
 
@@ -130,7 +124,7 @@ class ExtremeNetCriterion(nn.Module):
                 focal = focal + heatmap_focal_loss(clamped_sigmoid(outputs[f"{side}_heat{stack}"]), wanted[side])
                 if side != "ct":
                     index = (cell[..., 1] * width + cell[..., 0]).long()
-                    found = take_rows(rows(outputs[f"{side}_regr{stack}"]), index)
+                    found = take_rows(map_rows(outputs[f"{side}_regr{stack}"]), index)
                     losses = torch.where(valid, smooth_l1_loss(found, places[side] - cell), 0.0)
                     regr = regr + losses.sum() / (number + EPS)
         focal, regr = focal / len(stacks), self.regr_weight * regr / len(stacks)
@@ -236,7 +230,7 @@ class ExtremeNetPostProcess(nn.Module):
         heat = edge_aggregation(heat, 3 if side in "tb" else 2, self.aggregation)  # mirror: axis 2
         cells = heat.shape[1] * heat.shape[2] * heat.shape[3]
         scores, labels, row, column = peaks(heat, 3, min(self.points, cells))
-        rest = take_rows(rows(outputs[f"{side}_regr"]), row * heat.shape[3] + column)
+        rest = take_rows(map_rows(outputs[f"{side}_regr"]), row * heat.shape[3] + column)
         place = torch.stack((column, row), -1).to(heat.dtype) + rest
         # of more peaks above 1 than fit in, those that were highest are left
         return {"score": torch.clamp(scores, max=1.0), "label": labels, "y": row, "x": column, "place": place}
@@ -252,7 +246,7 @@ class ExtremeNetPostProcess(nn.Module):
             for key in ("score", "label", "y", "x")
         )
         cell = (y["t"] + y["b"]) // 2 * width + (x["l"] + x["r"]) // 2  # (N, K, K, K, K)
-        middle = rows(centre).flatten(1)
+        middle = map_rows(centre).flatten(1)
         middle = take_rows(middle, (cell * classes + label["t"]).flatten(1))
         middle = middle.reshape(-1, *[number] * 4)
         scores = (score["t"] + score["l"] + score["b"] + score["r"] + 2 * middle) / 6

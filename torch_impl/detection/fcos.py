@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import box_area
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
 from torch_impl.detection._dense import (
@@ -29,6 +28,7 @@ from torch_impl.detection._dense import (
     one_hot,
     rows,
 )
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.scale import Scale
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.box import giou_loss

@@ -16,16 +16,17 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.anchors import grid_anchors
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import clip_boxes
 from torch_impl.boxes.iou import box_area
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
+from torch_impl.boxes.results import results
 from torch_impl.classification.resnet import Bottleneck, ResNet
 from torch_impl.detection.fcos import centerness
 from torch_impl.detection.retinanet import BackboneWithFPN
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import giou_loss
 from torch_impl.losses.dense import binary_cross_entropy
@@ -55,11 +56,6 @@ def tower(channels: int, num_convs: int, norm_groups: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def cells(x):
-    """(N, C, H, W) -> (N, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)  # mirror: transposition
-
-
 class FCOSClassificationHead(nn.Module):
     """Class logits of every cell.  Dict of (N, C, H, W) -> (N, sum of H * W, K)."""
 
@@ -71,7 +67,7 @@ class FCOSClassificationHead(nn.Module):
         nn.init.constant_(self.cls_logits.bias, PRIOR_BIAS)
 
     def forward(self, maps):
-        return torch.cat([cells(self.cls_logits(self.conv(x))) for x in maps.values()], 1)
+        return torch.cat([map_rows(self.cls_logits(self.conv(x))) for x in maps.values()], 1)
 
 
 class FCOSRegressionHead(nn.Module):
@@ -86,8 +82,8 @@ class FCOSRegressionHead(nn.Module):
 
     def forward(self, maps):
         maps = [self.conv(x) for x in maps.values()]
-        distances = torch.cat([cells(torch.relu(self.bbox_reg(x))) for x in maps], 1)
-        return distances, torch.cat([cells(self.bbox_ctrness(x)) for x in maps], 1)
+        distances = torch.cat([map_rows(torch.relu(self.bbox_reg(x))) for x in maps], 1)
+        return distances, torch.cat([map_rows(self.bbox_ctrness(x)) for x in maps], 1)
 
 
 class TorchvisionFCOSHead(nn.Module):
@@ -271,12 +267,7 @@ class TorchvisionFCOSPostProcess(nn.Module):
         boxes = boxes_of_distances(points, outputs["bbox_regression"] * sizes[:, None])
         boxes = clip_boxes(take_rows(boxes, index), outputs["image_size"])
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def fcos_resnet50_fpn(layers=(3, 4, 6, 3), **options) -> TorchvisionFCOS:

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import clip_boxes
 from torch_impl.boxes.iou import box_area
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
@@ -35,6 +34,7 @@ from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.box import smooth_l1_loss
 from torch_impl.losses.focal import sigmoid_focal_loss

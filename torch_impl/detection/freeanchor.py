@@ -12,7 +12,6 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.detection.retinanet import (
@@ -22,6 +21,7 @@ from torch_impl.detection.retinanet import (
     retinanet_r50_fpn_mmdet,
     retinanet_r101_fpn_mmdet,
 )
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.box import smooth_l1_loss
 

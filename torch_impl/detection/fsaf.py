@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import box_area, pairwise_iou
 from torch_impl.boxes.points import distances_to_sides
 from torch_impl.detection._dense import (
@@ -29,6 +28,7 @@ from torch_impl.detection._dense import (
     rows,
 )
 from torch_impl.detection.atss import square_anchors
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.dense import iou_loss
 from torch_impl.losses.focal import sigmoid_focal_loss

@@ -16,12 +16,13 @@ import math
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.centres import area
 from torch_impl.boxes.iou import pairwise_iou
+from torch_impl.boxes.results import results
 from torch_impl.classification.darknet import conv_leaky, darknet53
 from torch_impl.detection.yolov3 import LEVELS, YOLOV3Neck, rows_of
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.dense import binary_cross_entropy
 
@@ -235,12 +236,7 @@ class GaussianYOLOV3PostProcess(nn.Module):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         boxes = take_rows(boxes_of(means, anchors, stride), index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def gaussian_yolov3_kitti_criterion(anchors=KITTI_ANCHORS, **options) -> GaussianYOLOV3Criterion:

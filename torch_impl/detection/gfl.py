@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.atss import assign_atss
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
 from torch_impl.detection._dense import (
@@ -30,6 +29,7 @@ from torch_impl.detection._dense import (
     rows,
 )
 from torch_impl.detection.atss import square_anchors
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.scale import Scale
 from torch_impl.losses.box import giou_loss
 from torch_impl.losses.dense import paired_iou, quality_focal_loss

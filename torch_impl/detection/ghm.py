@@ -10,10 +10,11 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import IGNORED, assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.detection.retinanet import LEVELS, MMDetRetinaNet, retinanet_mmdet_postprocess
+from torch_impl.layers.rows import take_rows
 from torch_impl.losses.ghm import ghm_classification_loss, ghm_regression_loss
 
 __all__ = [

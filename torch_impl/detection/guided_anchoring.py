@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.guided import approximate_iou, guide_squares, location_targets
 from torch_impl.boxes.iou import pairwise_iou
@@ -33,7 +33,7 @@ from torch_impl.detection._dense import (
     one_hot,
     rows,
 )
-from torch_impl.detection._proposals import ProposalNetwork, anchor_rows
+from torch_impl.detection._proposals import ProposalNetwork
 from torch_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess
 from torch_impl.detection.atss import square_anchors
 from torch_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, pyramid_backbone
@@ -41,6 +41,7 @@ from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import anchor_rows, take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.bounded_iou import bounded_iou_loss
 from torch_impl.losses.box import smooth_l1_loss

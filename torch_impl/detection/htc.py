@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.detection._masks import SHARE, mask_loss
 from torch_impl.detection._two_stage import of_class
 from torch_impl.detection.cascade_rcnn import (
@@ -31,6 +30,7 @@ from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import kaiming_normal
 from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.layers.rows import take_rows
 from torch_impl.rois.extractors import RoIExtractor
 from torch_impl.rois.mask_heads import FCNMaskHead
 from torch_impl.rois.sampling import sample_rois

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
 from torch_impl.detection._two_stage import of_class
 from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
 from torch_impl.detection.mask_rcnn import StandardMaskRoIHead
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax
 from torch_impl.rois.masks import mask_targets
 

@@ -18,12 +18,12 @@ from torch_impl.detection.retinanet import (
     OCTAVES,
     RATIOS,
     RetinaNetCriterion,
-    anchor_rows,
     retinanet_mmdet_criterion,
     retinanet_mmdet_postprocess,
 )
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
+from torch_impl.layers.rows import anchor_rows
 from torch_impl.necks.nas_fpn import NASFPN
 
 __all__ = [

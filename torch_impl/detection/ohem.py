@@ -10,7 +10,7 @@ Mirror notes:
 
 import torch
 
-from torch_impl.boxes.assignment import BACKGROUND, IGNORED, take_rows
+from torch_impl.boxes.assignment import BACKGROUND, IGNORED
 from torch_impl.boxes.sampling import sample
 from torch_impl.detection._two_stage import class_entropy
 from torch_impl.detection.faster_rcnn import (
@@ -20,6 +20,7 @@ from torch_impl.detection.faster_rcnn import (
     mmdet_postprocess,
     pyramid_detector,
 )
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.rois.sampling import sample_rois
 

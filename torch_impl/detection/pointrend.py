@@ -13,12 +13,12 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
 from torch_impl.detection._two_stage import of_class
 from torch_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, TwoStagePostProcess, pyramid_detector
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.dense import binary_cross_entropy
 from torch_impl.rois.points import box_points, cell_points, halton, point_sample, replace_points

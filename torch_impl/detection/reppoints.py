@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import IGNORED, assign_max_iou
 from torch_impl.boxes.iou import box_area, pairwise_iou
 from torch_impl.detection._dense import (
     EPS,
@@ -30,6 +30,7 @@ from torch_impl.detection._dense import (
 )
 from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.initialization import normal
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax
 from torch_impl.losses.box import smooth_l1_loss
 from torch_impl.losses.focal import sigmoid_focal_loss

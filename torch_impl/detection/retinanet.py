@@ -17,14 +17,16 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.anchors import cell_anchors, grid_anchors
-from torch_impl.boxes.assignment import IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import IGNORED, assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.iou import pairwise_iou
+from torch_impl.boxes.results import results
 from torch_impl.classification.resnet import BasicBlock, Bottleneck, ResNet
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.normalization import choose_norm
+from torch_impl.layers.rows import anchor_rows, take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.box import giou_loss, l1_loss, smooth_l1_loss
 from torch_impl.losses.focal import sigmoid_focal_loss
@@ -54,12 +56,6 @@ OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # three sizes on each level
 BASE_SIZE = 4  # in strides
 PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)  # logit of every class before training: probability 0.01
 EPS = 1.1920929e-07  # of float32; mmdet adds it to its divisor
-
-
-def anchor_rows(x, channels: int):
-    """(N, A * channels, H, W), the anchor outermost -> (N, H * W * A, channels)."""
-    n, _, h, w = x.shape
-    return x.reshape(n, -1, channels, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, channels)  # mirror: transposition
 
 
 def tower(channels: int, num_convs: int, norm_groups: int | None):
@@ -417,12 +413,7 @@ class RetinaNetPostProcess(nn.Module):
         if self.drop_empty:
             valid = valid & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def retinanet_v2_criterion(**options) -> RetinaNetCriterion:

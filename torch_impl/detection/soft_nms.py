@@ -10,10 +10,10 @@ Mirror notes:
 
 import torch
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import clip_boxes
 from torch_impl.boxes.sampling import has_area
 from torch_impl.detection.faster_rcnn import TwoStageDetector, TwoStagePostProcess, faster_rcnn_r50_fpn, mmdet_criterion
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.soft_nms import batched_soft_nms
 from torch_impl.layers.top_k import top_k
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import assign_max_iou, take_rows
+from torch_impl.boxes.assignment import assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.default_boxes import default_boxes
 from torch_impl.boxes.iou import pairwise_iou
@@ -27,6 +27,7 @@ from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import nms
 from torch_impl.layers.pooling import MaxPool2d
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import smooth_l1_loss
 

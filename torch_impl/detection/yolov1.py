@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.centres import corners
 from torch_impl.boxes.points import grid_points
+from torch_impl.boxes.results import results
 from torch_impl.detection._darknet import DarknetConv
 from torch_impl.layers.activation import LeakyReLU
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.dense import paired_iou
 
@@ -265,12 +266,7 @@ class YOLOV1PostProcess(nn.Module):
         index = torch.div(pairs, kinds, rounding_mode="floor")
         labels, valid, boxes = pairs - index * kinds, scores > self.score_threshold, take_rows(boxes, index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov1_local_criterion(boxes: int = 3, **options) -> YOLOV1Criterion:

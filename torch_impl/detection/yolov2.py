@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.centres import area, corners
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.points import grid_points
+from torch_impl.boxes.results import results
 from torch_impl.detection._darknet import DarknetLayers
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.dense import paired_iou
 
@@ -195,12 +196,7 @@ class YOLOV2PostProcess(nn.Module):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         boxes = take_rows(corners(boxes) * STRIDE, index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov2_voc_criterion(anchors=VOC_ANCHORS, **options) -> YOLOV2Criterion:

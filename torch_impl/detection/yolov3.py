@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.anchors import grid_anchors
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import pairwise_iou
+from torch_impl.boxes.results import results
 from torch_impl.classification.darknet import conv_leaky, darknet53
 from torch_impl.detection._darknet import DarknetLayers
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import resize_nearest
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.dense import binary_cross_entropy
 
@@ -319,12 +320,7 @@ class YOLOV3PostProcess(nn.Module):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         scores, boxes = scores * take_rows(present, index), take_rows(boxes, index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov3_tiny_criterion(anchors=TINY_ANCHORS, **options) -> YOLOV3Criterion:

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.centres import corners
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.points import grid_points
+from torch_impl.boxes.results import results
 from torch_impl.layers.activation import LeakyReLU
 from torch_impl.layers.mish import Mish
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.pooling import max_pool2d
 from torch_impl.layers.resize import map_size, resize_nearest
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box_iou import complete_iou
 from torch_impl.losses.dense import binary_cross_entropy
@@ -378,12 +379,7 @@ class YOLOV4PostProcess(nn.Module):
         index = torch.div(pairs, classes, rounding_mode="floor")
         labels, boxes, valid = pairs - index * classes, take_rows(boxes, index), scores > self.score_threshold
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov4(depths=(2, 8, 8, 4), **options) -> YOLOV4:

@@ -15,14 +15,15 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.centres import area, corners
 from torch_impl.boxes.iou import pairwise_iou
+from torch_impl.boxes.results import results
 from torch_impl.detection._darknet import DarknetConv
 from torch_impl.detection.yolov3 import LEVELS, STRIDES, rows_of
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.pooling import max_pool2d
 from torch_impl.layers.resize import map_size, resize_nearest
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box_iou import complete_iou
 from torch_impl.losses.dense import binary_cross_entropy
@@ -209,12 +210,7 @@ class YOLOV4TinyPostProcess(nn.Module):
         labels, valid = pairs - index * classes, scores > self.score_threshold
         boxes = take_rows(corners(boxes_of(rows, anchors, stride)), index)
         index, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        return {
-            "boxes": torch.where(valid[..., None], take_rows(boxes, index), 0.0),
-            "scores": torch.where(valid, take_rows(scores, index), 0.0),
-            "labels": torch.where(valid, take_rows(labels, index), 0),
-            "valid": valid,
-        }
+        return results(boxes, scores, labels, index, valid)
 
 
 def yolov4_tiny(width: float = 1.0, num_classes: int = 80) -> YOLOV4Tiny:

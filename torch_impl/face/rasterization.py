@@ -12,7 +12,7 @@ Mirror notes:
 import torch
 import torch.nn.functional as F
 
-from torch_impl.boxes.assignment import take_rows
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax
 
 __all__ = ["barycentric", "rasterize", "rasterize_soft"]

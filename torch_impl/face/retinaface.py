@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from torch_impl.boxes.anchors import cell_anchors, grid_anchors
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.classification.resnet import Bottleneck, ResNet
 from torch_impl.layers.nms import nms
 from torch_impl.layers.resize import map_size, resize_nearest
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import smooth_l1_loss
 

@@ -12,7 +12,6 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.classification.resnet import Bottleneck, ResNet
 from torch_impl.face.morphable import MorphableFace, rotation_of
 from torch_impl.face.rasterization import rasterize_soft
@@ -26,6 +25,7 @@ from torch_impl.face.retinaface import (
 )
 from torch_impl.layers.grid_sample import grid_sample
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.pairwise import l2_normalize
 from weights.processing.face.morphable import triangles_around

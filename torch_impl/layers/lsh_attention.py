@@ -7,8 +7,8 @@
 import torch
 
 from .attention import MASKED
-from .pick import pick
 from .positions import rotate
+from .rows import take_rows
 from .top_k import argmax
 
 __all__ = ["hash_buckets", "lsh_attention", "shared_qk_attention"]
@@ -92,28 +92,28 @@ def lsh_attention(
 
     of_query = chunked(place)
     of_key = with_chunk_before(of_query)
-    vectors = chunked(pick(qk, place))
+    vectors = chunked(take_rows(qk, place))
     scores = shared_scores(vectors, with_chunk_before(vectors))  # (N, C, L, 2 L)
     if padding_mask is not None:
-        padding = chunked(pick(padding_mask, place))
+        padding = chunked(take_rows(padding_mask, place))
         scores = torch.where(padding[..., None] | with_chunk_before(padding)[:, :, None], MASKED, scores)
     if causal:
         scores = torch.where(of_query[..., None] < of_key[:, :, None], MASKED, scores)
     scores = torch.where(of_query[..., None] == of_key[:, :, None], SELF, scores)
     if not allow_duplicates:
         chunk = (restore // bucket_size).unflatten(1, (rounds, length)).transpose(1, 2)  # (N, T, H)
-        of_query = chunked(pick(chunk, place))[:, :, :, None]
-        of_key = with_chunk_before(chunked(pick(chunk, place)))[:, :, None]
+        of_query = chunked(take_rows(chunk, place))[:, :, :, None]
+        of_key = with_chunk_before(chunked(take_rows(chunk, place)))[:, :, None]
         met = (of_query == of_key) | (of_query == (of_key + 1) % chunks)  # (N, C, L, 2 L, H)
         # a pair across the border of two rounds meets in neither; 1e-9 as in the reference, which adds it
         scores = scores - torch.log(met.to(scores.dtype).sum(-1).clamp(min=1e-9))
     # sums over the keys, relative to the largest score, so that the rounds can be added without a logarithm of -5e4
     largest = scores.amax(-1, keepdim=True).detach()
     value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
-    y = torch.exp(scores - largest) @ with_chunk_before(chunked(pick(value, place)))
+    y = torch.exp(scores - largest) @ with_chunk_before(chunked(take_rows(value, place)))
 
     def by_round(x):
-        return pick(x.flatten(1, 2), restore).unflatten(1, (rounds, length))
+        return take_rows(x.flatten(1, 2), restore).unflatten(1, (rounds, length))
 
     largest = by_round(largest)
     y = (by_round(y) * torch.exp(largest - largest.amax(1, keepdim=True))).sum(1)

@@ -10,7 +10,7 @@ tensors whose first axis is the rows, for instance a cache; the search repeats a
 
 import torch
 
-from torch_impl.layers.pick import pick
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 
 __all__ = ["beam_search", "greedy_search", "length_penalty"]
@@ -85,15 +85,15 @@ def beam_search(step, state, start, max_length: int, eos: int, pad: int, beams: 
         total = live_score[..., None] + log_p
         score, index = top_k(total.flatten(1), 2 * beams)
         beam, word = index // vocabulary, index % vocabulary
-        extended = torch.where(places == position, word[..., None], pick(live, beam))
+        extended = torch.where(places == position, word[..., None], take_rows(live, beam))
         ended = word == eos
 
         penalised = torch.where(ended, score / length_penalty(position + 1, alpha), NEVER)
         finished_score, index = top_k(torch.cat([finished_score, penalised], 1), beams)
-        finished = pick(torch.cat([finished, extended], 1), index)
+        finished = take_rows(torch.cat([finished, extended], 1), index)
 
         live_score, index = top_k(torch.where(ended, NEVER, score), beams)
-        live, words, beam = pick(extended, index), pick(word, index).flatten(), pick(beam, index)
+        live, words, beam = take_rows(extended, index), take_rows(word, index).flatten(), take_rows(beam, index)
         origin = (rows * beams + beam).flatten()
         state = {name: value[origin] for name, value in state.items()}
         possible = live_score[:, 0] / length_penalty(max_length, alpha)

@@ -6,10 +6,11 @@ Mirror notes:
 
 import torch
 
-from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from torch_impl.boxes.convention import Convention
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.sampling import has_area, sample
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 
 __all__ = ["sample_rois"]

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import box_area
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
 from torch_impl.boxes.sampling import first_positives
@@ -21,6 +20,7 @@ from torch_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_po
 from torch_impl.detection.fcos import FCOSCriterion, FCOSPostProcess, centerness
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.roi_align import roi_align
+from torch_impl.layers.rows import take_rows
 from torch_impl.losses.cross_entropy import cross_entropy
 from torch_impl.losses.dense import binary_cross_entropy
 from torch_impl.rois.masks import mask_targets, paste_masks

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.points import grid_points
 from torch_impl.boxes.sampling import first_positives
 from torch_impl.detection._dense import STRIDES, dense_backbone, dense_neck, level_points, rows
@@ -21,6 +20,7 @@ from torch_impl.detection.fcos import FCOSCriterion, FCOSHead, FCOSPostProcess
 from torch_impl.layers.aligned_bilinear import aligned_bilinear
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.losses.dice import squared_dice
 
 __all__ = [

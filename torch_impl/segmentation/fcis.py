@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_impl.boxes.anchors import grid_anchors
-from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou, take_rows
+from torch_impl.boxes.assignment import BACKGROUND, IGNORED, assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.sampling import has_area, sample
@@ -24,6 +24,7 @@ from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.normalization import FrozenBatchNorm2d
 from torch_impl.layers.ps_roi_pool import ps_roi_pool
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import smooth_l1_loss
 

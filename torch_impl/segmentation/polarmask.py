@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.points import boxes_of_distances
+from torch_impl.boxes.results import results
 from torch_impl.detection._dense import (
     PRIOR_BIAS,
     STRIDES,
@@ -31,6 +31,7 @@ from torch_impl.detection._dense import (
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.scale import Scale
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.dense import binary_cross_entropy, iou_loss
@@ -235,10 +236,7 @@ class PolarMaskPostProcess(nn.Module):
         return {
             "masks": fill_polygons(polygons, (height, width)) & valid[..., None, None],
             "polygons": torch.where(valid[..., None, None], polygons, 0.0),
-            "boxes": torch.where(valid[..., None], take_rows(boxes, kept), 0.0),
-            "scores": torch.where(valid, take_rows(scores, kept), 0.0),
-            "labels": torch.where(valid, take_rows(labels, kept), 0),
-            "valid": valid,
+            **results(boxes, scores, labels, kept, valid),
         }
 
 

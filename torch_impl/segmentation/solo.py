@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.classification.resnet import BasicBlock
 from torch_impl.detection.faster_rcnn import pyramid_backbone
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.matrix_nms import matrix_nms
 from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
 from torch_impl.losses.dice import squared_dice
 from torch_impl.losses.focal import sigmoid_focal_loss

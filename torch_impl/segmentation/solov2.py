@@ -11,12 +11,12 @@ Mirror notes:
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.classification.resnet import CONV, DEFORM, BasicBlock
 from torch_impl.detection.faster_rcnn import pyramid_backbone
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.losses.dice import squared_dice
 from torch_impl.necks.fpn import FPN
 from torch_impl.segmentation._instances import LEVELS, MaskDetector, coordinates, strided_masks
@@ -176,7 +176,7 @@ class SOLOv2Head(nn.Module):
 
 def masks_of_kernels(outputs, levels, cells):
     """Masks of cells (N, Q), which are numbered through the levels, flat: (N, Q, h w)."""
-    kernels = torch.cat([outputs[f"kernel_{level}"].flatten(2) for level in levels], 2).transpose(1, 2)
+    kernels = torch.cat([map_rows(outputs[f"kernel_{level}"]) for level in levels], 1)
     return (take_rows(kernels, cells) @ outputs["mask_features"].flatten(2)).sigmoid()
 
 

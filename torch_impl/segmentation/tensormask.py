@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
+from torch_impl.boxes.results import results
 from torch_impl.boxes.sampling import first_positives
 from torch_impl.detection._dense import PRIOR_BIAS, DenseHead
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import l1_loss
 from torch_impl.segmentation._detectron2 import ResNetFPN
@@ -379,10 +380,7 @@ class TensorMaskPostProcess(nn.Module):
         masks = self.drawn(outputs, places, take_rows(index, kept), tuple(int(n) for n in input_size))
         return {
             "masks": (masks >= self.mask_threshold) & valid[..., None, None],
-            "boxes": torch.where(valid[..., None], take_rows(boxes, kept), 0.0),
-            "scores": torch.where(valid, take_rows(scores, kept), 0.0),
-            "labels": torch.where(valid, take_rows(labels, kept), 0),
-            "valid": valid,
+            **results(boxes, scores, labels, kept, valid),
         }
 
     def drawn(self, outputs, places, index, size: tuple[int, int]):

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.coders import DeltaCoder
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.sampling import first_positives
@@ -22,6 +21,7 @@ from torch_impl.classification.resnet import CONV, Bottleneck
 from torch_impl.layers.activation import LeakyReLU
 from torch_impl.layers.initialization import kaiming_normal
 from torch_impl.layers.resize import map_size, resize_bilinear
+from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import smooth_l1_loss
 from torch_impl.losses.dense import binary_cross_entropy

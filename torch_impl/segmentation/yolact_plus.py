@@ -13,11 +13,11 @@ import functools
 import torch
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.sampling import first_positives
 from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.losses.box import smooth_l1_loss
 from torch_impl.segmentation.yolact import (
     RATIOS,

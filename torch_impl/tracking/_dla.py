@@ -9,9 +9,9 @@ Mirror notes:
 
 from torch import nn
 
-from torch_impl.boxes.assignment import take_rows
 from torch_impl.classification.dla import DLATree, conv_bn
 from torch_impl.layers.initialization import kaiming_normal
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.necks.dla_up import DLAUp, IDAUp
 
 __all__ = ["DLASeg", "DLATrunk", "gathered_l1", "gathered_rows"]
@@ -101,7 +101,7 @@ class DLASeg(nn.Module):
 
 def gathered_rows(x, index):
     """The columns of a map at cells.  (N, C, H, W), (N, M) int64 row by row -> (N, M, C)."""
-    return take_rows(x.flatten(2).transpose(1, 2), index)  # mirror: NCHW
+    return take_rows(map_rows(x), index)
 
 
 def gathered_l1(x, index, wanted, mask):

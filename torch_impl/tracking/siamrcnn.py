@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_impl.boxes.assignment import assign_max_iou, take_rows
+from torch_impl.boxes.assignment import assign_max_iou
 from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.convention import convention_of
 from torch_impl.boxes.iou import pairwise_iou
@@ -27,6 +27,7 @@ from torch_impl.detection._proposals import RATIOS, ProposalNetwork
 from torch_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, class_entropy
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.resize import map_size
+from torch_impl.layers.rows import take_rows
 from torch_impl.losses.box import smooth_l1_loss
 from torch_impl.necks.fpn import top_down
 from torch_impl.rois.extractors import RoIExtractor
