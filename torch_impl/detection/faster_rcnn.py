@@ -71,6 +71,7 @@ class StandardRoIHead(RoIHead):
         units: width of the linear layers.
         num_convs, conv_channels, num_fcs, norm, norm_groups: of the head, see :class:`ConvFCBBoxHead`.
         samples, low_quality: see :class:`RoIHead`.
+        levels: of the boxes' features, see :class:`RoIExtractor`.
     """
 
     def __init__(
@@ -85,9 +86,10 @@ class StandardRoIHead(RoIHead):
         norm_groups: int = 32,
         samples: int = 512,
         low_quality: str | None = None,
+        levels: tuple[str, ...] = ("p2", "p3", "p4", "p5"),
     ):
         super().__init__("mmdet", samples, low_quality=low_quality)
-        self.bbox_roi_extractor = RoIExtractor("mmdet", 7)
+        self.bbox_roi_extractor = RoIExtractor("mmdet", 7, levels)
         self.bbox_head = ConvFCBBoxHead(
             in_channels,
             num_classes,

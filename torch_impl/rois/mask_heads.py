@@ -15,9 +15,9 @@ from torch_impl.layers.initialization import kaiming_normal
 __all__ = ["FCNMaskHead", "MaskPredictor", "mask_convolutions"]
 
 
-def doubled(channels: int) -> nn.ConvTranspose2d:
+def doubled(in_channels: int, channels: int) -> nn.ConvTranspose2d:
     """A transposed convolution that doubles height and width."""
-    layer = nn.ConvTranspose2d(channels, channels, 2, 2)
+    layer = nn.ConvTranspose2d(in_channels, channels, 2, 2)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(layer.bias)
     return layer
@@ -43,7 +43,7 @@ class MaskPredictor(nn.Module):
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
-        self.conv5_mask = doubled(channels)
+        self.conv5_mask = doubled(channels, channels)
         self.mask_fcn_logits = nn.Conv2d(channels, num_classes, 1)
         kaiming_normal(self.mask_fcn_logits)
 
@@ -82,7 +82,7 @@ class FCNMaskHead(nn.Module):
             for c in [in_channels, *[channels] * num_convs][:num_convs]
         ]
         self.convs = nn.ModuleList(convs)
-        self.upsample = doubled(channels) if upsample is None else upsample(channels)
+        self.upsample = upsample(channels) if upsample else doubled(channels if convs else in_channels, channels)
         self.relu = nn.ReLU() if upsample is None else nn.Identity()
         self.conv_logits = nn.Conv2d(channels, num_classes, 1)
         kaiming_normal(self.conv_logits)
