@@ -18,6 +18,7 @@ from tf_impl.boxes.convention import convention_of
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.precision import single
 from tf_impl.layers.rows import anchor_rows, take_rows
 from tf_impl.layers.top_k import top_k
 
@@ -74,10 +75,10 @@ class ProposalNetwork(keras.layers.Layer):
     def call(self, maps, image_size, learning: bool = False):
         logits, deltas, anchors = [], [], []
         for level, x in maps.items():
-            of_objects, of_boxes = self.maps(x)
+            of_objects, of_boxes = (single(values) for values in self.maps(x))
             logits.append(anchor_rows(of_objects, 1)[..., 0])
             deltas.append(anchor_rows(of_boxes, 4))
-            anchors.append(tf.constant(self.anchors_of(level, x.shape[1:3], image_size), x.dtype))
+            anchors.append(tf.constant(self.anchors_of(level, x.shape[1:3], image_size), of_boxes.dtype))
         proposals = self.best(logits, deltas, anchors, image_size, learning)
         return {
             "objectness": tf.concat(logits, 1),

@@ -18,6 +18,7 @@ from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.boxes.results import results
 from tf_impl.boxes.sampling import has_area, sample
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size
 from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
@@ -90,7 +91,7 @@ class RoIHead(keras.layers.Layer):
     def __init__(
         self, convention: str, samples: int = 512, positive: float = 0.5, low_quality: str | None = None, **kwargs
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.convention, self.samples = convention_of(convention), samples
         self.positive, self.low_quality = positive, low_quality
 
@@ -109,7 +110,7 @@ class RoIHead(keras.layers.Layer):
                 positive=self.positive,
                 low_quality=self.low_quality,
             )
-        logits, deltas = self.classify(maps, proposals)
+        logits, deltas = (single(values) for values in self.classify(maps, proposals))
         rows = (-1, proposals.shape[1] or tf.shape(proposals)[1])
         return {
             **found,
@@ -243,7 +244,7 @@ class TwoStagePostProcess(keras.layers.Layer):
         detections: int = 100,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.convention, self.score_threshold, self.candidates = convention_of(convention), score_threshold, candidates
         self.iou_threshold, self.detections = iou_threshold, detections
         self.coder = DeltaCoder(ROI_STDS, self.convention.clamp)

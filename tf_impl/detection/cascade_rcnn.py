@@ -18,6 +18,7 @@ from tf_impl.classification.resnet import BasicBlock
 from tf_impl.detection._masks import MaskPostProcess, mask_loss
 from tf_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, of_class
 from tf_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
+from tf_impl.layers.precision import single
 from tf_impl.layers.rows import take_rows
 from tf_impl.rois.box_heads import ConvFCBBoxHead
 from tf_impl.rois.extractors import RoIExtractor
@@ -85,7 +86,7 @@ class CascadeRoIHead(keras.layers.Layer):
     """
 
     def __init__(self, num_classes: int, units: int = 1024, samples: int = 512, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.samples, self.convention = samples, convention_of("mmdet")
         self.coders = [DeltaCoder(stds, self.convention.clamp) for stds in STDS]
         self.bbox_roi_extractor = [RoIExtractor("mmdet", 7) for _ in STDS]
@@ -93,7 +94,8 @@ class CascadeRoIHead(keras.layers.Layer):
 
     def classify(self, stage: int, maps, boxes):
         """Class logits (N, R, K + 1) and deltas (N, R, 4) of boxes (N, R, 4)."""
-        logits, deltas = self.bbox_head[stage](self.bbox_roi_extractor[stage](maps, boxes))
+        found = self.bbox_head[stage](self.bbox_roi_extractor[stage](maps, boxes))
+        logits, deltas = (single(values) for values in found)
         rows = (-1, boxes.shape[1] or tf.shape(boxes)[1])
         return tf.reshape(logits, (*rows, logits.shape[-1])), tf.reshape(deltas, (*rows, 4))
 

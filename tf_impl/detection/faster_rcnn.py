@@ -138,7 +138,7 @@ class FasterRCNN(Model):
         samples: int = 512,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
         body = ResNet(
             block,
@@ -177,7 +177,7 @@ class TwoStageDetector(Model):
     """
 
     def __init__(self, backbone, neck, rpn_head, roi_head, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
 

@@ -195,7 +195,7 @@ class SingleMapDetector(Model):
     """
 
     def __init__(self, backbone, rpn_head, roi_head, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
         self.backbone, self.rpn_head, self.roi_head = backbone, rpn_head, roi_head
 

@@ -50,7 +50,7 @@ class RoIExtractor(keras.layers.Layer):
     """
 
     def __init__(self, convention: str, output_size: int, levels: tuple[str, ...] = ("p2", "p3", "p4", "p5"), **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.convention, self.output_size, self.levels = convention_of(convention), output_size, tuple(levels)
 
     def call(self, maps, boxes):
@@ -60,7 +60,7 @@ class RoIExtractor(keras.layers.Layer):
         for i, name in enumerate(self.levels):
             own = level == i
             features = roi_align(
-                maps[name],  # mirror: NHWC
+                tf.cast(maps[name], rows.dtype),  # mirror: NHWC
                 tf.where(own[:, None], rows, 0.0),  # the boxes of other levels would need many samples
                 image,
                 self.output_size,

@@ -16,6 +16,7 @@ from torch_impl.boxes.coders import DeltaCoder, clip_boxes
 from torch_impl.boxes.convention import convention_of
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.precision import single
 from torch_impl.layers.rows import anchor_rows, take_rows
 from torch_impl.layers.top_k import top_k
 
@@ -69,10 +70,10 @@ class ProposalNetwork(nn.Module):
     def forward(self, maps, image_size, learning: bool = False):
         logits, deltas, anchors = [], [], []
         for level, x in maps.items():
-            of_objects, of_boxes = self.maps(x)
+            of_objects, of_boxes = (single(values) for values in self.maps(x))
             logits.append(anchor_rows(of_objects, 1)[..., 0])
             deltas.append(anchor_rows(of_boxes, 4))
-            anchors.append(torch.from_numpy(self.anchors_of(level, x.shape[2:], image_size)).to(x))
+            anchors.append(torch.from_numpy(self.anchors_of(level, x.shape[2:], image_size)).to(of_boxes))
         proposals = self.best(logits, deltas, anchors, image_size, learning)
         return {
             "objectness": torch.cat(logits, 1),

@@ -18,6 +18,7 @@ from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.boxes.results import results
 from torch_impl.boxes.sampling import has_area, sample
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.precision import single
 from torch_impl.layers.resize import map_size
 from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
@@ -108,7 +109,7 @@ class RoIHead(nn.Module):
                 positive=self.positive,
                 low_quality=self.low_quality,
             )
-        logits, deltas = self.classify(maps, proposals)
+        logits, deltas = (single(values) for values in self.classify(maps, proposals))
         rows = (-1, proposals.shape[1])
         return {
             **found,

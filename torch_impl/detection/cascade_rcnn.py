@@ -18,6 +18,7 @@ from torch_impl.classification.resnet import BasicBlock
 from torch_impl.detection._masks import MaskPostProcess, mask_loss
 from torch_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, of_class
 from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
+from torch_impl.layers.precision import single
 from torch_impl.layers.rows import take_rows
 from torch_impl.rois.box_heads import ConvFCBBoxHead
 from torch_impl.rois.extractors import RoIExtractor
@@ -93,7 +94,8 @@ class CascadeRoIHead(nn.Module):
 
     def classify(self, stage: int, maps, boxes):
         """Class logits (N, R, K + 1) and deltas (N, R, 4) of boxes (N, R, 4)."""
-        logits, deltas = self.bbox_head[stage](self.bbox_roi_extractor[stage](maps, boxes))
+        found = self.bbox_head[stage](self.bbox_roi_extractor[stage](maps, boxes))
+        logits, deltas = (single(values) for values in found)
         return logits.reshape(-1, boxes.shape[1], logits.shape[-1]), deltas.reshape(-1, boxes.shape[1], 4)
 
     def refine(self, stage: int, boxes, deltas, image_size):

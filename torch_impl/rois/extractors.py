@@ -59,7 +59,7 @@ class RoIExtractor(nn.Module):
         for i, name in enumerate(self.levels):
             own = level == i
             features = roi_align(
-                maps[name],  # mirror: NCHW
+                maps[name].to(rows.dtype),  # mirror: NCHW
                 torch.where(own[:, None], rows, 0.0),  # the boxes of other levels would need many samples
                 image,
                 self.output_size,
