@@ -85,7 +85,7 @@ class SharedHead(Backbone):
     Args:
         depth, planes: blocks, and their nominal width, see :class:`Bottleneck`.
 
-    Inputs: (R, 14, 14, C).  Returns: (R, 7, 7, 4 * planes).
+    Inputs: (R, 14, 14, 2 * planes).  Returns: (R, 7, 7, 4 * planes).
     """
 
     def __init__(self, depth: int, planes: int, **kwargs):

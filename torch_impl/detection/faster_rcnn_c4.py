@@ -78,15 +78,14 @@ class SharedHead(Backbone):
     """The last stage of a residual network, of the features of boxes; its normalisation uses the running statistics.
 
     Args:
-        in_channels: of the features.
         depth, planes: blocks, and their nominal width, see :class:`Bottleneck`.
 
-    Inputs: (R, C, 14, 14).  Returns: (R, 4 * planes, 7, 7).
+    Inputs: (R, 2 * planes, 14, 14).  Returns: (R, 4 * planes, 7, 7).
     """
 
-    def __init__(self, in_channels: int, depth: int, planes: int):
+    def __init__(self, depth: int, planes: int):
         super().__init__()
-        blocks = [Bottleneck(in_channels, planes, 2, stride_in_1x1=True)]
+        blocks = [Bottleneck(2 * planes, planes, 2, stride_in_1x1=True)]
         self.layer4 = nn.Sequential(*blocks, *(Bottleneck(4 * planes, planes) for _ in range(depth - 1)))
         kaiming_normal(self)
         self.freeze(norm_eval=True, frozen_stages=-1)
@@ -220,7 +219,7 @@ def faster_rcnn_r50_caffe_c4(
 ) -> SingleMapDetector:
     backbone = C4Trunk(layers[:3], planes[:3])
     rpn_head = RPNHead(backbone.channels["c4"], candidates, proposals, SIZES)
-    shared_head = SharedHead(backbone.channels["c4"], layers[3], planes[3])
+    shared_head = SharedHead(layers[3], planes[3])
     return SingleMapDetector(backbone, rpn_head, C4RoIHead(shared_head, 4 * planes[3], num_classes, samples))
 
 
@@ -237,7 +236,7 @@ def mask_rcnn_r50_caffe_c4(
 ) -> SingleMapDetector:
     backbone = C4Trunk(layers[:3], planes[:3])
     rpn_head = RPNHead(backbone.channels["c4"], candidates, proposals, SIZES)
-    shared_head = SharedHead(backbone.channels["c4"], layers[3], planes[3])
+    shared_head = SharedHead(layers[3], planes[3])
     head = C4MaskRoIHead(
         shared_head, 4 * planes[3], num_classes, samples, mask_channels, pairs=pairs, detections=detections
     )
