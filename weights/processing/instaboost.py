@@ -1,8 +1,7 @@
 """InstaBoost: instances of an image are cut out, moved, turned and scaled a little, and pasted onto the filled image.
 
 "InstaBoost: Boosting Instance Segmentation via Probability Map Guided Copy-Pasting", 2019, arXiv:1908.07801. Reference:
-mmdet ``datasets/transforms/instaboost.py`` (Apache-2.0) with the authors' package. Without the map of probable places,
-which is off by default.
+mmdet ``datasets/transforms/instaboost.py`` (Apache-2.0) with the authors' package.
 
 Two steps of the reference, global sampling matting and Navier-Stokes inpainting, are hooks; by default the outlines are
 found by a guided filter, and the background by diffusion.
@@ -16,7 +15,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["InstaBoost", "diffuse", "guided_matting"]
+__all__ = ["InstaBoost", "consistency_map", "diffuse", "guided_matting"]
 
 BAND = 5  # pixels around a mask whose share of the instance is not known
 BORDER = 10  # pixels from the border of the image that make a box touch it
@@ -24,6 +23,10 @@ RADIUS, EPS = 10, 1e-5  # of the guided filter
 COLOURS = ((ImageEnhance.Color, 0, 30), (ImageEnhance.Brightness, 10, 20), (ImageEnhance.Contrast, 10, 20))
 COLOURS += ((ImageEnhance.Sharpness, 0, 30),)  # each with its smallest and largest factor, in tenths
 GREY = (0.299, 0.587, 0.114)
+RINGS = ((6, 0.25), (4, 0.35), (2, 0.4))  # dilations by SQUARE where a ring around an instance ends, and its weight
+SQUARE = np.ones((5, 5))
+SHRINK = 10  # appearances are compared at a tenth of the size
+LIKELY, POSSIBLE = 200 / 255, 150 / 255  # of the largest consistency; the second bound in 4 of 10 cases
 
 
 def diffuse(image: np.ndarray, hole: np.ndarray, steps: int = 500, tolerance: float = 0.05) -> np.ndarray:
@@ -72,6 +75,52 @@ def guided_matting(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
     return np.where(trimap == 127, np.clip(smooth * 255, 0, 255), trimap)
 
 
+def resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map (H, W, ...) at another size, by bilinear samples at the middles of its pixels."""
+    rows, columns = (np.clip((np.arange(n) + 0.5) * old / n - 0.5, 0, old - 1) for n, old in zip(size, x.shape))
+    x = x.astype(np.float64)
+    for axis, places in enumerate((rows, columns)):
+        low = np.floor(places).astype(int)
+        share = (places - low).reshape(-1, *[1] * (x.ndim - axis - 1))
+        following = np.minimum(low + 1, x.shape[axis] - 1)
+        x = np.take(x, low, axis) * (1 - share) + np.take(x, following, axis) * share
+    return x
+
+
+def consistency_map(image: np.ndarray, background: np.ndarray, mask: np.ndarray, middle: tuple) -> np.ndarray:
+    """How well every place of an image suits the middle of an instance: whether its surroundings look like those there.
+
+    Three rings around the mask are compared with the background at every shift that leaves them inside of the image.
+
+    Args:
+        image, background: (H, W, 3) uint8, with the instances and without.
+        mask: (H, W) bool, of the instance.
+        middle: its row and column.
+
+    Returns:
+        (H, W) float, 0 for the least consistent place, about 1 for the best.
+    """
+    rings = np.zeros(mask.shape)
+    for ring, (dilations, _) in enumerate(RINGS, 1):
+        rings[ndimage.binary_dilation(mask, SQUARE, dilations)] = ring
+    rings[mask] = 0
+    size = image.shape[0] // SHRINK, image.shape[1] // SHRINK
+    image, background, rings = (np.rint(resized(x, size)) for x in (image, background, rings))
+    rows, columns = np.nonzero(rings)
+    weights = np.array([weight for _, weight in RINGS])[rings[rows, columns].astype(int) - 1]
+    y = np.arange(size[0])[:, None] + rows - int(middle[0] / SHRINK)  # (H, P)
+    x = np.arange(size[1])[:, None] + columns - int(middle[1] / SHRINK)
+    fits = [((places >= 0) & (places < n)).all(1) for places, n in zip((y, x), size)]
+    there = background[y[fits[0]][:, None], x[fits[1]]]  # (H', W', P, 3)
+    cost = np.linalg.norm(there - image[rows, columns], axis=-1) @ weights
+    found = np.full(size, cost.max())
+    found[np.ix_(*fits)] = cost
+    if found.min() == found.max():
+        return np.ones(mask.shape)
+    found = (1 - found / found.max()) ** 3
+    return resized(found / found.max(), mask.shape)
+
+
 @dataclass(frozen=True)
 class InstaBoost:
     """Moves the instances of an image.
@@ -84,6 +133,7 @@ class InstaBoost:
         theta: smallest and largest angle, in whole degrees.
         colour_probability: of a change of colours.
         probability: of any change of an image.
+        guided: instances move to places that :func:`consistency_map` finds, not around their own.
         inpaint, matting: see :func:`diffuse`, :func:`guided_matting`.
     """
 
@@ -95,6 +145,7 @@ class InstaBoost:
     theta: tuple[int, int] = (-1, 1)
     colour_probability: float = 0.5
     probability: float = 0.5
+    guided: bool = False
     inpaint: Callable[[np.ndarray, np.ndarray], np.ndarray] = diffuse
     matting: Callable[[np.ndarray, np.ndarray], np.ndarray] = guided_matting
 
@@ -143,11 +194,17 @@ class InstaBoost:
                 return None
             alphas.append(self.matting(image, trimap))
         canvas, changed = self.inpaint(image, masks.any(0)), np.zeros_like(masks)
+        if self.guided:
+            surroundings = self.inpaint(image, ndimage.binary_dilation(masks.any(0), SQUARE, 2))
         for group, alpha in zip(groups, alphas):
             box = [*np.floor(boxes[group, :2].min(0) + 0.5), *np.floor(boxes[group, 2:].max(0) + 0.5)]
             left, top, right, bottom = np.clip(np.array(box, int), 0, [image.shape[1], image.shape[0]] * 2)
             cut = np.s_[top:bottom, left:right]
             action, place = self.drawn(rng, (left, top, right, bottom), image.shape[:2])
+            if self.guided:
+                middle = (top + bottom) / 2, (left + right) / 2
+                suited = consistency_map(image, surroundings, masks[group].any(0), middle)
+                place = (*self.chosen(rng, suited), *place[2:])
             flip = {"horizontal": np.s_[:, ::-1], "vertical": np.s_[::-1]}.get(action, np.s_[:])
             layers = np.concatenate([image[cut], alpha[cut][..., None]], -1)[flip].astype(np.float64)
             layers = np.stack([warped(x, place, image.shape[:2], 3) for x in np.moveaxis(layers, -1, 0)], -1)
@@ -183,6 +240,14 @@ class InstaBoost:
             x = y = angle = 0
             factor = 1.0
         return action, (left + width / 2 + x, top + height / 2 + y, np.deg2rad(angle), factor)
+
+    @staticmethod
+    def chosen(rng, suited):
+        """A place (x, y) of a consistency map (H, W)."""
+        places = np.argwhere(suited > LIKELY)
+        if rng.random() < 0.4 or len(places) == 0:
+            places = np.argwhere(suited > POSSIBLE)
+        return rng.choice(places)[::-1]
 
 
 def overlapping(boxes: np.ndarray) -> list[np.ndarray]:
