@@ -1,4 +1,4 @@
-"""Attention of PSANet and CCNet by itself, in both panels, against the operators of the reference."""
+"""Attention of PSANet, CCNet and EMANet by itself, in both panels, against the operators of the reference."""
 
 import importlib
 
@@ -73,3 +73,19 @@ def test_criss_cross_attention_is_that_of_the_authors(package, double_precision)
     for name, (norm, _) in expected["loss"]["gradients"].items():
         ours = "gamma.scale" if name == "gamma" else name
         assert norms[ours] == pytest.approx(norm, rel=1e-5, abs=1e-6), name  # a key's bias moves all scores alike
+
+
+@packages
+def test_bases_of_a_batch_move_the_next_start(package, double_precision):
+    unit, x = importlib.import_module(f"{package}.segmentation.emanet").EMAUnit, np.random.default_rng(0)
+    x = x.standard_normal((2, 4, 5, 3))
+    if package == "tf_impl":
+        layer = tf_impl.state.build(unit(4, 3), {"x": ((5, 3, 4), "float64")})
+        before = layer.mu.numpy()
+        _, bases = layer(in_layout(package, x), training=True)
+    else:
+        layer = unit(4, 3).double()
+        before = layer.mu.numpy().copy()
+        _, bases = layer(in_layout(package, x))
+    np.testing.assert_allclose(np.linalg.norm(before, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(layer.mu.numpy(), 0.9 * before + 0.1 * np.asarray(bases).mean(0, keepdims=True))

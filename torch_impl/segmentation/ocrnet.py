@@ -1,12 +1,14 @@
 """OCRNet: the classes of a first head gather their places into regions, and every place attends to the regions.
 
 "Object-Contextual Representations for Semantic Segmentation", 2019, arXiv:1909.11065.
-Parameter names: mmsegmentation ``decode_heads/ocr_head.py`` (Apache-2.0).
+Parameter names: mmsegmentation ``decode_heads/ocr_head.py`` (Apache-2.0); of :class:`HRNetOCR` those of the authors'
+checkpoints (HRNet/HRNet-Semantic-Segmentation ``seg_hrnet_ocr.py``, MIT).
 What to look at: two softmaxes, over places where regions are gathered and over classes where places attend; the first
 head gets gradients through both losses.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
+- Dropout of whole channels is a noise shape in Keras.
 """
 
 import torch
@@ -20,10 +22,16 @@ from torch_impl.segmentation._self_attention import SelfAttentionBlock
 
 __all__ = [
     "CascadeEncoderDecoder",
+    "HRNetOCR",
+    "HRNetOCRCriterion",
+    "HRNetOCRPostProcess",
     "OCRCriterion",
     "OCRHead",
     "ObjectAttention",
+    "ObjectAttentionBlock",
     "SegmentationPostProcess",
+    "SpatialOCRModule",
+    "hrnet_w48_ocr",
     "joined",
     "ocrnet_hr18",
     "ocrnet_hr18s",
@@ -170,3 +178,139 @@ def ocrnet_r50_d8(
 
 def ocrnet_r101_d8(depth: int = 101, **options) -> CascadeEncoderDecoder:
     return ocrnet_r50_d8(depth=depth, **options)
+
+
+def conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """1x1 convolution without bias; normalisation and ReLU in one."""
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    return [conv, nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU())]
+
+
+def gathered(x, logits):
+    """What each class's places hold on average, those with the higher logits counted more (equation 8).
+
+    Args:
+        x: (N, C, H, W).
+        logits: (N, K, H, W).
+
+    Returns:
+        Regions (N, C, K, 1).
+    """
+    shares = logits.flatten(2).softmax(-1)  # of every class, over the places
+    return (x.flatten(2) @ shares.transpose(1, 2))[..., None]
+
+
+class ObjectAttentionBlock(nn.Module):
+    """What every place receives from the regions (equations 9 and 10).
+
+    Args:
+        channels: width C of the map and of the regions.
+        inner: channels of keys, queries and values.
+
+    Inputs: the map (N, C, H, W), the regions (N, C, K, 1).
+    Returns: (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__()
+        self.scale = inner**-0.5
+        self.f_pixel = nn.Sequential(*conv_bn_relu(channels, inner), *conv_bn_relu(inner, inner))
+        self.f_object = nn.Sequential(*conv_bn_relu(channels, inner), *conv_bn_relu(inner, inner))
+        self.f_down = nn.Sequential(*conv_bn_relu(channels, inner))
+        self.f_up = nn.Sequential(*conv_bn_relu(inner, channels))
+
+    def forward(self, x, regions):
+        queries = self.f_pixel(x)
+        keys, values = self.f_object(regions).flatten(2), self.f_down(regions).flatten(2)  # (N, inner, K)
+        weights = (queries.flatten(2).transpose(1, 2) @ keys * self.scale).softmax(-1)  # (N, HW, K)
+        return self.f_up((values @ weights.transpose(1, 2)).reshape(queries.shape))
+
+
+class SpatialOCRModule(nn.Module):
+    """The map, joined with what its places receive from the regions (equation 11).
+
+    Args:
+        channels: width C of the map and of the result.
+        inner: see :class:`ObjectAttentionBlock`.
+        dropout: rate, of whole channels.
+
+    Inputs: the map (N, C, H, W), the regions (N, C, K, 1).
+    Returns: (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, inner: int, dropout: float):
+        super().__init__()
+        self.object_context_block = ObjectAttentionBlock(channels, inner)
+        whole = nn.Dropout2d(dropout)  # mirror: whole channels
+        self.conv_bn_dropout = nn.Sequential(*conv_bn_relu(2 * channels, channels), whole)
+
+    def forward(self, x, regions):
+        return self.conv_bn_dropout(torch.cat((self.object_context_block(x, regions), x), 1))
+
+
+class HRNetOCR(HRNet):
+    """The authors' network: all branches of HRNet joined, corners aligned, and the two heads.
+
+    Args:
+        width: of the branch with the highest resolution.
+        num_classes: classes K.
+        channels: of the map after its convolution.
+        ocr_channels: of keys, queries and values.
+        dropout: rate, of whole channels.
+        options: ``modules``, ``depth`` and ``stage1`` of :class:`HRNet`.
+
+    Inputs: (N, 3, H, W) float, normalised.
+    Returns: dict of logits (N, K, H / 4, W / 4): ``"logits"``, and ``"aux_logits"`` of the head that finds the regions.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int = 19,
+        channels: int = 512,
+        ocr_channels: int = 256,
+        dropout: float = 0.05,
+        **options,
+    ):
+        super().__init__(width, fuse_upsample="bilinear_corners", features_only=True, **options)
+        total = sum(self.channels.values())
+        self.conv3x3_ocr = nn.Sequential(nn.Conv2d(total, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
+        self.ocr_distri_head = SpatialOCRModule(channels, ocr_channels, dropout)
+        self.cls_head = nn.Conv2d(channels, num_classes, 1)
+        self.aux_head = nn.Sequential(
+            nn.Conv2d(total, total, 1), nn.BatchNorm2d(total), nn.ReLU(), nn.Conv2d(total, num_classes, 1)
+        )
+
+    def forward(self, images):
+        first, *others = self.branches(images)
+        x = torch.cat((first, *(self.upsample(x, map_size(first)) for x in others)), 1)
+        regions = self.aux_head(x)
+        x = self.conv3x3_ocr(x)
+        return {"logits": self.cls_head(self.ocr_distri_head(x, gathered(x, regions))), "aux_logits": regions}
+
+
+class HRNetOCRCriterion(OCRCriterion):
+    """Cross-entropy of both heads, the mean of the pixels that count, corners aligned.
+
+    Args:
+        ignore_index: label of pixels that do not.
+
+    Inputs and returns: as of :class:`OCRCriterion`.
+    """
+
+    def __init__(self, ignore_index: int = 255):
+        super().__init__(ignore_index=ignore_index, avg_non_ignore=True, align_corners=True)
+
+
+class HRNetOCRPostProcess(SegmentationPostProcess):
+    """The class of every pixel of the input, corners aligned.
+
+    Inputs and returns: as of :class:`SegmentationPostProcess`.
+    """
+
+    def __init__(self):
+        super().__init__(align_corners=True)
+
+
+def hrnet_w48_ocr(width: int = 48, **options) -> HRNetOCR:
+    return HRNetOCR(width, **options)
