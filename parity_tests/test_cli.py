@@ -487,6 +487,27 @@ def test_bench_builds_the_reference_that_the_catalogue_names(monkeypatch, tmp_pa
     assert "not built by one call" in bench._reference(MODELS["mobilenet_v2_embedding"])
 
 
+def test_bench_times_a_detector_with_its_results(monkeypatch):
+    given, model = [], MODELS["ssdlite320_mobilenet_v3_large"]
+
+    class Detector(torch.nn.Module):
+        def __init__(self, weights_backbone="downloaded"):
+            super().__init__()
+            given.append(weights_backbone)
+            self.everything = torch.nn.Parameter(torch.empty(model.parameters))
+
+    detection = types.ModuleType("torchvision.models.detection")
+    detection.ssdlite320_mobilenet_v3_large = Detector
+    for name, module in (("torchvision", types.ModuleType("torchvision")), (detection.__name__, detection)):
+        monkeypatch.setitem(sys.modules, name, module)
+    feed = {"images": np.zeros((1, 3, 320, 320), np.float32)}
+    panels, _ = files.twins(model, names=["torch"])
+    eager, left_out = bench._torch_pairs(model, panels["torch"], feed, feed, None, threads=1, folder=None)
+    assert given == [None]
+    assert set(eager["ours"]()) == {"boxes", "scores", "labels", "valid"}
+    assert "a list of pictures" in left_out
+
+
 def test_bench_takes_texts_of_a_length():
     found = data("bench", "textcnn_rand", "--runs", 2, "--length", 33)
     assert found["length"] == 33

@@ -218,6 +218,9 @@ MMDET = {
     "faster_rcnn_r50_fpn_gn_ws_all": ("faster-rcnn_r50_fpn_gn-ws-all_1x_coco", ONE_BOX),
     "faster_rcnn_r50_fpn_groie": ("faste-rcnn_r50_fpn_groie_1x_coco", ONE_BOX),
     "mask_rcnn_r50_fpn_groie": ("mask-rcnn_r50_fpn_groie_1x_coco", ONE_MASK),
+    "cascade_rcnn_r50_rfp": ("cascade-rcnn_r50-rfp_1x_coco", STAGES),
+    "cascade_rcnn_r50_sac": ("cascade-rcnn_r50-sac_1x_coco", STAGES),
+    "detectors_cascade_rcnn_r50": ("detectors_cascade-rcnn_r50_1x_coco", STAGES),
     "faster_rcnn_r50_fpn_ohem": ("faster-rcnn_r50_fpn_ohem_1x_coco", ONE_BOX),
     "ga_faster_rcnn_r50_caffe_fpn": ("ga-faster-rcnn_r50-caffe_fpn_1x_coco", ONE_BOX | GUIDED),
 }

@@ -63,6 +63,22 @@ def _eager(module, args=(), kwargs=None) -> Callable[[], object]:
     return run
 
 
+def _answering(panel, values) -> Callable[[], object]:
+    """PyTorch's model, a detector with its post-process, which a detector of torchvision has inside."""
+    import torch
+
+    from torch_impl.export import apply_postprocess
+
+    if panel.postprocess is None or "boxes" in panel.entry.outputs:  # those of masks are found by the model itself
+        return _eager(panel.model, values)
+
+    def run():
+        with torch.inference_mode():
+            return apply_postprocess(panel.postprocess, panel.model(*values), values)
+
+    return run
+
+
 def _keras_pair(model: catalog.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, Callable] | str:
     """Ours and keras.applications' model as compiled functions, or why there is no such pair."""
     if model.name not in KERAS:
@@ -98,6 +114,8 @@ def _reference(model: catalog.Model):
     arguments = [ast.literal_eval(value) for value in call.args] if called else []
     options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords} if called else {}
     build = getattr(importlib.import_module(path), builder)
+    if path.startswith(("torchvision.models.detection", "torchvision.models.segmentation")):
+        options["weights_backbone"] = None  # by default they are downloaded
     if package == "transformers":  # the published base size is what a configuration is without arguments
         arguments = [build.config_class(use_cache=False)]
     theirs = build(*arguments, **options).eval()
@@ -115,13 +133,16 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
     if isinstance(theirs, str):
         return [theirs]
     named = model.reference.startswith("transformers.")  # its arguments have our names, in another order
+    detector = model.reference.startswith("torchvision.models.detection.")
 
     def arguments(tensors):
         return ((), tensors) if named else (tuple(tensors.values()), {})
 
     tensors = panel.tensors(feed)
-    eager = {"ours": _eager(panel.model, tensors.values()), model.reference: _eager(theirs, *arguments(tensors))}
-    pairs: list[dict | str] = [eager]
+    ours = _answering(panel, list(tensors.values())) if detector else _eager(panel.model, tensors.values())
+    pairs: list[dict | str] = [{"ours": ours, model.reference: _eager(theirs, *arguments(tensors))}]
+    if detector:
+        return [*pairs, f"{model.reference} takes a list of pictures, which its file would have the number of"]
     path = folder / "reference.onnx"
     batch = {name: {0: torch.export.Dim("N")} for name in example}
     try:
