@@ -1,7 +1,6 @@
 """Cases of EMANet."""
 
-from parity_tests.cases.segmentation import grid_labels, label_maps, mmseg, segmenter
-from parity_tests.harness.case import Case, Reference, images
+from parity_tests.cases.segmentation import mmseg, segmenter
 
 CASES = [
     segmenter(
@@ -12,30 +11,5 @@ CASES = [
         aux_channels=8,
         ema_channels=16,
         num_bases=6,
-    ),
-    Case(
-        "emanet_resnet50",
-        images(65, 49),
-        label_maps(65, 49),
-        {
-            "layers": (1, 1, 1, 3),
-            "planes": (8, 16, 24, 32),
-            "num_classes": 5,
-            "ema_channels": 16,
-            "num_bases": 6,
-            "channels": 8,
-            "dropout": 0.0,
-        },
-        references=[
-            Reference(
-                "emanet_official_r50",
-                {"dropout": 0.0},
-                modules={name: name for name in ("extractor", "fc0", "emau")},
-                outputs={"out": "logits", "mu": "bases"},
-                inputs={"image": "images"},
-                losses={"ce": "ce"},
-                targets=grid_labels,
-            )
-        ],
-    ),
+    )
 ]

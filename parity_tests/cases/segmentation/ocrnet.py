@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from parity_tests.cases.segmentation import grid_labels, label_maps, mmseg, segmenter
-from parity_tests.harness.case import Case, Reference, images
+from parity_tests.cases.segmentation import label_maps, mmseg, segmenter
+from parity_tests.harness.case import Case, images
 
 TERMS = {name: name for name in ("decode_0.loss_ce", "decode_1.loss_ce")}
 SMALL_HRNET = {"width": 4, "modules": (1, 1, 1), "depth": 1, "stage1": (1, 8), "num_classes": 5}
@@ -32,24 +32,5 @@ CASES = [
         channels=16,
         aux_channels=8,
         ocr_channels=8,
-    ),
-    Case(
-        "hrnet_w48_ocr",
-        images(65, 98),
-        label_maps(65, 98),
-        {**SMALL_HRNET, "channels": 16, "ocr_channels": 8, "dropout": 0.0},
-        references=[
-            Reference(
-                "hrnet_ocr_w48",
-                {"dropout": 0.0},
-                modules={name: name for name in ("layer1", "conv3x3_ocr", "ocr_distri_head")},
-                outputs={"out": "logits", "aux": "aux_logits"},
-                inputs={"image": "images"},
-                losses={"total": "total"},
-                targets=grid_labels,
-                # as above: 0.28 of a norm in TensorFlow and 5e-4 in PyTorch; in float64 both are within 9e-5
-                gradient_bound=0.3,
-            )
-        ],
     ),
 ]
