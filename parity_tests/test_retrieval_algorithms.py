@@ -119,6 +119,13 @@ def test_reranking_without_loops_is_that_with_loops(clusters, k1, k2):
     np.testing.assert_allclose(found, loops(d, 15, k1, k2, 0.3), atol=1e-12)
 
 
+def test_equal_images_are_reranked_without_a_distance():
+    """As a folder of one picture many times: nothing is divided by zero."""
+    nothing = np.zeros((4, 4))
+    with np.errstate(all="raise"):
+        np.testing.assert_allclose(reranking.rerank(nothing[:1, 1:], nothing[:1, :1], nothing[1:, 1:]), 0, atol=1e-15)
+
+
 def test_measures(clusters):
     assert metrics.average_precision([0, 2, 5], 4) == pytest.approx(0.5083333333)
     ranks, truth = np.array([[3, 0, 1, 2]]), [{"ok": [0, 2], "junk": [3]}]

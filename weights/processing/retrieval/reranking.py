@@ -39,7 +39,8 @@ def rerank(
     """
     queries = len(query_query)
     distances = np.block([[query_query, query_gallery], [query_gallery.T, gallery_gallery]]) ** 2
-    distances = (distances / distances.max(0)).T
+    largest = distances.max(0)
+    distances = (distances / np.where(largest > 0, largest, 1)).T  # equal images only: all distances are 0
     order = distances.argsort(1, kind="stable")
     mutual = reciprocal(order, k1 + 1)
     half = reciprocal(order, int(np.around(k1 / 2)) + 1)  # half to even, as in the reference
