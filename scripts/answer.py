@@ -13,7 +13,7 @@ from scripts.output import Problem, frameworks, print_json, table
 from scripts.questions import Request, preprocessing, question_of
 from weights import catalog, onnx_file
 
-__all__ = ["ENGINES", "agreement", "ask", "engines", "predict"]
+__all__ = ["ENGINES", "agreement", "ask", "engines", "predict", "results_of"]
 
 ENGINES = ("TensorFlow", "PyTorch", "TensorFlow's ONNX", "PyTorch's ONNX")
 TOLERANCE = 1e-4  # relative L2 between engines, in float32; the parity suite measures finer
@@ -27,7 +27,7 @@ def engines(model: catalog.Model, panels: Mapping, files: Mapping, threads: int 
     import tensorflow as tf
 
     ours, torch = panels["tensorflow"], panels["torch"]
-    graph = tf.function(lambda *values: ours.model(*values, training=False), autograph=False, reduce_retracing=True)
+    graph = tf.function(lambda *values: ours.call(*values, training=False), autograph=False, reduce_retracing=True)
     sessions = [onnx_file.session(files[name], threads=threads) for name in ("tensorflow", "torch")]
 
     def tensorflow(feed):
@@ -37,7 +37,7 @@ def engines(model: catalog.Model, panels: Mapping, files: Mapping, threads: int 
     return dict(zip(ENGINES, functions, strict=True))
 
 
-def _results(panel, feed: Arrays, outputs: Arrays) -> Arrays:
+def results_of(panel, feed: Arrays, outputs: Arrays) -> Arrays:
     """What PyTorch's post-process makes of an engine's outputs; nothing if there is none."""
     if panel.postprocess is None:
         return {}
@@ -76,11 +76,14 @@ def ask(
     options: Mapping | None = None,
     key: str | None = None,
     draw: Path | None = None,
+    mesh: Path | None = None,
 ) -> dict:
-    """Ask all engines; both ONNX files are left in the folder, and a picture of the answers in the file ``draw``.
+    """Ask all engines; both ONNX files are left in the folder, and a picture of the answers in the file ``draw``, and
+    PyTorch's surface in the file ``mesh``.
 
     Returns:
-        "checkpoint", "files", "difference", and per engine "milliseconds" (median) and "answers".
+        "checkpoint", "files", "difference", per engine "milliseconds" (median) and "answers"; if they are surfaces also
+        "vertices": the largest distance of a vertex from PyTorch's.
 
     Raises:
         Problem, PictureError, ...: if an input is not what the model takes.
@@ -88,15 +91,19 @@ def ask(
     question = question_of(model)
     if question is None:
         raise Problem(
-            f"predict asks classifiers, segmenters, detectors, generators and translators of images, finders of faces "
-            f"and joints, encoders of pictures and sentences, readers of text lines and taggers of words; {model.name} "
-            f"({model.family}) is none of them: export it, and run the file"
+            f"predict asks classifiers, segmenters, detectors, generators and translators of images, finders of faces, "
+            f"joints and surfaces, encoders of pictures and sentences, readers of text lines, taggers of words and "
+            f"trackers; {model.name} ({model.family}) is none of them: export it, and run the file"
         )
+    meshes = ("face_mesh", "position_mesh", "body_mesh")
     for given, said, wanted in (
-        (request.index or request.rerank, "--index and --rerank", "embeddings"),
-        (request.seed is not None, "--seed", "noise"),
+        (request.index or request.rerank, "--index and --rerank", ("embeddings",)),
+        (request.seed is not None, "--seed", ("noise",)),
+        (request.box is not None, "--box", meshes),
+        (request.frames is not None, "--frames", ()),
+        (request.basis is not None or mesh is not None, "--basis and --mesh", meshes),
     ):
-        if given and question.__name__ != wanted:
+        if given and question.__name__ not in wanted:
             raise Problem(f"{said}: {model.name} has no use for it; leave it out")
     if not request.inputs and question.__name__ != "noise":
         raise Problem(f"{model.name} needs an INPUT; see: diptych predict --help")
@@ -112,6 +119,10 @@ def ask(
         check(draw)
         if asked_for.draw is None:
             raise Problem(f"--draw: the answers of {model.name} are a table; leave it out")
+    if mesh is not None:
+        from scripts import meshes
+
+        meshes.check(mesh)
     frameworks()
     import torch
 
@@ -126,11 +137,19 @@ def ask(
     functions = engines(model, panels, files, torch.get_num_threads())
     # the first run traces and warms up
     outputs = {name: in_batches(function, feed, asked_for.batch) for name, function in functions.items()}
-    results = {name: _results(panels["torch"], feed, found) for name, found in outputs.items()}
+    results = {name: results_of(panels["torch"], feed, found) for name, found in outputs.items()}
     if draw is not None:
         from scripts.draw import save
 
         save(asked_for.draw(results if model.postprocess else outputs), draw)
+    vertices = {}
+    if asked_for.mesh is not None:
+        surfaces = {name: asked_for.mesh(found) for name, found in outputs.items()}
+        expected = surfaces["PyTorch"].vertices
+        away = max(np.linalg.norm(found.vertices - expected, axis=1).max() for found in surfaces.values())
+        vertices = {"vertices": float(f"{away:.3g}")}
+        if mesh is not None:
+            meshes.save(surfaces["PyTorch"], mesh)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     feed = {name: array[: asked_for.batch] for name, array in feed.items()}
     for _ in range(RUNS):
@@ -143,6 +162,7 @@ def ask(
         "checkpoint": weights or entry.name,
         "inputs": [str(path) for path in request.inputs],
         "difference": float(f"{agreement(outputs):.3g}"),
+        **vertices,
         "files": {name: str(path) for name, path in files.items()},
         "engines": {
             name: {
@@ -154,17 +174,19 @@ def ask(
     }
 
 
-def print_answers(found: dict) -> None:
-    """The answers side by side."""
+def print_answers(found: dict, times: str) -> None:
+    """The answers side by side; ``times`` says what was timed."""
     answers = {name: engine["answers"] for name, engine in found["engines"].items()}
     rows = [[row[0]["row"], *(cell["text"] for cell in row)] for row in zip(*answers.values(), strict=True)]
-    times = [f"{engine['milliseconds']:.1f} ms" for engine in found["engines"].values()]
+    timed = [f"{engine['milliseconds']:.1f} ms" for engine in found["engines"].values()]
     table(
         ["", *answers],
-        [*rows, [f"median of {RUNS} runs", *times]],
+        [*rows, [times, *timed]],
         f"{found['model']}, checkpoint {found['checkpoint']}",
     )
     print(f"largest relative difference from PyTorch: {found['difference']:.1e}")
+    if "vertices" in found:
+        print(f"largest distance of a vertex from PyTorch's: {found['vertices']:.1e}")
 
 
 def predict(
@@ -175,20 +197,38 @@ def predict(
     options: Mapping | None = None,
     key: str | None = None,
     draw: Path | None = None,
+    mesh: Path | None = None,
 ) -> int:
     """Answers of all engines; 1 if they differ by more than ``TOLERANCE``."""
+    timed = f"median of {RUNS} runs"
     with tempfile.TemporaryDirectory() as folder:
+        surfaces = mesh is not None or request.basis is not None
+        unused = request.index or request.rerank or request.seed is not None or surfaces
         if name in ("mtcnn", "mtcnn_cascade"):
             from scripts import cascade
 
-            if options or key or request.index or request.rerank or request.seed is not None:
+            if options or key or unused or request.box is not None or request.frames is not None:
                 raise Problem(f"{name} takes a picture, --checkpoint, --top and --draw; leave the other options out")
             found = cascade.ask(request, checkpoint, Path(folder), draw)
+        elif model_of(name).family == "tracking":
+            from scripts import tracks
+
+            if unused or request.frames is not None:
+                raise Problem(f"{name} takes frames, --checkpoint, --box and --draw; leave the other options out")
+            found = tracks.ask(model_of(name), request, checkpoint, Path(folder), options, key, draw)
+            timed = "median of a frame"
+        elif name in ("fomm", "fomm_adv"):
+            from scripts import animation
+
+            if unused or request.box is not None:
+                raise Problem(f"{name} takes a picture, --checkpoint, --frames and --draw; leave the other options out")
+            found = animation.ask(model_of(name), request, checkpoint, Path(folder), options, key, draw)
+            timed = "median of a frame"
         else:
-            found = ask(model_of(name), request, checkpoint, Path(folder), options, key, draw)
+            found = ask(model_of(name), request, checkpoint, Path(folder), options, key, draw, mesh)
     del found["files"]
     if as_json:
         print_json(found)
     else:
-        print_answers(found)
+        print_answers(found, timed)
     return 0 if found["difference"] <= TOLERANCE else 1

@@ -153,6 +153,23 @@ class Size(click.ParamType):
         return tuple(map(int, numbers))
 
 
+class Box(click.ParamType):
+    """Four numbers, such as 10,20,64,48."""
+
+    name = "x,y,w,h"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(number) for number in value.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 4 or not all(abs(number) < 1e9 for number in numbers):
+            self.fail(f"{value!r} is no box; left, top, width and height such as 10,20,64,48 were expected", param, ctx)
+        return numbers
+
+
 @click.group(
     "diptych", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
@@ -300,20 +317,36 @@ def fetch(name, checkpoint, as_json):
 @click.option("--index", type=click.Path(path_type=Path), help="A folder: which of its pictures are like INPUT?")
 @click.option("--rerank", is_flag=True, help="Order them by the neighbours that they share with INPUT.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the noise that a picture is made of.")
+@click.option("--box", type=Box(), help="Where the object, the face or the person is, in pixels.")
+@click.option("--frames", type=click.Path(path_type=Path), help="A folder or a video: move INPUT as they move.")
+@click.option("--mesh", type=click.Path(path_type=Path), help="Also the surface that was found: .obj or .ply.")
+@click.option(
+    "--basis", type=click.Path(path_type=Path), help="The face or body model it is made of: arrays in a .npz."
+)
 @options
 @key
 @as_json
-def predict(name, inputs, checkpoint, top, draw, index, rerank, seed, options, key, as_json):
+def predict(name, inputs, checkpoint, top, draw, index, rerank, seed, box, frames, mesh, basis, options, key, as_json):
     """Answers of four engines: TensorFlow, PyTorch and both ONNX files.
 
-    INPUT: pictures (classification), one picture (segmentation, detection, image to image, faces, joints), two or more
-    pictures or one and a folder (faces, persons and places as vectors), pictures of text lines (ocr), sentences
-    (sentence encoders), or nothing (generators).
+    INPUT: pictures (classification), one picture (segmentation, detection, image to image, faces, joints, surfaces),
+    two or more pictures or one and a folder (faces, persons and places as vectors), pictures of text lines (ocr),
+    sentences (sentence encoders), a folder of frames or a video (trackers), one picture and --frames (animation), or
+    nothing (generators). What moves is drawn into a folder, a .mp4 or a .gif.
     """
     from scripts.answer import predict
     from scripts.questions import Request
 
-    return predict(name, Request(inputs, top, index, rerank, seed), checkpoint, as_json, options, key, draw)
+    return predict(
+        name,
+        Request(inputs, top, index, rerank, seed, box, basis, frames),
+        checkpoint,
+        as_json,
+        options,
+        key,
+        draw,
+        mesh,
+    )
 
 
 @main.command()

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from scripts.output import Problem, written
 
-__all__ = ["boxes", "class_map", "colour", "points", "regions", "save", "side_by_side", "small", "stacked"]
+__all__ = ["boxes", "class_map", "colour", "mesh", "points", "regions", "save", "side_by_side", "small", "stacked"]
 
 MARGIN = 8
 LINE = 18  # height of a line of text, in pixels
@@ -78,6 +78,29 @@ def points(picture: Image.Image, found: Sequence[Sequence[float]]) -> Image.Imag
     draw, radius = ImageDraw.Draw(picture), max(2, min(picture.size) // 100)
     for number, (x, y) in enumerate(found, start=1):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour(number), outline="white")
+    return picture
+
+
+def mesh(picture: Image.Image, places: np.ndarray, triangles: np.ndarray) -> Image.Image:
+    """A picture under a surface that is lit from where one looks.
+
+    Args:
+        picture: of the size that the places are measured in.
+        places: (V, 3) x and y in pixels, y downwards, and how near a vertex is, in pixels if the light is to be right.
+        triangles: (F, 3) vertices; the nearer ones are drawn later.
+    """
+    picture = picture.convert("RGB")
+    if not np.isfinite(places).all():
+        return picture
+    corners = places[triangles]  # (F, 3, 3)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(normals, axis=1)
+    shade = np.round(60 + 180 * np.abs(normals[:, 2]) / np.where(length > 0, length, 1)).astype(int)
+    order = np.argsort(corners[..., 2].mean(1), kind="stable")
+    draw = ImageDraw.Draw(picture)
+    limit = 4 * max(picture.size)
+    for flat, grey in zip(corners[order, :, :2].clip(-limit, limit).reshape(-1, 6).tolist(), shade[order].tolist()):
+        draw.polygon(flat, fill=(grey, grey, grey))
     return picture
 
 

@@ -281,15 +281,25 @@ def twins(
     return panels, entry
 
 
-def built(kind, model: catalog.Model, entry: catalog.Checkpoint | None, options: Mapping | None):
+def built(
+    kind,
+    model: catalog.Model,
+    entry: catalog.Checkpoint | None,
+    options: Mapping | None,
+    example: Arrays | None = None,
+):
     """A panel in float32, with the options of a checkpoint and a user's own.
+
+    ``example`` is of its inputs, if they have other shapes than in the catalogue.
 
     Raises:
         Problem: if the builder refuses a user's option.
     """
     said = " ".join(f"--option {name}={value}" for name, value in (options or {}).items())
     with asked(said, "check its name and value"):
-        return kind(model, {**(entry.options if entry else {}), **(options or {})}, precision="float32")
+        return kind(
+            model, {**(entry.options if entry else {}), **(options or {})}, precision="float32", example=example
+        )
 
 
 def export_files(

@@ -28,8 +28,12 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user gave: pictures or texts, how many answers, and for some kinds of models a folder of pictures whose
-    nearest are asked for (``rerank``: by their neighbours, too), or the seed of the noise that a picture is made of.
+    """What a user gave: pictures or texts, how many answers, and for some kinds of models more.
+
+    ``index`` is a folder of pictures whose nearest are asked for (``rerank``: by their neighbours, too), ``seed`` that
+    of the noise that a picture is made of, ``box`` where an object is in the picture or the first frame (x, y, width,
+    height in pixels), ``basis`` the file of the face or the body that a mesh is made of, ``frames`` the folder or video
+    whose frames move a picture.
     """
 
     inputs: Sequence[str]
@@ -37,6 +41,9 @@ class Request:
     index: Path | None = None
     rerank: bool = False
     seed: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    basis: Path | None = None
+    frames: Path | None = None
 
 
 @dataclass
@@ -45,13 +52,15 @@ class Question:
 
     ``read`` takes outputs, and what the post-process makes of them, and returns one answer per row of the table: "row",
     "text" and the numbers behind it. ``draw`` makes a picture of what all engines' post-processes found, or of their
-    outputs where there is no post-process. No more than ``batch`` rows go through a network at once.
+    outputs where there is no post-process. No more than ``batch`` rows go through a network at once. ``mesh`` makes a
+    surface of outputs.
     """
 
     feed: Arrays
     read: Callable[[Arrays, Arrays], list[dict]]
     draw: Callable[[dict[str, Arrays]], object] | None = None
     batch: int | None = None
+    mesh: Callable[[Arrays], object] | None = None
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -256,17 +265,17 @@ def fitted(path, entry, tensor: catalog.Tensor) -> np.ndarray:
     return image_input(np.asarray(picture.resize((width, height))), entry.preprocessing)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name.
+def pictures_in(folder: Path, option: str = "--index ") -> list[Path]:
+    """The pictures of a folder, by name; ``option`` is what the folder was given with.
 
     Raises:
         Problem: if it is no folder, or has none.
     """
     if not folder.is_dir():
-        raise Problem(f"--index {folder}: no such folder; give one with pictures")
+        raise Problem(f"{option}{folder}: no such folder; give one with pictures")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise Problem(f"--index {folder}: no picture in it; files that end in {', '.join(SUFFIXES)} were looked for")
+        raise Problem(f"{option}{folder}: no picture in it; files that end in {', '.join(SUFFIXES)} were looked for")
     return found
 
 
@@ -461,6 +470,11 @@ def question_of(model: catalog.Model) -> Callable | None:
     """How a model is asked, from its family and its outputs; None if it cannot be."""
     if model.call or model.kind != "model":
         return None
+    if model.module in ("face.tddfa", "face.prnet", "body.hmr"):
+        from scripts import meshes
+
+        kinds = {"face.tddfa": meshes.face_mesh, "face.prnet": meshes.position_mesh, "body.hmr": meshes.body_mesh}
+        return kinds[model.module]
     pictures_alone = len(model.inputs) == 1 and next(iter(model.inputs.values())).layout == "NCHW"
     if model.family == "classification" and len(model.outputs) == 1:
         return pictures

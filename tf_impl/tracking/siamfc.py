@@ -7,6 +7,7 @@ the same place everywhere; the loop over frames, which needs no tensors, is ``we
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
 - Normalisation has epsilon 1e-6 and momentum 0.95 (0.05 in PyTorch).
+- TensorFlow's graphs fuse a convolution and ``tf.nn.bias_add``, and with groups the fused kernel does not run.
 """
 
 import functools
@@ -28,7 +29,16 @@ __all__ = [
     "siamfc_alexnet_v3",
 ]
 
-CONV = functools.partial(Conv2D, kernel_initializer="glorot_uniform", bias_initializer="zeros")
+
+@keras.saving.register_keras_serializable("diptych", "siamfc.Convolution")
+class Convolution(Conv2D):
+    """:class:`Conv2D`, whose bias is added as any other tensor."""
+
+    def call(self, inputs):
+        return self.convolution_op(inputs, self.kernel) + tf.convert_to_tensor(self.bias)  # mirror: fuse
+
+
+CONV = functools.partial(Convolution, kernel_initializer="glorot_uniform", bias_initializer="zeros")
 
 
 def batch_norm():

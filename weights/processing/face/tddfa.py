@@ -3,20 +3,104 @@
 Numbers: cleardusk/3DDFA ``utils/inference.py``, ``utils/ddfa.py``, ``utils/estimate_pose.py`` (MIT).
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
 __all__ = [
+    "Face",
+    "FaceError",
     "angles",
     "box_around",
     "box_around_landmarks",
     "crop",
     "in_image",
     "parse_pose",
+    "read_face",
     "reconstruct",
     "rotation",
+    "synthetic_face",
 ]
 
 SIZE = 120  # side of the network's input
+NUMBERS, POSE = 62, 12  # of a face, and of them those of the pose; the others are 40 of the shape, 10 of the expression
+
+
+class FaceError(ValueError):
+    """A file is not that of a face; one line says which and why."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """The face model whose numbers the network says.
+
+    ``mean`` (V, 3), ``bases`` (V, 3, 50), ``triangles`` (F, 3) int64; ``param_mean`` and ``param_std`` (62,), with
+    which the numbers are whitened.
+    """
+
+    mean: np.ndarray
+    bases: np.ndarray
+    triangles: np.ndarray
+    param_mean: np.ndarray
+    param_std: np.ndarray
+
+
+def read_face(path: str | Path) -> Face:
+    """A face model from arrays.
+
+    Args:
+        path: a .npz file with ``u`` (3 V,) or (3 V, 1), the mean of shape and expression together, ``w_shp`` (3 V, 40),
+            ``w_exp`` (3 V, 10), ``param_mean`` and ``param_std`` (62,), and ``triangles`` (F, 3), counted from 0; x, y
+            and z of a vertex lie beside each other. They are those of the reference's ``train.configs``.
+
+    Raises:
+        FaceError: if the file is something else, or an array is missing or does not fit.
+    """
+    keys = ("u", "w_shp", "w_exp", "param_mean", "param_std", "triangles")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key in keys}
+    except (OSError, ValueError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FaceError(f"{path}: not a file of arrays ({reason}); give a .npz file") from None
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise FaceError(f"{path}: lacks {', '.join(missing)}; a face has {', '.join(keys)}")
+    length = arrays["u"].size
+    shapes = {"w_shp": (length, 40), "w_exp": (length, 10), "param_mean": (NUMBERS,), "param_std": (NUMBERS,)}
+    wrong = [key for key, shape in shapes.items() if arrays[key].shape != shape]
+    triangles = arrays["triangles"]
+    fits = triangles.ndim == 2 and triangles.shape[1] == 3 and triangles.dtype.kind in "iu"
+    if not (fits and triangles.size and triangles.min() >= 0 and triangles.max() < length // 3):
+        wrong.append("triangles")
+    if length % 3 or wrong:
+        told = ", ".join(f"{key} {arrays[key].shape}" for key in wrong or ["u"])
+        raise FaceError(f"{path}: {told} does not fit {length} coordinates of vertices")
+    bases = np.concatenate([arrays["w_shp"], arrays["w_exp"]], 1).reshape(-1, 3, 50).astype(np.float64)
+    return Face(
+        arrays["u"].reshape(-1, 3).astype(np.float64),
+        bases,
+        triangles.astype(np.int64),
+        *(arrays[key].astype(np.float64) for key in ("param_mean", "param_std")),
+    )
+
+
+def synthetic_face(side: int = 33) -> Face:
+    """A made-up face model: half an egg in the middle of the crop, with a nose, that swells in waves."""
+    y, x = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
+    mean = np.stack([36 * x, 46 * y, 30 * np.sqrt(np.maximum(1.05 - x**2 / 2 - y**2 / 2, 0)) - 20], -1)
+    mean[..., 2] += 12 * np.exp(-((x / 0.15) ** 2) - (y / 0.3) ** 2)
+    k = np.arange(1, 51)
+    waves = np.sin(x[..., None] * np.pi * (k % 7 + 1) / 2 + k) * np.cos(y[..., None] * np.pi * (k // 7 + 1) / 2)
+    directions = np.stack([np.sin(k), np.cos(2 * k), np.cos(k)])  # (3, 50)
+    bases = (waves[..., None, :] * directions).reshape(-1, 3, 50) / k
+    first = (np.arange(side - 1)[:, None] * side + np.arange(side - 1)).ravel()
+    corners = np.stack([first, first + 1, first + side, first + side + 1], 1)
+    triangles = np.concatenate([corners[:, [0, 1, 2]], corners[:, [1, 3, 2]]])
+    pose = np.concatenate([np.eye(3), [[SIZE / 2], [SIZE / 2], [0]]], 1).ravel()
+    std = np.concatenate([[0.1, 0.1, 0.1, 3] * 3, np.ones(50)])
+    return Face(mean.reshape(-1, 3), bases, triangles, np.concatenate([pose, np.zeros(50)]), std)
 
 
 def box_around(face: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

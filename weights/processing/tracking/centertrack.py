@@ -6,12 +6,41 @@ Numbers: xingyizhou/CenterTrack ``utils/tracker.py``, ``detector.py`` (MIT).
 from collections.abc import Mapping
 
 import numpy as np
+from PIL import Image
 
 from weights.processing.tracking.heatmaps import draw_hill, hill_radius
 
-__all__ = ["CenterTracker"]
+__all__ = ["SETTINGS", "CenterTracker", "fitted"]
 
 FAR = 1e18  # squared distance of pairs that cannot be one object
+MEAN, STD = (0.408, 0.447, 0.470), (0.289, 0.274, 0.278)  # of pixels in [0, 1], blue first
+# arguments of the tracker, by the model's name
+SETTINGS = {
+    "centertrack_mot17": {"new_threshold": 0.4, "seen_threshold": 0.5},
+    "centertrack_coco": {"new_threshold": 0.3, "seen_threshold": 0.3},
+}
+
+
+def fitted(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
+    """A frame as the network's input, its proportions kept, in the middle of black.
+
+    The reference cuts frames that are higher than its input; here they are all seen.
+
+    Args:
+        frame: (h, w, 3) uint8 RGB.
+        size: height and width of the input, pixels.
+
+    Returns:
+        (1, 3, height, width) float32 BGR, normalised; pixels of the input for one of the frame; (2,) x and y of the
+        frame's corner in the input.
+    """
+    scale = min(n / length for n, length in zip(size, frame.shape))
+    height, width = (max(1, round(n * scale)) for n in frame.shape[:2])
+    top, left = ((n - length) // 2 for n, length in zip(size, (height, width)))
+    found = np.zeros((*size, 3), np.float32)
+    found[top : top + height, left : left + width] = Image.fromarray(frame).resize((width, height))
+    found = (found[..., ::-1] / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+    return np.ascontiguousarray(found.transpose(2, 0, 1)[None]), scale, np.array([left, top])
 
 
 class CenterTracker:

@@ -7,9 +7,10 @@ Numbers: ifzhang/FairMOT ``tracker/multitracker.py``, ``tracker/matching.py``, `
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["FairMOTTracker", "Kalman", "Track", "assign"]
+__all__ = ["FairMOTTracker", "Kalman", "Track", "assign", "letterbox"]
 
 POSITION, VELOCITY = 1 / 20, 1 / 160  # deviations by the height of a person
 GATE = 9.4877  # of the squared Mahalanobis distance, 95 % with four degrees of freedom
@@ -17,6 +18,27 @@ LOOKS, OVERLAP, NEW_OVERLAP, SAME = 0.4, 0.5, 0.7, 0.15  # most costs of the thr
 MOTION = 0.02  # share of the motion in the first round's cost
 SMOOTH = 0.9  # share of the old description
 FAR = 1e5
+GREY = 127.5  # of what is beside a frame
+
+
+def letterbox(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
+    """A frame as the network's input, its proportions kept, in the middle of grey.
+
+    Args:
+        frame: (h, w, 3) uint8 RGB.
+        size: height and width of the input, pixels.
+
+    Returns:
+        (1, 3, height, width) float32 in [0, 1]; pixels of the input for one of the frame; (2,) x and y of the frame's
+        corner in the input.
+    """
+    scale = min(n / length for n, length in zip(size, frame.shape))
+    height, width = (max(1, round(n * scale)) for n in frame.shape[:2])
+    filters = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    found = np.full((*size, 3), GREY, np.float32)
+    top, left = (round((n - length) / 2 - 0.1) for n, length in zip(size, (height, width)))
+    found[top : top + height, left : left + width] = Image.fromarray(frame).resize((width, height), filters)
+    return found.transpose(2, 0, 1)[None] / np.float32(255), scale, np.array([left, top])
 
 
 class Kalman:

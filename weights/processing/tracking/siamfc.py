@@ -49,10 +49,11 @@ class SiamFCTracker:
         template: takes a crop (1, 3, 127, 127), returns what ``track`` wants.
         track: takes that and crops (3, 3, 255, 255), returns responses (3, 1, K, K).
         cells: K.
+        stride: pixels of a cell.
     """
 
-    def __init__(self, template: Callable, track: Callable[..., np.ndarray], cells: int = 17):
-        self.template, self.network, self.up = template, track, UP * cells
+    def __init__(self, template: Callable, track: Callable[..., np.ndarray], cells: int = 17, stride: int = STRIDE):
+        self.template, self.network, self.up, self.stride = template, track, UP * cells, stride
         hann = np.outer(np.hanning(self.up), np.hanning(self.up))
         self.hann = hann / hann.sum()
         self.factors = STEP ** np.linspace(-(SCALES // 2), SCALES // 2, SCALES)
@@ -68,19 +69,21 @@ class SiamFCTracker:
         self.fill = image.mean((0, 1))
         self.memory = self.template(cut(image, self.centre, self.side, EXEMPLAR, self.fill)[None])
 
-    def track(self, image: np.ndarray) -> np.ndarray:
-        """A later frame: (4,) x, y, width, height in pixels, 1-based."""
+    def track(self, image: np.ndarray) -> dict:
+        """A later frame: ``"box"`` (4,) x, y, width, height in pixels, 1-based, and ``"score"``, a probability."""
         crops = [cut(image, self.centre, self.search_side * f, SEARCH, self.fill) for f in self.factors]
         responses = cubic_resize(np.asarray(self.network(self.memory, np.stack(crops)))[:, 0], self.up)
         responses[: SCALES // 2] *= PENALTY
         responses[SCALES // 2 + 1 :] *= PENALTY
         best = int(np.argmax(responses.max((1, 2))))
+        logit = float(responses[best].max())
         response = responses[best] - responses[best].min()
         response = (1 - WINDOW) * response / (response.sum() + 1e-16) + WINDOW * self.hann
         place = np.array(np.unravel_index(response.argmax(), response.shape))
-        moved = (place - (self.up - 1) / 2) * STRIDE / UP
+        moved = (place - (self.up - 1) / 2) * self.stride / UP
         self.centre = self.centre + moved * self.search_side * self.factors[best] / SEARCH
         scale = 1 - RATE + RATE * self.factors[best]
         self.size, self.side, self.search_side = self.size * scale, self.side * scale, self.search_side * scale
         (y, x), (height, width) = self.centre, self.size
-        return np.array([x + 1 - (width - 1) / 2, y + 1 - (height - 1) / 2, width, height])
+        box = np.array([x + 1 - (width - 1) / 2, y + 1 - (height - 1) / 2, width, height])
+        return {"box": box, "score": float(1 / (1 + np.exp(-logit)))}

@@ -10,12 +10,21 @@ import numpy as np
 
 from weights.processing.tracking.anchors import tracking_anchors
 
-__all__ = ["SiamRPNTracker", "crop", "resize"]
+__all__ = ["SETTINGS", "SiamRPNTracker", "crop", "resize"]
 
 CONTEXT = 0.5  # of the object's size that is looked at around it
 TEMPLATE = 127  # side of the template, pixels
 LEAST_SIDE = 10
 LOST, FOUND = 0.8, 0.998  # scores of the long-term tracker: below the first it widens its look, above the second not
+# of the published experiments, by the model's name; arguments of the tracker
+ALEX = {"penalty": 0.16, "window": 0.4, "rate": 0.3, "instance": 287, "base": 0}
+SETTINGS = {
+    "siamrpn_alex_dwxcorr": ALEX,
+    "siamrpn_alex_up": ALEX,
+    "siamrpn_r50_l234_dwxcorr": {},
+    "siamrpn_r50_l234_dwxcorr_otb": {"penalty": 0.24, "window": 0.5, "rate": 0.25},
+    "siamrpn_r50_l234_dwxcorr_lt": {"window": 0.28, "rate": 0.22, "wide": 831},
+}
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -105,6 +114,7 @@ class SiamRPNTracker:
         scale = TEMPLATE / float(self._side(self.size))
         side = round(instance / scale)
         answer = self.network(self.memory, crop(image, self.centre, side, instance, self.fill))
+        corner = self.centre - side / 2
         logits = answer["cls"].reshape(2, -1)
         score = 1 / (1 + np.exp(logits[0] - logits[1]))
         anchors = tracking_anchors(cells)
@@ -122,6 +132,7 @@ class SiamRPNTracker:
         penalty = np.exp(-(resized * reformed - 1) * self.penalty)
         window = 0.001 if lost and self.wide else self.window
         best = int(np.argmax(penalty * score * (1 - window) + hann * window))
+        self.seen = {"answer": answer, "cell": divmod(best % cells**2, cells), "corner": corner, "side": side}
         rate = penalty[best] * score[best] * self.rate
         if not self.wide or score[best] >= LOST:
             self.centre = self.centre + centres[best] / scale

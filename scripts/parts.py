@@ -1,0 +1,61 @@
+"""Networks that are asked part by part, with what is between the parts on the host: trackers, animation."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from scripts.answer import engines
+from scripts.files import PANELS, built, export_files, fill
+from weights import catalog
+
+__all__ = ["Part"]
+
+Arrays = dict[str, np.ndarray]
+
+
+class Part:
+    """A part of a network in four engines, exported for each size of its inputs that comes.
+
+    Args:
+        entry: of the catalogue; its ``call`` may be a method of the whole.
+        options: of its builder.
+        state: tensors by name, among them its own.
+        source: where they are from, for messages.
+        folder: of the ONNX files.
+
+    Raises:
+        Problem: if tensors are missing or have other shapes.
+    """
+
+    def __init__(self, entry: catalog.Model, options: Mapping, state: Mapping, source: str, folder: Path):
+        self.entry, self.options, self.state, self.source, self.folder = entry, options, state, source, folder
+        self.panels: dict = {}
+        self.files: dict[str, str] = {}
+        self.functions: dict[tuple, dict[str, Callable[[Arrays], Arrays]]] = {}
+
+    def __call__(self, engine: str, feed: Arrays) -> Arrays:
+        """The outputs of an engine; ONNX files have them in another order."""
+        sizes = tuple(array.shape[1:] for array in feed.values())
+        if sizes not in self.functions:
+            self.functions[sizes] = self._prepared(feed)
+        return self.functions[sizes][engine](feed)
+
+    def _prepared(self, feed: Arrays) -> dict[str, Callable]:
+        import torch
+
+        import parity_tests.harness.panels as harness
+
+        examples = {name: np.concatenate([array] * 2) for name, array in feed.items()}
+        if not self.panels:
+            for name, kind in PANELS.items():
+                panel = built(getattr(harness, kind), self.entry, None, self.options, examples)
+                fill(panel, {key: self.state[key] for key in panel.shapes() if key in self.state}, self.source)
+                self.panels[name] = panel
+        number = str(len(self.functions))
+        files = export_files(self.panels, self.folder / self.entry.name / number, examples, None, {})
+        self.files |= {f"{self.entry.name} {number} {name}": str(path) for name, path in files.items()}
+        functions = engines(self.entry, self.panels, files, torch.get_num_threads())
+        for function in functions.values():  # the first run traces and warms up
+            function(feed)
+        return functions
