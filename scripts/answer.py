@@ -174,7 +174,7 @@ def ask(
     }
 
 
-def print_answers(found: dict, times: str) -> None:
+def print_answers(found: dict, times: str = f"median of {RUNS} runs") -> None:
     """The answers side by side; ``times`` says what was timed."""
     answers = {name: engine["answers"] for name, engine in found["engines"].items()}
     rows = [[row[0]["row"], *(cell["text"] for cell in row)] for row in zip(*answers.values(), strict=True)]
