@@ -45,6 +45,7 @@ CASES = [
         pair(111, 191, 207),
         objects(191, 207),
         {"channels": (4, 6, 8, 8, 6)},
+        references=references("video_analyst_siamfcpp_alexnet"),
         without=SAME_GRAPH,
     ),
     Case(

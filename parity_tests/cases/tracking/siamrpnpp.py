@@ -6,14 +6,14 @@ MAPS = {f"template_features.{i}": f"neck#0@{i}" for i in range(3)}
 MAPS |= {f"backbone_search.{i}": f"backbone#1@{i}" for i in range(3)}
 
 
-def case(variant: str, file: bool = True, **others) -> Case:
+def case(variant: str, **others) -> Case:
     model = f"siamrpn_r50_l234_dwxcorr{variant}"
-    files = [reference(f"pysot_{model}", MAPS)] if file else []
-    return Case(model, pair(103, 175, 183), labels(15, 16), SMALL, references=files, **others)
+    references = [reference(f"pysot_{model}", MAPS)]
+    return Case(model, pair(103, 175, 183), labels(15, 16), SMALL, references=references, **others)
 
 
 CASES = [
     case(""),
-    case("_otb", file=False, without=SAME_GRAPH),
-    case("_lt", file=False, without=SAME_GRAPH),
+    case("_otb", without=SAME_GRAPH),
+    case("_lt", without=SAME_GRAPH),
 ]
