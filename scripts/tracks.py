@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import statistics
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -210,14 +211,16 @@ def refuse(box: Sequence[float], height: int, width: int) -> None:
         raise Problem(f"--box {said}: not inside the first frame, which is {width} x {height} pixels")
 
 
-def made(model, weights, folder, options, key, frame) -> tuple[dict, Callable[[], dict[str, str]]]:
-    """A tracker for each engine, and a function that names the ONNX files."""
+def made(
+    model: catalog.Model, weights: str | None, folder: Path, options: Mapping | None, key: str | None, frame: np.ndarray
+) -> tuple[dict, Mapping[str, str]]:
+    """A tracker for each engine, and the ONNX files by name; ``frame`` is one of the sequence."""
     import torch
 
     if model.name in SINGLE:
         state = twins(model, weights, ("torch",), options, key)[0]["torch"].state()
         pair = halves(model, options or {}, state, folder)
-        files = lambda: pair[0].files | pair[1].files  # noqa: E731
+        files = ChainMap(*(part.files for part in pair))  # they grow: a file for each size
         return {engine: Siamese(model, *pair, engine) for engine in ENGINES}, files
     panels, _ = twins(model, weights, options=options, key=key)
     kind = FairMOT if model.module == "tracking.fairmot" else CenterTrack
@@ -234,7 +237,7 @@ def made(model, weights, folder, options, key, frame) -> tuple[dict, Callable[[]
         return asked
 
     functions = engines(model, panels, files, torch.get_num_threads())
-    return {engine: kind(model, network(function)) for engine, function in functions.items()}, lambda: files
+    return {engine: kind(model, network(function)) for engine, function in functions.items()}, files
 
 
 def ask(
@@ -305,7 +308,7 @@ def ask(
         "checkpoint": checkpoint,
         "inputs": [str(path) for path in request.inputs],
         "difference": float(f"{max(worst, agreement(numbers(rows))):.3g}"),
-        "files": files(),
+        "files": dict(files),
         "engines": {
             engine: {"milliseconds": round(1000 * statistics.median(seconds[engine]), 2), "answers": rows[engine]}
             for engine in ENGINES
