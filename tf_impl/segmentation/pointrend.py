@@ -12,6 +12,7 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
+from tf_impl.classification.resnet import Bottleneck, ResNet
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv1D
 from tf_impl.layers.model import Model
@@ -31,6 +32,8 @@ __all__ = [
     "SegmentationPostProcess",
     "pointrend_r50",
     "pointrend_r101",
+    "pointrend_semantic_criterion",
+    "pointrend_semantic_r101",
 ]
 
 IMPORTANT = 0.75  # of the points of training are the least certain ones
@@ -45,18 +48,28 @@ class FPNHead(DecodeHead):
         filters: of the convolutions.
         num_levels: levels, each of half the size of the one before.
         num_classes, dropout: see :class:`DecodeHead`.
+        norm, norm_groups: of the convolutions, see :class:`ConvModule`.
 
     Inputs: list of levels (N, H_i, W_i, C).
     Returns: logits (N, H_0, W_0, K).
     """
 
-    def __init__(self, filters: int, num_levels: int = 4, num_classes: int = 19, dropout: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        num_levels: int = 4,
+        num_classes: int = 19,
+        dropout: float = 0.0,
+        norm="batch",
+        norm_groups: int = 32,
+        **kwargs,
+    ):
         super().__init__(num_classes, dropout, **kwargs)
         heads = []
         for i in range(num_levels):
             layers = []
             for _ in range(max(i, 1)):
-                layers.append(conv_bn(filters, 3, padding=1))
+                layers.append(conv_bn(filters, 3, padding=1, norm=norm, norm_groups=norm_groups))
                 if i > 0:
                     layers.append(Upsample())
             heads.append(keras.Sequential(layers))
@@ -70,27 +83,37 @@ class FPNHead(DecodeHead):
 
 @keras.saving.register_keras_serializable("diptych")
 class PointHead(keras.layers.Layer):
-    """Linear layers of every point by itself, each of which sees the coarse logits again.
+    """Linear layers of every point by itself, each of which may see the coarse logits again.
 
     Args:
         num_classes: classes K.
         filters, num_fcs: width and number of the layers.
+        coarse_each_layer: whether all layers see the coarse logits, or the first one alone.
 
     Inputs: fine features (N, P, C), coarse logits (N, P, K).
     Returns: logits (N, P, K).
     """
 
-    def __init__(self, num_classes: int = 19, filters: int = 256, num_fcs: int = 3, **kwargs):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        filters: int = 256,
+        num_fcs: int = 3,
+        coarse_each_layer: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.coarse_each_layer = coarse_each_layer
         self.fcs = [ConvModule(filters, 1, conv=Conv1D) for _ in range(num_fcs)]
         normal = keras.initializers.RandomNormal(stddev=0.01)
         self.fc_seg = Conv1D(num_classes, 1, kernel_initializer=normal, bias_initializer="zeros")
 
     def call(self, fine, coarse):
-        x = fine
+        x = tf.concat([fine, coarse], -1)
         for layer in self.fcs:
-            x = layer(tf.concat([x, coarse], -1))
-        return self.fc_seg(tf.concat([x, coarse], -1))
+            x = layer(x)
+            x = tf.concat([x, coarse], -1) if self.coarse_each_layer else x
+        return self.fc_seg(x)
 
 
 def uncertainty(logits):
@@ -182,14 +205,16 @@ class PointSegmentationCriterion(SegmentationCriterion):
     """Cross-entropy of the coarse logits at the size of the labels, and of the points.
 
     Args:
-        ignore_index: label of pixels that add nothing; they count in the means all the same.
+        ignore_index: label of pixels that add nothing.
+        avg_non_ignore: count only the pixels that are not ignored in the means.
 
     Inputs: ``outputs`` of the model; ``targets["labels"]`` (N, H, W) int.
     Returns: dict of scalars: ``"decode_0.loss_ce"``, ``"decode_1.pointloss_ce"``, ``"total"``.
     """
 
-    def __init__(self, ignore_index: int = 255, **kwargs):
-        super().__init__((("decode_0.loss_ce", "coarse_logits", 1.0),), ignore_index, **kwargs)
+    def __init__(self, ignore_index: int = 255, avg_non_ignore: bool = False, **kwargs):
+        terms = (("decode_0.loss_ce", "coarse_logits", 1.0),)
+        super().__init__(terms, ignore_index, avg_non_ignore=avg_non_ignore, **kwargs)
 
     def call(self, outputs, targets):
         losses, labels = super().call(outputs, targets), targets["labels"]
@@ -198,7 +223,8 @@ class PointSegmentationCriterion(SegmentationCriterion):
         place = tf.cast(tf.round(points * tf.constant([width, height], points.dtype) - 0.5), tf.int64)  # nearest pixel
         column, row = tf.clip_by_value(place[..., 0], 0, width - 1), tf.clip_by_value(place[..., 1], 0, height - 1)
         wanted = tf.gather(tf.reshape(labels, (-1, height * width)), row * width + column, batch_dims=1)
-        loss = pixel_cross_entropy(outputs["point_logits"][:, :, None], wanted[..., None], self.ignore_index)
+        logits = outputs["point_logits"][:, :, None]
+        loss = pixel_cross_entropy(logits, wanted[..., None], self.ignore_index, avg_non_ignore=self.avg_non_ignore)
         return {**losses, "decode_1.pointloss_ce": loss, "total": losses["total"] + loss}
 
 
@@ -210,16 +236,43 @@ def pointrend_r50(
     point_channels: int = 256,
     points: int = 2048,
     subdivision_points: int = 8196,
+    coarse_each_layer: bool = True,
     **options,
 ) -> PointRend:
     backbone = dilated_resnet(depth, 32, **options)
     neck = FPN(backbone.channels, out_channels, 4)
     heads = [
         FPNHead(channels, num_classes=num_classes),
-        PointHead(num_classes, point_channels),
+        PointHead(num_classes, point_channels, coarse_each_layer=coarse_each_layer),
     ]
     return PointRend(backbone, neck, heads, points, subdivision_points=subdivision_points)
 
 
 def pointrend_r101(depth: int = 101, **options) -> PointRend:
     return pointrend_r50(depth=depth, **options)
+
+
+def pointrend_semantic_r101(
+    layers=(3, 4, 23, 3),
+    planes=(64, 128, 256, 512),
+    num_classes: int = 19,
+    out_channels: int = 256,
+    channels: int = 128,
+    point_channels: int = 256,
+    points: int = 2048,
+    subdivision_points: int = 8192,
+    norm_groups: int = 32,
+) -> PointRend:
+    """The authors' network: its trunk has no deep stem, and its normalisation is fixed."""
+    backbone = ResNet(Bottleneck, layers, planes=planes, stride_in_1x1=True, norm="frozen", features_only=True)
+    neck = FPN(backbone.channels, out_channels, 4)
+    heads = [
+        FPNHead(channels, num_classes=num_classes, norm="group", norm_groups=norm_groups),
+        PointHead(num_classes, point_channels, coarse_each_layer=False),
+    ]
+    return PointRend(backbone, neck, heads, points, subdivision_points=subdivision_points)
+
+
+def pointrend_semantic_criterion(**options) -> PointSegmentationCriterion:
+    """The authors' losses, means of the pixels that count."""
+    return PointSegmentationCriterion(**{"avg_non_ignore": True, **options})

@@ -12,6 +12,7 @@ Mirror notes:
 import torch
 from torch import nn
 
+from torch_impl.classification.resnet import Bottleneck, ResNet
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.top_k import top_k
@@ -29,6 +30,8 @@ __all__ = [
     "SegmentationPostProcess",
     "pointrend_r50",
     "pointrend_r101",
+    "pointrend_semantic_criterion",
+    "pointrend_semantic_r101",
 ]
 
 IMPORTANT = 0.75  # of the points of training are the least certain ones
@@ -42,13 +45,21 @@ class FPNHead(DecodeHead):
         in_channels, channels: of the levels and of the convolutions.
         num_levels: levels, each of half the size of the one before.
         num_classes, dropout: see :class:`DecodeHead`.
+        norm, norm_groups: of the convolutions, see :class:`ConvModule`.
 
     Inputs: list of levels (N, in_channels, H_i, W_i).
     Returns: logits (N, K, H_0, W_0).
     """
 
     def __init__(
-        self, in_channels: int, channels: int, num_levels: int = 4, num_classes: int = 19, dropout: float = 0.0
+        self,
+        in_channels: int,
+        channels: int,
+        num_levels: int = 4,
+        num_classes: int = 19,
+        dropout: float = 0.0,
+        norm="batch",
+        norm_groups: int = 32,
     ):
         super().__init__(channels, num_classes, dropout)
         heads = []
@@ -56,7 +67,7 @@ class FPNHead(DecodeHead):
             widths = [in_channels, *[channels] * max(i, 1)]
             layers = []
             for width in widths[:-1]:
-                layers.append(conv_bn(width, channels, 3, padding=1))
+                layers.append(conv_bn(width, channels, 3, padding=1, norm=norm, norm_groups=norm_groups))
                 if i > 0:
                     layers.append(Upsample())
             heads.append(nn.Sequential(*layers))
@@ -69,32 +80,41 @@ class FPNHead(DecodeHead):
 
 
 class PointHead(nn.Module):
-    """Linear layers of every point by itself, each of which sees the coarse logits again.
+    """Linear layers of every point by itself, each of which may see the coarse logits again.
 
     Args:
         in_channels: of the fine features.
         num_classes: classes K.
         channels, num_fcs: width and number of the layers.
+        coarse_each_layer: whether all layers see the coarse logits, or the first one alone.
 
     Inputs: fine features (N, C, P), coarse logits (N, K, P).
     Returns: logits (N, K, P).
     """
 
-    def __init__(self, in_channels: int, num_classes: int = 19, channels: int = 256, num_fcs: int = 3):
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int = 19,
+        channels: int = 256,
+        num_fcs: int = 3,
+        coarse_each_layer: bool = True,
+    ):
         super().__init__()
-        widths = [in_channels, *[channels] * num_fcs]
-        self.fcs = nn.ModuleList(
-            ConvModule(width + num_classes, channels, 1, conv=nn.Conv1d) for width in widths[:num_fcs]
-        )
-        self.fc_seg = nn.Conv1d(widths[-1] + num_classes, num_classes, 1)
+        self.coarse_each_layer = coarse_each_layer
+        later = channels + num_classes if coarse_each_layer else channels
+        widths = [in_channels + num_classes, *[later] * num_fcs]
+        self.fcs = nn.ModuleList(ConvModule(width, channels, 1, conv=nn.Conv1d) for width in widths[:num_fcs])
+        self.fc_seg = nn.Conv1d(widths[-1], num_classes, 1)
         nn.init.normal_(self.fc_seg.weight, std=0.01)
         nn.init.zeros_(self.fc_seg.bias)
 
     def forward(self, fine, coarse):
-        x = fine
+        x = torch.cat([fine, coarse], 1)
         for layer in self.fcs:
-            x = layer(torch.cat([x, coarse], 1))
-        return self.fc_seg(torch.cat([x, coarse], 1))
+            x = layer(x)
+            x = torch.cat([x, coarse], 1) if self.coarse_each_layer else x
+        return self.fc_seg(x)
 
 
 def uncertainty(logits):
@@ -168,14 +188,16 @@ class PointSegmentationCriterion(SegmentationCriterion):
     """Cross-entropy of the coarse logits at the size of the labels, and of the points.
 
     Args:
-        ignore_index: label of pixels that add nothing; they count in the means all the same.
+        ignore_index: label of pixels that add nothing.
+        avg_non_ignore: count only the pixels that are not ignored in the means.
 
     Inputs: ``outputs`` of the model; ``targets["labels"]`` (N, H, W) int.
     Returns: dict of scalars: ``"decode_0.loss_ce"``, ``"decode_1.pointloss_ce"``, ``"total"``.
     """
 
-    def __init__(self, ignore_index: int = 255):
-        super().__init__((("decode_0.loss_ce", "coarse_logits", 1.0),), ignore_index)
+    def __init__(self, ignore_index: int = 255, avg_non_ignore: bool = False):
+        terms = (("decode_0.loss_ce", "coarse_logits", 1.0),)
+        super().__init__(terms, ignore_index, avg_non_ignore=avg_non_ignore)
 
     def forward(self, outputs, targets):
         losses, labels = super().forward(outputs, targets), targets["labels"]
@@ -184,7 +206,8 @@ class PointSegmentationCriterion(SegmentationCriterion):
         place = torch.round(outputs["points"].detach() * size - 0.5).to(torch.int64)  # the nearest pixel
         column, row = torch.clamp(place[..., 0], 0, width - 1), torch.clamp(place[..., 1], 0, height - 1)
         wanted = labels.flatten(1).gather(1, row * width + column)
-        loss = pixel_cross_entropy(outputs["point_logits"][..., None], wanted[..., None], self.ignore_index)
+        logits = outputs["point_logits"][..., None]
+        loss = pixel_cross_entropy(logits, wanted[..., None], self.ignore_index, avg_non_ignore=self.avg_non_ignore)
         return {**losses, "decode_1.pointloss_ce": loss, "total": losses["total"] + loss}
 
 
@@ -196,16 +219,43 @@ def pointrend_r50(
     point_channels: int = 256,
     points: int = 2048,
     subdivision_points: int = 8196,
+    coarse_each_layer: bool = True,
     **options,
 ) -> PointRend:
     backbone = dilated_resnet(depth, 32, **options)
     neck = FPN(backbone.channels, out_channels, 4)
     heads = [
         FPNHead(out_channels, channels, num_classes=num_classes),
-        PointHead(out_channels, num_classes, point_channels),
+        PointHead(out_channels, num_classes, point_channels, coarse_each_layer=coarse_each_layer),
     ]
     return PointRend(backbone, neck, heads, points, subdivision_points=subdivision_points)
 
 
 def pointrend_r101(depth: int = 101, **options) -> PointRend:
     return pointrend_r50(depth=depth, **options)
+
+
+def pointrend_semantic_r101(
+    layers=(3, 4, 23, 3),
+    planes=(64, 128, 256, 512),
+    num_classes: int = 19,
+    out_channels: int = 256,
+    channels: int = 128,
+    point_channels: int = 256,
+    points: int = 2048,
+    subdivision_points: int = 8192,
+    norm_groups: int = 32,
+) -> PointRend:
+    """The authors' network: its trunk has no deep stem, and its normalisation is fixed."""
+    backbone = ResNet(Bottleneck, layers, planes=planes, stride_in_1x1=True, norm="frozen", features_only=True)
+    neck = FPN(backbone.channels, out_channels, 4)
+    heads = [
+        FPNHead(out_channels, channels, num_classes=num_classes, norm="group", norm_groups=norm_groups),
+        PointHead(out_channels, num_classes, point_channels, coarse_each_layer=False),
+    ]
+    return PointRend(backbone, neck, heads, points, subdivision_points=subdivision_points)
+
+
+def pointrend_semantic_criterion(**options) -> PointSegmentationCriterion:
+    """The authors' losses, means of the pixels that count."""
+    return PointSegmentationCriterion(**{"avg_non_ignore": True, **options})
