@@ -30,6 +30,17 @@ def _chosen(names: Sequence[str]) -> dict[str, catalog.Model]:
     return {name: model for name, model in models.items() if (model.family, model.system) in systems}
 
 
+def _learned() -> dict[str, dict]:
+    """The saved trainings."""
+    from parity_tests.learning import curves
+    from parity_tests.saved import DamagedProof
+
+    try:
+        return curves.read()
+    except DamagedProof as error:
+        raise Problem(f"{error}; write it again with: python -m parity_tests.learning") from None
+
+
 def report(names: Sequence[str], out: Path, measure: bool, jobs: int, as_json: bool) -> None:
     """Write the site; with ``measure``, run first what the cache lacks."""
     models = _chosen(names)
@@ -51,6 +62,7 @@ def report(names: Sequence[str], out: Path, measure: bool, jobs: int, as_json: b
         {case.name: proof[case.name] for case in wanted if case.name in proof},
         {case.name: found[case.name] for case in wanted if case.name in found},
         {case.name: case.model for case in wanted},
+        learned={name: run for name, run in _learned().items() if run["model"] in models},
     )
     for path, text in site.items():
         target = out / path

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-__all__ = ["answer", "bar", "count_bar", "level", "picture", "spread"]
+__all__ = ["answer", "bar", "count_bar", "curve", "gap", "level", "picture", "points", "spread"]
 
 LOWEST, HIGHEST = -17.0, -1.0  # log10 at both ends of the axis of figures
 
@@ -106,3 +106,64 @@ def answer(engine: str, found: Mapping, jpeg: str | None, size: Sequence[int] | 
         label = f"{len(found['rows'])} boxes of {engine} on the sample picture"
         return picture(jpeg, size, label, _boxes(found["rows"]))
     return Markup("")
+
+
+def _path(style: str, across: Sequence[float], up: Sequence[float]) -> Markup:
+    """A line through points of a drawing whose height is 100."""
+    places = " ".join(f"{round(x, 2)},{round(100 - y, 2)}" for x, y in zip(across, up, strict=True))
+    return Markup('<polyline class="line {}" points="{}"/>').format(style, places)
+
+
+def curve(steps: Sequence[int], panels: Sequence[Sequence[float]], label: str) -> Markup:
+    """A loss over the steps, TensorFlow's as a broad line under PyTorch's, from the smallest to the largest value."""
+    low, high = min(map(min, panels)), max(map(max, panels))
+    last, span = max(steps[-1], 1), (high - low) or 1.0
+    lines = Markup("").join(
+        _path(style, [200 * step / last for step in steps], [4 + 92 * (value - low) / span for value in values])
+        for style, values in zip(("tf", "pt"), panels, strict=True)
+    )
+    return Markup(
+        '<svg class="curve" viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    ).format(label, lines)
+
+
+def gap(curves: Sequence[tuple[Sequence[int], Sequence[float]]], last: int, label: str) -> Markup:
+    """Differences of both panels over the steps, in float64 and in float32, on the axis of figures."""
+    lines = Markup("").join(
+        _path(style, [200 * step / max(last, 1) for step in steps], [_at(max(d, 1e-17), 100) for d in found])
+        for style, (steps, found) in zip(("double", "single"), curves, strict=True)
+    )
+    grid = Markup("").join(
+        Markup('<rect class="grid" x="0" y="{}" width="200" height="0.5"/>').format(
+            round(100 - _at(10.0**power, 100), 2)
+        )
+        for power in (-15, -12, -9, -6, -3)
+    )
+    return Markup(
+        '<svg class="curve gap" viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
+    ).format(label, grid, lines)
+
+
+def points(panels: Sequence[Sequence[Sequence[float]]], labels: Sequence[int], label: str) -> Markup:
+    """Points of the plane by class: TensorFlow's as rings, PyTorch's as spots in them.
+
+    The origin is in the middle; the distance from it is drawn as its square root, so that angles stay and few far
+    points do not shrink the others.
+    """
+    far = max(math.hypot(x, y) for panel in panels for x, y in panel) or 1.0
+    drawn = []
+    for style, radius, panel in zip(("ring", "spot"), (2.2, 0.9), panels, strict=True):
+        for (x, y), which in zip(panel, labels, strict=True):
+            scale = 96 / math.sqrt(far * math.hypot(x, y)) if x or y else 0.0
+            drawn.append(
+                Markup('<circle class="{} c{}" cx="{}" cy="{}" r="{}"/>').format(
+                    style, which % 8, round(100 + scale * x, 1), round(100 - scale * y, 1), radius
+                )
+            )
+    axes = Markup(
+        '<rect class="grid" x="0" y="99.8" width="200" height="0.4"/>'
+        '<rect class="grid" x="99.8" y="0" width="0.4" height="200"/>'
+    )
+    return Markup('<svg class="plane" viewBox="0 0 200 200" role="img" aria-label="{}">{}{}</svg>').format(
+        label, axes, Markup("").join(drawn)
+    )

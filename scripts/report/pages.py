@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from parity_tests.harness.digest import PACKAGES
+from parity_tests.learning import curves
 from scripts.parity import LEVELS
 from scripts.report import charts, code, notes
 from scripts.report.site import Links, Site, bound, figure, slug
@@ -258,6 +259,42 @@ def idioms(site: Site) -> list[dict]:
     ]
 
 
+def learning(site: Site, learned: Mapping[str, dict]) -> dict:
+    """Trainings by family, with their curves, how far the panels agree, and what the embeddings find."""
+    models = {model.name: model for of_system in site.systems.values() for model in of_system}
+    families: dict[str, list[dict]] = {}
+    for name, found in learned.items():
+        model = models[found["model"]]
+        double = found["losses"]["float64"]
+        at = found["at"]["float64"]
+        lines = []
+        for loss, values in double["tf_impl"].items():
+            panels = [double[panel][loss] for panel in TITLES]
+            ends = [f"{values[i]:.3g}" for i in (0, -1)]
+            drawn = charts.curve(at, panels, f"{loss} of {name} in both panels: from {ends[0]} to {ends[1]}")
+            lines.append({"loss": loss, "first": ends[0], "last": ends[1], "curve": drawn})
+        apart = [(found["at"][p], curves.apart(found["losses"][p]).tolist()) for p in curves.PRECISIONS]
+        worst = ", ".join(f"{figure(found['worst'][p])} at most in {p}" for p in curves.PRECISIONS)
+        entry = {
+            "name": name,
+            "model": model,
+            "path": site.path[model.family, model.system],
+            "steps": found["steps"],
+            "lines": lines,
+            "gap": charts.gap(apart, at[-1], f"Relative difference of the panels over the steps: {worst}"),
+            "worst": found["worst"],
+            "parted": found["parted"],
+            "recall": found.get("recall"),
+            "plane": None,
+        }
+        if plane := found.get("points"):
+            label = f"Held-out crops as {name} places them, in both panels"
+            entry["plane"] = charts.points([plane[panel] for panel in TITLES], plane["labels"], label)
+        families.setdefault(model.family, []).append(entry)
+    versions = {package: version for found in learned.values() for package, version in found["versions"].items()}
+    return {"families": families, "single": curves.PRECISIONS["float32"], "versions": versions}
+
+
 def excerpt(line: Markup) -> Markup:
     """A coloured line without its indentation and its mark."""
     line = re.sub(r'\s*<i class="o"># mirror: .*</i>$', "", line)
@@ -341,8 +378,9 @@ def render(
     details: Mapping[str, dict],
     cases: Mapping[str, str],
     tell: Callable[[str], None] = lambda page: None,
+    learned: Mapping[str, dict] | None = None,
 ) -> dict[str, str]:
-    """All pages by path; arguments as of :class:`Site`."""
+    """All pages by path; arguments as of :class:`Site`, and ``learned``, the saved trainings of its models."""
     site = Site(models, proof, details, cases)
     environment = _environment()
     style, script = _asset("style.css"), _asset("report.js")
@@ -352,6 +390,7 @@ def render(
         "base-uri 'none'; form-action 'none'"
     )
     shared = {"style": Markup(style), "script": Markup(script), "policy": policy, "titles": TITLES, "sides": code.SIDES}
+    shared["learned"] = bool(learned)
 
     def page(path: str, template: str, **context) -> str:
         tell(path)
@@ -360,6 +399,7 @@ def render(
 
     overview = index(site)
     topics = idioms(site)
+    overview["trainings"] = len(learned or ())
     overview["notes"] = sum(len(topic["entries"]) for topic in topics)
     shared_files = [{"file": file, "path": site.page_of[file]} for file in site.shared]
     rows = [row for family in overview["families"].values() for row in family]
@@ -368,6 +408,8 @@ def render(
         "index.html": page("index.html", "index.html", overview=overview, shared_files=shared_files, search=search),
         "idioms.html": page("idioms.html", "idioms.html", topics=topics),
     }
+    if learned:
+        found["learning.html"] = page("learning.html", "learning.html", learning=learning(site, learned))
     for (family, system), of_system in site.systems.items():
         path, file = site.path[family, system], site.file(of_system[0])
         links = Links(site, path, file)

@@ -1,0 +1,82 @@
+"""Crops of scikit-image's photographs. The left part of each is for training, the right part is held out."""
+
+from functools import cache
+
+import numpy as np
+from skimage import data
+
+__all__ = ["COLOURED", "SIZE", "TEXTURES", "batch", "held_out", "pairs", "standardized", "views"]
+
+SIZE = 24  # of a crop, in pixels
+BORDER = 0.6  # share of a photograph's width that is for training
+# pictures that look alike everywhere, so that a crop tells which it is from
+TEXTURES = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
+COLOURED = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "rocket")
+LUMA = (0.299, 0.587, 0.114)
+
+
+@cache
+def grey(name: str) -> np.ndarray:
+    """A photograph (H, W) in [0, 1]."""
+    picture = getattr(data, name)() / 255
+    return picture @ LUMA if picture.ndim == 3 else picture
+
+
+@cache
+def coloured(name: str) -> np.ndarray:
+    """A photograph (3, H, W) in [0, 1]."""
+    return np.ascontiguousarray((getattr(data, name)() / 255).transpose(2, 0, 1))
+
+
+def crops(picture: np.ndarray, rng, count: int, size: int, training: bool = True) -> np.ndarray:
+    """Random crops (count, ..., size, size) of a photograph (..., H, W), of its left or of its right part."""
+    height, width = picture.shape[-2:]
+    border = int(BORDER * width)
+    top = rng.integers(0, height - size + 1, count)
+    left = rng.integers(0, border - size + 1, count) if training else rng.integers(border, width - size + 1, count)
+    return np.stack([picture[..., y : y + size, x : x + size] for y, x in zip(top, left, strict=True)])
+
+
+def standardized(images: np.ndarray) -> np.ndarray:
+    """Images (..., H, W) of mean 0 and deviation 1: brightness and contrast say nothing."""
+    images = images - images.mean((-2, -1), keepdims=True)
+    return images / (images.std((-2, -1), keepdims=True) + 0.05)
+
+
+def of_all(rng, count: int, training: bool) -> dict[str, np.ndarray]:
+    images = np.concatenate([crops(grey(name), rng, count, SIZE, training) for name in TEXTURES])
+    return {"images": standardized(images)[:, None], "labels": np.repeat(np.arange(len(TEXTURES)), count)}
+
+
+def batch(step: int, count: int = 5) -> dict[str, np.ndarray]:
+    """``count`` crops of each of the ``TEXTURES``: images (8 count, 1, 24, 24), labels (8 count,)."""
+    return of_all(np.random.default_rng((1, step)), count, True)
+
+
+@cache
+def held_out(count: int = 40) -> dict[str, np.ndarray]:
+    """As :func:`batch`, of the parts of the photographs that training does not see."""
+    return of_all(np.random.default_rng(2), count, False)
+
+
+def views(step: int, count: int = 4, many: int = 2) -> np.ndarray:
+    """Views of the same places, (8 count, many, 3, 24, 24), in grey: each moved by up to 6 pixels, flipped or not, with
+    a brightness and a contrast of its own."""
+    rng = np.random.default_rng((3, step))
+    places = np.concatenate([crops(grey(name), rng, count, SIZE + 6) for name in TEXTURES])
+    found = np.empty((len(places), many, SIZE, SIZE))
+    for i, place in enumerate(places):
+        for j in range(many):
+            y, x = rng.integers(0, 7, 2)
+            view = place[y : y + SIZE, x : x + SIZE]
+            found[i, j] = (view[:, ::-1] if rng.random() < 0.5 else view) * rng.uniform(0.7, 1.3)
+    found = found + rng.uniform(-0.1, 0.1, (len(places), many, 1, 1))
+    return np.repeat(standardized(found)[:, :, None], 3, 2)
+
+
+def pairs(step: int, count: int, size: int, training: bool = True) -> np.ndarray:
+    """Colour crops (count, 3, size, size) in [0, 1], in turn of the ``COLOURED``."""
+    rng = np.random.default_rng((4 if training else 5, step))
+    return np.concatenate(
+        [crops(coloured(COLOURED[(step + i) % len(COLOURED)]), rng, 1, size, training) for i in range(count)]
+    )

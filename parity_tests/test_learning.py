@@ -1,0 +1,198 @@
+"""It really learns: both panels follow the saved curves, which fall, and embeddings find more than raw pixels do."""
+
+import dataclasses
+import json
+import re
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from parity_tests.learning import curves, pictures
+from parity_tests.learning.runs import RUNS
+from parity_tests.learning.train import PANELS, Learner
+from parity_tests.saved import DamagedProof
+from weights import catalog
+
+SAVED = curves.read()
+STEPS = 2  # of a quick test
+# one step as a graph and as single operations, on this processor or another
+ON_THE_CURVE = 1e-7
+EVERY = pytest.mark.parametrize("name", SAVED)
+SLOW = {"byol", "simclr_v1", "swav"}  # whose networks take long to build
+
+
+def tiers():
+    """The first run of each model file by default, the others with ``--full``."""
+    first = {}
+    for name, run in RUNS.items():
+        first.setdefault(run.entry.module, name)
+    quick = set(first.values()) - SLOW
+    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in RUNS]
+
+
+def first_steps(name: str, package: str) -> tuple[dict, dict]:
+    """The first weights and the losses of the first steps."""
+    learner = Learner(RUNS[name], package, "float64", graph=False)
+    before = learner.panel.state()
+    found = [learner.step() for _ in range(STEPS)]
+    return before, {loss: [step[loss] for step in found] for loss in found[0]}
+
+
+def beginning(name: str, package: str) -> dict:
+    """The saved losses of the first steps."""
+    return {loss: values[:STEPS] for loss, values in SAVED[name]["losses"]["float64"][package].items()}
+
+
+@pytest.mark.parametrize("name", tiers())
+def test_first_steps_lie_on_the_saved_curve(name):
+    states, found = {}, {}
+    for package in PANELS:
+        states[package], found[package] = first_steps(name, package)
+    assert states["tf_impl"].keys() == states["torch_impl"].keys()
+    for tensor, value in states["tf_impl"].items():
+        np.testing.assert_array_equal(value, states["torch_impl"][tensor], err_msg=f"{tensor} at the start")
+    assert curves.apart(found).max() <= 1e-10
+    for package, losses in found.items():
+        assert curves.apart({"found": losses, "saved": beginning(name, package)}).max() <= ON_THE_CURVE
+
+
+def test_another_learning_rate_leaves_the_curve():
+    run = RUNS["arcface"]
+    learner = Learner(dataclasses.replace(run, learning_rate=1.01 * run.learning_rate), "torch_impl", "float64")
+    found = {"total": [learner.step()["total"] for _ in range(STEPS)]}
+    assert curves.apart({"found": found, "saved": beginning("arcface", "torch_impl")})[1] > 1e3 * ON_THE_CURVE
+
+
+def check(found: dict) -> None:
+    """What a run must show."""
+    run = RUNS[found["run"]]
+    assert found["steps"] == run.steps
+    loss, ratio = run.falls
+    for package in PANELS:
+        values = np.array(found["losses"]["float64"][package][loss])
+        steps = np.array(found["at"]["float64"])
+        tenth = run.steps / 10
+        first = values[(run.settled <= steps) & (steps < run.settled + tenth)].mean()
+        last = values[steps >= run.steps - tenth].mean()
+        assert last < first - (1 - ratio) * abs(first), (package, first, last)
+    parted = {precision: run.steps if step is None else step for precision, step in found["parted"].items()}
+    assert parted["float64"] >= (run.together or run.steps)
+    # the same beginning in single precision is farther apart
+    apart = {precision: curves.apart(panels)[:10].max() for precision, panels in found["losses"].items()}
+    assert apart["float64"] < apart["float32"]
+    if recall := found.get("recall"):
+        after = recall["after"]
+        difference = abs(after["tf_impl"] - after["torch_impl"])
+        assert difference == 0 if parted["float64"] == run.steps else difference < 0.05
+        assert min(after.values()) > max(recall["before"], recall["pixels"] if run.beats_pixels else 0)
+
+
+@EVERY
+def test_saved_curves_fall_together_and_recall_rises(name):
+    check(SAVED[name])
+
+
+def test_every_saved_curve_has_a_run():
+    assert SAVED.keys() == RUNS.keys()
+
+
+@pytest.mark.slow
+@EVERY
+def test_whole_runs_confirm_the_saved_curves(name):
+    found = curves.measure(RUNS[name])
+    check(found)
+    for package, losses in found["losses"]["float64"].items():
+        saved = SAVED[name]["losses"]["float64"][package]
+        assert curves.apart({"found": losses, "saved": saved})[:10].max() <= ON_THE_CURVE
+
+
+# the pieces
+
+
+def test_differences_are_relative_and_not_larger_near_zero():
+    assert curves.differences([1.0, 1e-9], [1.0 + 1e-6, 0.0]).tolist() == pytest.approx([1e-6, 1e-7], rel=1e-4)
+    assert curves.parted(np.array([0.0, 2e-6, 0.0])) == 1
+    assert curves.parted(np.array([0.0, np.nan])) == 1
+    assert curves.parted(np.array([1e-7])) is None
+    assert curves.shown_steps(23) == [*range(10), 10, 15, 20, 22]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = curves.save({"run": "a", "steps": 1}, tmp_path)
+    with pytest.raises(TypeError):
+        curves.save({"run": "a", "steps": object()}, tmp_path)
+    assert json.loads(path.read_text()) == {"run": "a", "steps": 1}
+    assert curves.read(tmp_path) == {"a": {"run": "a", "steps": 1}}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_held_out_crops_are_from_elsewhere():
+    height, width = 40, 100
+    places = np.arange(height * width, dtype=float).reshape(height, width) % width
+    rng = np.random.default_rng(0)
+    seen, held_out = (pictures.crops(places, rng, 200, 8, training) for training in (True, False))
+    assert seen.max() < 60 <= held_out.min()
+    assert seen.shape == (200, 8, 8)
+
+
+def test_batches_depend_on_their_number_only():
+    for run in RUNS.values():
+        once, again, other = ({**run.batches(step)[0]} for step in (3, 3, 4))
+        for name, value in once.items():
+            np.testing.assert_array_equal(value, again[name])
+            assert not np.array_equal(value, other[name]), (run.name, name)
+
+
+# the report's page
+
+
+PAGE = {name: run for name, run in SAVED.items() if run["model"] == "arcface"}
+
+
+@pytest.fixture(scope="module")
+def page():
+    """All pages of one system with its trainings."""
+    from scripts.report import pages
+
+    return pages.render({"arcface": catalog.get("arcface")}, {}, {}, {}, learned=PAGE)
+
+
+def test_the_page_has_every_training(page):
+    text = page["learning.html"]
+    assert 'href="learning.html"' in page["index.html"]
+    for name in PAGE:
+        assert f'id="{name}"' in text
+    for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        xml.etree.ElementTree.fromstring(drawing)
+    assert text.count('class="plane"') == sum("points" in run for run in PAGE.values()) == 1
+    assert text.count('class="curve gap"') == len(PAGE) == 2
+    for target in re.findall(r'<h3><a href="([^"#]+)', text):
+        assert target in page
+
+
+def test_without_trainings_there_is_no_page():
+    from scripts.report import pages
+
+    found = pages.render({"arcface": catalog.get("arcface")}, {}, {}, {})
+    assert "learning.html" not in found and "learning.html" not in found["index.html"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"losses": {}},
+        {"steps": "200"},
+        {"run": "other"},
+        {"worst": {"float64": -1.0, "float32": 0.0}},
+        {"at": {"float64": [0], "float32": [0]}},
+        {"points": {"labels": [0], "tf_impl": [[0.0, 1.0]], "torch_impl": []}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_damaged_curves_are_refused(tmp_path, change):
+    curves.save(SAVED["arcface"], tmp_path)
+    assert curves.read(tmp_path)
+    (tmp_path / "arcface.json").write_text(json.dumps({**SAVED["arcface"], **change}))
+    with pytest.raises(DamagedProof, match=r"arcface\.json: damaged"):
+        curves.read(tmp_path)
