@@ -71,6 +71,12 @@ def labelled(step: int) -> tuple[Arrays, Arrays]:
     return {"images": batch["images"]}, {"labels": batch["labels"]}
 
 
+def sampled(step: int) -> tuple[Arrays, Arrays]:
+    inputs, targets = labelled(step)
+    uniform = np.random.default_rng((6, step)).random((len(targets["labels"]), 4))
+    return inputs, {**targets, "uniform": uniform}
+
+
 def annealed(criterion, step: int) -> None:
     """The plain logit's weight falls from 100 to 5, see ``annealing``."""
     blend = max(5.0, 100 / (1 + 0.1 * step))
@@ -131,7 +137,9 @@ METRIC = [
     pairs("fastap", together=10),
     pairs("lifted"),
     pairs("margin_loss", together=90),
+    pairs("margin_loss", variant="sampled", batches=sampled, options={"samples_per_class": 5, "num_classes": CLASSES}),
     pairs("multi_similarity", falls=("total", 0.98)),
+    pairs("n_pairs"),
     pairs("sup_con"),
     # alone, the hardest pairs of these crops draw all embeddings into one point
     pairs("triplet_hard", options={"normalize": True}, beside=SOFTMAX),
@@ -210,10 +218,18 @@ def halved(images: np.ndarray, times: int) -> np.ndarray:
     return images.reshape(n, c, h // times, times, w // times, times).mean((3, 5))
 
 
-def enlarging(scale: int, side: int, step: int) -> tuple[Arrays, Arrays]:
-    """Small images, and those that they were made from."""
+def enlarging(scale: int, side: int, mix: bool, step: int) -> tuple[Arrays, Arrays]:
+    """Small images and those that they were made from."""
     hr = pictures.pairs(step, 4, side)
-    return {"lr": halved(hr, scale)}, {"hr": hr}
+    inputs = {"lr": halved(hr, scale), "hr": hr}
+    if mix:
+        inputs["mix"] = np.random.default_rng((8, step)).random(4)
+    return inputs, {"hr": hr}
+
+
+def only_small(scale: int, side: int, step: int) -> tuple[Arrays, Arrays]:
+    inputs, targets = enlarging(scale, side, False, step)
+    return {"lr": inputs["lr"]}, targets
 
 
 def colouring(step: int) -> tuple[Arrays, Arrays]:
@@ -223,6 +239,8 @@ def colouring(step: int) -> tuple[Arrays, Arrays]:
     return {"A": A, "B": B}, {"B": B}
 
 
+SUPER = {"blocks": 2, "width": 8, "size": 32, "hidden": 16}
+VGG = {"widths": (4, 6, 8, 10, 12)}
 GAN = [
     Run(
         "pix2pix",
@@ -237,12 +255,34 @@ GAN = [
     Run(
         "srresnet_x2",
         "srresnet_x2",
-        functools.partial(enlarging, 2, 32),
+        functools.partial(only_small, 2, 32),
         {"blocks": 2, "width": 8, "output": "linear"},
         steps=60,
         learning_rate=1e-3,
         optimizer="adam",
         falls=("total", 0.5),
+    ),
+    Run(
+        "srgan",
+        "srgan",
+        functools.partial(enlarging, 4, 32, False),
+        {**SUPER, "output": "linear"},
+        VGG,
+        {"learning_rate": 1e-3},
+        steps=60,
+        shown=("G_pixel", "G_gan", "D"),
+        falls=("G_pixel", 0.5),
+    ),
+    Run(
+        "srgan_wgan_gp",
+        "srgan_wgan_gp",
+        functools.partial(enlarging, 4, 32, True),
+        {**SUPER, "output": "linear"},
+        {"mode": "wgan_gp", **VGG},
+        {"learning_rate": 1e-3},
+        steps=60,
+        shown=("G_pixel", "G_gan", "D"),
+        falls=("G_pixel", 0.5),
     ),
 ]
 
