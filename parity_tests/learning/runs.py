@@ -144,6 +144,7 @@ METRIC = [
     # alone, the hardest pairs of these crops draw all embeddings into one point
     pairs("triplet_hard", options={"normalize": True}, beside=SOFTMAX),
     pairs("triplet_facenet", together=80),
+    pairs("triplet_all", options={"reduction": "mean"}),
 ]
 
 
