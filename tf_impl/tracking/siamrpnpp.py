@@ -1,8 +1,9 @@
 """SiamRPN++: the same with a deep network, whose maps of three depths each have a head of their own.
 
 "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", 2018, arXiv:1812.11703. Parameter names and
-numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``models/neck/neck.py``, ``models/head/rpn.py`` (Apache-2.0).
-What to look at: only the middle of the template's map is kept, so that padding does not show where the object is.
+numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``mobile_v2.py``, ``models/neck/neck.py``,
+``models/head/rpn.py`` (Apache-2.0). What to look at: only the middle of the template's map is kept, so that padding
+does not show where the object is.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -12,21 +13,37 @@ Mirror notes:
 import keras
 import tensorflow as tf
 
+from tf_impl.layers.convolution import Conv2D, DepthwiseConv2D
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.tracking._siamese import CONV, AtrousResNet, SiamRPNCriterion
 from tf_impl.tracking.siamrpn import DepthwiseRPN
 
 __all__ = [
+    "AtrousMobileNetV2",
+    "InvertedResidual",
+    "MobileSiamRPNPP",
     "MultiRPN",
     "SiamRPNCriterion",
     "SiamRPNPP",
+    "siamrpn_mobilev2_l234_dwxcorr",
     "siamrpn_r50_l234_dwxcorr",
     "siamrpn_r50_l234_dwxcorr_lt",
     "siamrpn_r50_l234_dwxcorr_otb",
 ]
 
 SMALL, KEPT = 20, 7  # a map narrower than the first is cut to the second, around its middle
+# expansion, channels, blocks, stride and dilation of the stages of MobileNetV2, and those whose maps are used
+MOBILE = (
+    (1, 16, 1, 1, 1),
+    (6, 24, 2, 2, 1),
+    (6, 32, 3, 2, 1),
+    (6, 64, 4, 1, 2),
+    (6, 96, 3, 1, 2),
+    (6, 160, 3, 1, 4),
+    (6, 320, 1, 1, 4),
+)
+USED = (3, 5, 7)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -144,6 +161,103 @@ class SiamRPNPP(Model):
         return self.track(self.template(template, training), search, training)
 
 
+@keras.saving.register_keras_serializable("diptych", "siamrpnpp.InvertedResidual")
+class InvertedResidual(keras.layers.Layer):
+    """A 1x1 expansion, a 3x3 convolution of every channel by itself, a linear 1x1, and a shortcut if sizes agree.
+
+    Args:
+        in_filters, filters, strides: of the block; with a stride nothing is padded.
+        expansion: width of the middle over that of the input.
+        dilation_rate: of the middle.
+
+    x: (N, H, W, C) -> (N, H', W', filters).
+    """
+
+    def __init__(self, in_filters: int, filters: int, strides: int, expansion: int, dilation_rate: int, **kwargs):
+        super().__init__(**kwargs)
+        padding = dilation_rate if dilation_rate > 1 else 2 - strides
+        self.shortcut = strides == 1 and in_filters == filters
+        self.conv = keras.Sequential(
+            [
+                Conv2D(in_filters * expansion, 1, use_bias=False),
+                BatchNormalization(),
+                keras.layers.ReLU(6.0),
+                DepthwiseConv2D(3, strides=strides, padding=padding, dilation_rate=dilation_rate, use_bias=False),
+                BatchNormalization(),
+                keras.layers.ReLU(6.0),
+                Conv2D(filters, 1, use_bias=False),
+                BatchNormalization(),
+            ]
+        )
+
+    def call(self, x, training=False):
+        y = self.conv(x, training=training)
+        return x + y if self.shortcut else y
+
+
+@keras.saving.register_keras_serializable("diptych")
+class AtrousMobileNetV2(keras.layers.Layer):
+    """MobileNetV2 of stride 8, whose strided convolutions do not pad.
+
+    Args:
+        width: multiplier of the channels.
+
+    x: (N, H, W, 3) -> dict of maps ``"c3"``, ``"c4"``, ``"c5"``, after three, five and seven stages.
+    """
+
+    def __init__(self, width: float = 1.4, **kwargs):
+        super().__init__(**kwargs)
+        channels, before = int(32 * width), 1
+        stem = Conv2D(channels, 3, strides=2, use_bias=False)
+        self.layer0 = keras.Sequential([stem, BatchNormalization(), keras.layers.ReLU(6.0)])
+        for i, (expansion, filters, depth, strides, dilation) in enumerate(MOBILE, start=1):
+            blocks, filters = [], int(filters * width)
+            for j in range(depth):
+                first = j == 0 and dilation != before
+                rate = max(dilation // 2, 1) if first else dilation
+                blocks.append(InvertedResidual(channels, filters, strides if j == 0 else 1, expansion, rate))
+                channels = filters
+            setattr(self, f"layer{i}", keras.Sequential(blocks))
+            before = dilation
+
+    def call(self, x, training=False):
+        x, maps = self.layer0(x, training=training), {}
+        for i in range(1, len(MOBILE) + 1):
+            x = getattr(self, f"layer{i}")(x, training=training)
+            if i in USED:
+                maps[f"c{3 + len(maps)}"] = x
+        return maps
+
+
+@keras.saving.register_keras_serializable("diptych")
+class MobileSiamRPNPP(Model):
+    """The tracker's network on :class:`AtrousMobileNetV2`, whose heads' mean has no weights.
+
+    Args:
+        width: of the trunk.
+        channels: of the three maps that are correlated.
+
+    Inputs, returns: of :class:`SiamRPNPP`.
+    """
+
+    def __init__(self, width: float = 1.4, channels: tuple[int, ...] = (256, 256, 256), **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = AtrousMobileNetV2(width)
+        self.neck = AdjustAllLayer(channels)
+        self.rpn_head = MultiRPN(channels, weighted=False)
+
+    def template(self, template, training=False):
+        """The maps of the object in the first frame."""
+        return self.neck(self.backbone(template, training=training), training=training)
+
+    def track(self, template, search, training=False):
+        """What the heads say about a later frame."""
+        return self.rpn_head(template, self.template(search, training), training=training)
+
+    def call(self, template, search, training=False):
+        return self.track(self.template(template, training), search, training)
+
+
 def siamrpn_r50_l234_dwxcorr(**options) -> SiamRPNPP:
     return SiamRPNPP(**options)
 
@@ -154,3 +268,7 @@ def siamrpn_r50_l234_dwxcorr_otb(weighted=False, **options) -> SiamRPNPP:
 
 def siamrpn_r50_l234_dwxcorr_lt(channels=(128, 256, 512), **options) -> SiamRPNPP:
     return SiamRPNPP(channels=channels, **options)
+
+
+def siamrpn_mobilev2_l234_dwxcorr(**options) -> MobileSiamRPNPP:
+    return MobileSiamRPNPP(**options)

@@ -1,8 +1,9 @@
 """SiamRPN++: the same with a deep network, whose maps of three depths each have a head of their own.
 
 "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", 2018, arXiv:1812.11703. Parameter names and
-numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``models/neck/neck.py``, ``models/head/rpn.py`` (Apache-2.0).
-What to look at: only the middle of the template's map is kept, so that padding does not show where the object is.
+numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``mobile_v2.py``, ``models/neck/neck.py``,
+``models/head/rpn.py`` (Apache-2.0). What to look at: only the middle of the template's map is kept, so that padding
+does not show where the object is.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -16,15 +17,30 @@ from torch_impl.tracking._siamese import CONV, AtrousResNet, SiamRPNCriterion
 from torch_impl.tracking.siamrpn import DepthwiseRPN
 
 __all__ = [
+    "AtrousMobileNetV2",
+    "InvertedResidual",
+    "MobileSiamRPNPP",
     "MultiRPN",
     "SiamRPNCriterion",
     "SiamRPNPP",
+    "siamrpn_mobilev2_l234_dwxcorr",
     "siamrpn_r50_l234_dwxcorr",
     "siamrpn_r50_l234_dwxcorr_lt",
     "siamrpn_r50_l234_dwxcorr_otb",
 ]
 
 SMALL, KEPT = 20, 7  # a map narrower than the first is cut to the second, around its middle
+# expansion, channels, blocks, stride and dilation of the stages of MobileNetV2, and those whose maps are used
+MOBILE = (
+    (1, 16, 1, 1, 1),
+    (6, 24, 2, 2, 1),
+    (6, 32, 3, 2, 1),
+    (6, 64, 4, 1, 2),
+    (6, 96, 3, 1, 2),
+    (6, 160, 3, 1, 4),
+    (6, 320, 1, 1, 4),
+)
+USED = (3, 5, 7)
 
 
 class AdjustLayer(nn.Module):
@@ -141,6 +157,99 @@ class SiamRPNPP(nn.Module):
         return self.track(self.template(template), search)
 
 
+class InvertedResidual(nn.Module):
+    """A 1x1 expansion, a 3x3 convolution of every channel by itself, a linear 1x1, and a shortcut if sizes agree.
+
+    Args:
+        in_channels, out_channels, stride: of the block; with a stride nothing is padded.
+        expansion: width of the middle over that of the input.
+        dilation: of the middle.
+
+    x: (N, C, H, W) -> (N, out_channels, H', W').
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, dilation: int):
+        super().__init__()
+        hidden = in_channels * expansion
+        options = {"stride": stride, "padding": dilation if dilation > 1 else 2 - stride, "dilation": dilation}
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, hidden, 3, groups=hidden, bias=False, **options),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x):
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+class AtrousMobileNetV2(nn.Module):
+    """MobileNetV2 of stride 8, whose strided convolutions do not pad.
+
+    Args:
+        width: multiplier of the channels.
+
+    x: (N, 3, H, W) -> dict of maps ``"c3"``, ``"c4"``, ``"c5"``, after three, five and seven stages.
+    """
+
+    def __init__(self, width: float = 1.4):
+        super().__init__()
+        channels, before, widths = int(32 * width), 1, {}
+        stem = nn.Conv2d(3, channels, 3, 2, bias=False)
+        self.layer0 = nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU6())
+        for i, (expansion, filters, depth, stride, dilation) in enumerate(MOBILE, start=1):
+            blocks, filters = [], int(filters * width)
+            for j in range(depth):
+                first = j == 0 and dilation != before
+                rate = max(dilation // 2, 1) if first else dilation
+                blocks.append(InvertedResidual(channels, filters, stride if j == 0 else 1, expansion, rate))
+                channels = filters
+            setattr(self, f"layer{i}", nn.Sequential(*blocks))
+            before, widths[i] = dilation, channels
+        self.channels = tuple(widths[i] for i in USED)
+
+    def forward(self, x):
+        x, maps = self.layer0(x), {}
+        for i in range(1, len(MOBILE) + 1):
+            x = getattr(self, f"layer{i}")(x)
+            if i in USED:
+                maps[f"c{3 + len(maps)}"] = x
+        return maps
+
+
+class MobileSiamRPNPP(nn.Module):
+    """The tracker's network on :class:`AtrousMobileNetV2`, whose heads' mean has no weights.
+
+    Args:
+        width: of the trunk.
+        channels: of the three maps that are correlated.
+
+    Inputs, returns: of :class:`SiamRPNPP`.
+    """
+
+    def __init__(self, width: float = 1.4, channels: tuple[int, ...] = (256, 256, 256)):
+        super().__init__()
+        self.backbone = AtrousMobileNetV2(width)
+        self.neck = AdjustAllLayer(self.backbone.channels, channels)
+        self.rpn_head = MultiRPN(channels, weighted=False)
+
+    def template(self, template):
+        """The maps of the object in the first frame."""
+        return self.neck(self.backbone(template))
+
+    def track(self, template, search):
+        """What the heads say about a later frame."""
+        return self.rpn_head(template, self.template(search))
+
+    def forward(self, template, search):
+        return self.track(self.template(template), search)
+
+
 def siamrpn_r50_l234_dwxcorr(**options) -> SiamRPNPP:
     return SiamRPNPP(**options)
 
@@ -151,3 +260,7 @@ def siamrpn_r50_l234_dwxcorr_otb(weighted=False, **options) -> SiamRPNPP:
 
 def siamrpn_r50_l234_dwxcorr_lt(channels=(128, 256, 512), **options) -> SiamRPNPP:
     return SiamRPNPP(channels=channels, **options)
+
+
+def siamrpn_mobilev2_l234_dwxcorr(**options) -> MobileSiamRPNPP:
+    return MobileSiamRPNPP(**options)
