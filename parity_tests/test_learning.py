@@ -119,11 +119,12 @@ def test_differences_are_relative_and_not_larger_near_zero():
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = curves.save({"run": "a", "steps": 1}, tmp_path)
+    found = SAVED["arcface"]
+    path = curves.save(found, tmp_path)
     with pytest.raises(TypeError):
-        curves.save({"run": "a", "steps": object()}, tmp_path)
-    assert json.loads(path.read_text()) == {"run": "a", "steps": 1}
-    assert curves.read(tmp_path) == {"a": {"run": "a", "steps": 1}}
+        curves.save({**found, "steps": object()}, tmp_path)
+    assert json.loads(path.read_text()) == found
+    assert curves.read(tmp_path) == {"arcface": found}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -7,7 +7,6 @@ the same place everywhere; the loop over frames, which needs no tensors, is ``we
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
 - Normalisation has epsilon 1e-6 and momentum 0.95 (0.05 in PyTorch).
-- TensorFlow's graphs fuse a convolution and ``tf.nn.bias_add``, and with groups the fused kernel does not run.
 """
 
 import functools
@@ -32,10 +31,13 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych", "siamfc.Convolution")
 class Convolution(Conv2D):
-    """:class:`Conv2D`, whose bias is added as any other tensor."""
+    """:class:`Conv2D`, whose bias is added as any other tensor.
+
+    Graphs fuse a convolution with ``tf.nn.bias_add``, and with groups the fused kernel does not run.
+    """
 
     def call(self, inputs):
-        return self.convolution_op(inputs, self.kernel) + tf.convert_to_tensor(self.bias)  # mirror: fuse
+        return self.convolution_op(inputs, self.kernel) + tf.convert_to_tensor(self.bias)
 
 
 CONV = functools.partial(Convolution, kernel_initializer="glorot_uniform", bias_initializer="zeros")

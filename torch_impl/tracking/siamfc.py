@@ -7,7 +7,6 @@ the same place everywhere; the loop over frames, which needs no tensors, is ``we
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
 - Normalisation has epsilon 1e-6 and momentum 0.05 (0.95 in TensorFlow).
-- TensorFlow's graphs fuse a convolution and ``tf.nn.bias_add``, and with groups the fused kernel does not run.
 """
 
 import functools
