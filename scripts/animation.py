@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from scripts import draw, frames
-from scripts.answer import ENGINES, agreement
+from scripts.answer import ENGINES, agreement, answered
 from scripts.files import TORCH_FILES, asked, read, twins
 from scripts.output import Problem, frameworks
 from scripts.parts import Part
@@ -138,14 +137,5 @@ def ask(
             if write is not None:
                 shown = {engine: as_picture(255 * image[0]) for engine, image in made.items()}
                 write(draw.side_by_side({"source": picture.resize(size), "driving": driving.resize(size), **shown}))
-    return {
-        "model": model.name,
-        "checkpoint": checkpoint,
-        "inputs": [str(path), str(request.frames)],
-        "difference": float(f"{worst:.3g}"),
-        "files": parts[0].files | parts[1].files,
-        "engines": {
-            engine: {"milliseconds": round(1000 * statistics.median(seconds[engine]), 2), "answers": rows[engine]}
-            for engine in ENGINES
-        },
-    }
+    files = parts[0].files | parts[1].files
+    return answered(model.name, checkpoint, [path, request.frames], worst, files, seconds, rows)

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from scripts.output import Problem, frameworks, print_json, table
 from scripts.questions import Request, preprocessing, question_of
 from weights import catalog, onnx_file
 
-__all__ = ["ENGINES", "agreement", "ask", "engines", "predict", "results_of"]
+__all__ = ["ENGINES", "agreement", "answered", "ask", "engines", "predict", "results_of"]
 
 ENGINES = ("TensorFlow", "PyTorch", "TensorFlow's ONNX", "PyTorch's ONNX")
 TOLERANCE = 1e-4  # relative L2 between engines, in float32; the parity suite measures finer
@@ -157,19 +157,31 @@ def ask(
             start = time.perf_counter()
             function(feed)
             seconds[name].append(time.perf_counter() - start)
+    answers = {name: asked_for.read(outputs[name], results[name]) for name in functions}
+    paths = {name: str(path) for name, path in files.items()}
+    told = answered(model.name, weights or entry.name, request.inputs, agreement(outputs), paths, seconds, answers)
+    return told | vertices
+
+
+def answered(
+    name: str,
+    checkpoint: str,
+    inputs: Sequence,
+    difference: float,
+    files: Mapping[str, str],
+    seconds: Mapping[str, Sequence[float]],
+    answers: Mapping[str, list],
+) -> dict:
+    """What :func:`ask` returns; ``seconds`` and ``answers`` are of every engine."""
     return {
-        "model": model.name,
-        "checkpoint": weights or entry.name,
-        "inputs": [str(path) for path in request.inputs],
-        "difference": float(f"{agreement(outputs):.3g}"),
-        **vertices,
-        "files": {name: str(path) for name, path in files.items()},
+        "model": name,
+        "checkpoint": checkpoint,
+        "inputs": [str(path) for path in inputs],
+        "difference": float(f"{difference:.3g}"),
+        "files": dict(files),
         "engines": {
-            name: {
-                "milliseconds": round(1000 * statistics.median(seconds[name]), 2),
-                "answers": asked_for.read(outputs[name], results[name]),
-            }
-            for name in functions
+            engine: {"milliseconds": round(1000 * statistics.median(seconds[engine]), 2), "answers": rows}
+            for engine, rows in answers.items()
         },
     }
 

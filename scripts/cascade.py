@@ -1,12 +1,11 @@
 """``diptych predict mtcnn``: three networks, and the pyramid and the suppression on the host between them."""
 
-import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 
-from scripts.answer import ENGINES, RUNS, agreement, engines
+from scripts.answer import ENGINES, RUNS, agreement, answered, engines
 from scripts.files import example, export_files, twins
 from scripts.output import frameworks
 from scripts.questions import Request, draw_faces, face_rows, faces_in, one_picture
@@ -59,17 +58,6 @@ def ask(request: Request, weights: str | None, folder: Path, draw: Path | None =
     numbers = {
         engine: {name: value for name, value in results.items() if name != "valid"} for engine, results in found.items()
     }
-    return {
-        "model": "mtcnn",
-        "checkpoint": weights or models[0].checkpoint().name,
-        "inputs": [str(path)],
-        "difference": float(f"{agreement(numbers):.3g}"),
-        "files": files,
-        "engines": {
-            engine: {
-                "milliseconds": round(1000 * statistics.median(seconds[engine]), 2),
-                "answers": face_rows(faces_in(results, request.top), request.top),
-            }
-            for engine, results in found.items()
-        },
-    }
+    answers = {engine: face_rows(faces_in(results, request.top), request.top) for engine, results in found.items()}
+    checkpoint = weights or models[0].checkpoint().name
+    return answered("mtcnn", checkpoint, [path], agreement(numbers), files, seconds, answers)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scripts.output import Problem, line, written
+from scripts.output import Problem, line, writing, written
 from scripts.questions import SUFFIXES, pictures_in
 
 __all__ = ["Frames", "check", "writer"]
@@ -151,23 +151,19 @@ def _folder(path: Path) -> Iterator[Callable[[Image.Image], None]]:
     path = Path(os.path.realpath(path))
     temporary = path.parent / f".{secrets.token_hex(8)}"
     try:
-        temporary.mkdir()
-        count = 0
+        with writing(path):
+            temporary.mkdir()
+            count = 0
 
-        def write(picture: Image.Image) -> None:
-            nonlocal count
-            picture.save(temporary / f"{count:06}.png")
-            count += 1
+            def write(picture: Image.Image) -> None:
+                nonlocal count
+                picture.save(temporary / f"{count:06}.png")
+                count += 1
 
-        yield write
-        if path.is_dir():
-            path.rmdir()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise Problem(
-            f"{path}: cannot be written ({error.strerror or line(error)}), nothing was changed; "
-            "make room or choose another place"
-        ) from None
+            yield write
+            if path.is_dir():
+                path.rmdir()
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -15,7 +15,17 @@ import click
 
 from weights.frameworks import use_keras_on_tensorflow
 
-__all__ = ["Problem", "frameworks", "line", "prepare_streams", "print_json", "styled_table", "table", "written"]
+__all__ = [
+    "Problem",
+    "frameworks",
+    "line",
+    "prepare_streams",
+    "print_json",
+    "styled_table",
+    "table",
+    "writing",
+    "written",
+]
 
 STYLES = {"ok": "green", "BROKEN": "bold red", "broken": "bold red", "proven": "green", "not measured": "dim"}
 
@@ -97,6 +107,22 @@ def table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "", rig
 
 
 @contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of a file or folder that it cannot be written, in place of the system's error.
+
+    Raises:
+        Problem: names the path and what the system said.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Problem(
+            f"{path}: cannot be written ({error.strerror or line(error)}), nothing was changed; "
+            "make room or choose another place"
+        ) from None
+
+
+@contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which takes its place if all goes well and is gone otherwise.
 
@@ -106,15 +132,11 @@ def written(path: Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     temporary = path.parent / f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}"
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise Problem(
-            f"{path}: cannot be written ({error.strerror or line(error)}), nothing was changed; "
-            "make room or choose another place"
-        ) from None
+        with writing(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # a path below a file has no file to remove
             temporary.unlink(missing_ok=True)

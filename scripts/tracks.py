@@ -6,7 +6,6 @@ A Siamese tracker is asked in two halves, the first of which looks at the first 
 import contextlib
 import dataclasses
 import itertools
-import statistics
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scripts import draw, frames
-from scripts.answer import ENGINES, agreement, engines, results_of
+from scripts.answer import ENGINES, agreement, answered, engines, results_of
 from scripts.files import asked, export_files, twins
 from scripts.output import Problem, frameworks
 from scripts.parts import Part
@@ -303,17 +302,8 @@ def ask(
             count = max(map(len, found.values()))
             for engine, tracks in found.items():
                 rows[engine] += rows_of(title, tracks, max(count, 1), single)
-    return {
-        "model": model.name,
-        "checkpoint": checkpoint,
-        "inputs": [str(path) for path in request.inputs],
-        "difference": float(f"{max(worst, agreement(numbers(rows))):.3g}"),
-        "files": dict(files),
-        "engines": {
-            engine: {"milliseconds": round(1000 * statistics.median(seconds[engine]), 2), "answers": rows[engine]}
-            for engine in ENGINES
-        },
-    }
+    worst = max(worst, agreement(numbers(rows)))
+    return answered(model.name, checkpoint, request.inputs, worst, files, seconds, rows)
 
 
 def rows_of(title: str, tracks: Sequence[Mapping], count: int, single: bool) -> list[dict]:
