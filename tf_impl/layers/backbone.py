@@ -11,7 +11,7 @@ import keras
 
 from tf_impl.layers.model import Model
 from tf_impl.layers.names import named_layers
-from tf_impl.layers.normalization import BatchNorm2d, BatchNormalization, freeze_norm
+from tf_impl.layers.normalization import BatchNormalization, freeze_norm
 from tf_impl.state import build
 
 __all__ = ["Backbone", "split"]
@@ -75,7 +75,7 @@ class Backbone(Model):
         if norm == "frozen":
             freeze_norm(self)
         for _, layer in named_layers(self):
-            if isinstance(layer, (BatchNorm2d, BatchNormalization)):
+            if isinstance(layer, BatchNormalization):
                 layer.norm_eval = norm_eval
         for part in (part for level in levels[: frozen_stages + 1] for part in level):
             part.trainable = False  # mirror: PyTorch freezes

@@ -12,7 +12,7 @@ import keras
 
 from .names import mark_containers, named_layers
 
-__all__ = ["Model"]
+__all__ = ["Model", "TokenModel"]
 
 KEPT = ("name", "trainable", "dtype")  # what Keras writes into every config
 
@@ -105,3 +105,17 @@ class Model(keras.Model):
     def build_from_config(self, config):
         mark_containers(self)
         super().build_from_config(config)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class TokenModel(Model):
+    """A model whose inputs are all token indices or masks, (N, T) int: ``build()`` needs no example of them.
+
+    ``token_axes`` is the number of axes of an input, where it is not 2.
+    """
+
+    token_axes = 2
+
+    def build(self, input_shape=None):
+        needed = [p for p in inspect.signature(self.call).parameters.values() if p.default is p.empty]
+        self.compute_output_spec(*(keras.Input((None,) * (self.token_axes - 1), dtype="int64") for _ in needed))

@@ -13,7 +13,6 @@ from .names import named_layers
 from .native import exporting, onnx_node
 
 __all__ = [
-    "BatchNorm2d",
     "BatchNormalization",
     "FrozenBatchNormalization",
     "GroupNormalization",
@@ -241,72 +240,6 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BatchNorm2d(keras.layers.Layer):
-    """Batch normalisation over N, H, W (arXiv:1502.03167).
-
-    Args:
-        num_features: channels C.
-        eps: added to the variance inside the root.
-        momentum: weight of the batch's value in the running statistics.
-
-    Inputs: (N, H, W, C) or (N, C).  Returns: the same shape.
-    """
-
-    torch_names = {
-        "gamma": ("weight", None),
-        "beta": ("bias", None),
-        "moving_mean": ("running_mean", None),
-        "moving_variance": ("running_var", None),
-        "num_batches_tracked": ("num_batches_tracked", None),
-    }
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, **kwargs):
-        super().__init__(**kwargs)
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.gamma_initializer, self.beta_initializer = "ones", "zeros"
-        self.norm_eval = False  # use the running statistics in training, too
-        self.fixed = False  # all tensors are constants
-
-    def build(self, input_shape):
-        shape = (self.num_features,)
-        learned = dict(shape=shape, trainable=not self.fixed)
-        self.gamma = self.add_weight(name="gamma", initializer=self.gamma_initializer, **learned)
-        self.beta = self.add_weight(name="beta", initializer=self.beta_initializer, **learned)
-        statistics = dict(shape=shape, trainable=False)
-        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **statistics)
-        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **statistics)
-        if self.fixed:
-            return
-        self.num_batches_tracked = self.add_weight(
-            name="num_batches_tracked", shape=(), dtype="int64", initializer="zeros", trainable=False
-        )
-
-    def call(self, x, training=False):
-        gamma, beta = (tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
-        if training and self.trainable and not (self.norm_eval or self.fixed):
-            mean, variance = moments(tf.cast(x, gamma.dtype), list(range(x.shape.rank - 1)))
-            self._update(mean, variance, tf.size(x) // self.num_features)
-        else:
-            mean, variance = (tf.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance))
-            if (
-                x.dtype == tf.float32 and x.shape.rank == 4
-            ):  # one operation, which tf.function fuses with the convolution
-                return tf.raw_ops.FusedBatchNormV3(
-                    x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=self.eps, is_training=False
-                ).y
-        scale = gamma * tf.math.rsqrt(variance + self.eps)
-        return x * tf.cast(scale, x.dtype) + tf.cast(beta - mean * scale, x.dtype)
-
-    def _update(self, mean, variance, count):
-        count = tf.cast(count, variance.dtype)
-        keep, new = 1.0 - self.momentum, self.momentum
-        self.moving_mean.assign(keep * tf.convert_to_tensor(self.moving_mean) + new * mean)
-        unbiased = variance * (count / (count - 1.0))  # what PyTorch stores; it normalises with the biased one
-        self.moving_variance.assign(keep * tf.convert_to_tensor(self.moving_variance) + new * unbiased)
-        self.num_batches_tracked.assign_add(1)
-
-
-@keras.saving.register_keras_serializable("diptych")
 class StdLayerNorm(keras.layers.Layer):
     """Layer normalisation by the unbiased deviation, to which epsilon is added outside the root.
 
@@ -343,7 +276,7 @@ def freeze_norm(model) -> None:
         model: a layer that is not built.
     """
     for _, layer in named_layers(model):
-        if isinstance(layer, (BatchNorm2d, BatchNormalization)):
+        if isinstance(layer, BatchNormalization):
             layer.fixed = True  # mirror: told before they build
 
 

@@ -15,7 +15,7 @@ from tf_impl import state
 from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import attend, mask_bias, merge_heads, split_heads
 from tf_impl.layers.linear import Embedding, SequenceDense
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TokenModel
 from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess, sparse_cross_entropy
 from tf_impl.nlp.bert_adam import BertAdam
@@ -180,7 +180,7 @@ class BertPooler(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertModel(Model):
+class BertModel(TokenModel):
     """Embeddings, encoder, pooler.
 
     Args:
@@ -290,7 +290,7 @@ class BertPreTrainingHeads(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForPreTraining(Model):
+class BertForPreTraining(TokenModel):
     """BERT with both pre-training heads.
 
     Args:
@@ -325,7 +325,7 @@ class BertOnlyMLMHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForMaskedLM(Model):
+class BertForMaskedLM(TokenModel):
     """BERT that fills in words.
 
     Args:
@@ -347,7 +347,7 @@ class BertForMaskedLM(Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForSequenceClassification(Model):
+class BertForSequenceClassification(TokenModel):
     """BERT with a linear classifier on the pooled token.
 
     Args:
@@ -370,7 +370,7 @@ class BertForSequenceClassification(Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForTokenClassification(Model):
+class BertForTokenClassification(TokenModel):
     """BERT with a linear classifier on every token.
 
     Args:
@@ -393,7 +393,7 @@ class BertForTokenClassification(Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForQuestionAnswering(Model):
+class BertForQuestionAnswering(TokenModel):
     """BERT that points at the first and the last token of an answer.
 
     Args:
@@ -415,7 +415,7 @@ class BertForQuestionAnswering(Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BertForMultipleChoice(Model):
+class BertForMultipleChoice(TokenModel):
     """BERT that scores several continuations of a text.
 
     Args:
@@ -424,6 +424,8 @@ class BertForMultipleChoice(Model):
     Inputs: as :class:`BertModel`, but (N, choices, T).
     Returns: logits (N, choices).
     """
+
+    token_axes = 3
 
     def __init__(self, **options):
         super().__init__()

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_impl import state
 from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import attend, merge_heads, split_heads
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TokenModel
 from tf_impl.layers.normalization import StdLayerNorm
 from tf_impl.layers.top_k import argmax
 from tf_impl.losses.cross_entropy import cross_entropy
@@ -152,7 +152,7 @@ class Classifier(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class FastBert(Model):
+class FastBert(TokenModel):
     """Embeddings, layers, and a classifier behind each.
 
     The classifiers before the last see the backbone without a way back: their losses do not reach it.

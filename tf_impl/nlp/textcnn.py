@@ -15,7 +15,7 @@ from tf_impl import state
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import ZeroRow
 from tf_impl.layers.linear import Dense, Embedding
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TokenModel
 from tf_impl.losses.cross_entropy import ClassificationCriterion, ClassificationPostProcess
 
 __all__ = [
@@ -47,7 +47,7 @@ def filters(count: int, kernel_size: tuple[int, int]) -> Conv2D:
 
 
 @keras.saving.register_keras_serializable("diptych")
-class TextCNN(Model):
+class TextCNN(TokenModel):
     """Embedding, convolutions of several heights, ReLU, maximum over time, dropout, linear classifier.
 
     Args:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tf_impl import state
 from tf_impl.layers.linear import Embedding, SequenceDense
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import Model, TokenModel
 from tf_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
 from tf_impl.layers.recurrent import LSTM
 from tf_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
@@ -90,7 +90,7 @@ class LinearCRFTrainer:
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BiLSTMCRF(Model):
+class BiLSTMCRF(TokenModel):
     """Embedding, LSTM in both directions, dropout, linear layer, random field.
 
     Args:
@@ -127,7 +127,7 @@ class BiLSTMCRF(Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class BiGRUCRF(Model):
+class BiGRUCRF(TokenModel):
     """Embedding, two GRU layers in both directions, linear layer, random field.
 
     Args:
