@@ -20,7 +20,7 @@ def _kinds() -> dict:
         if case.entry.kind == "model" and not case.entry.call:
             family, _, module = case.entry.module.partition(".")
             found.setdefault(module if family == "classification" else family, case)
-    return {**found, "two_stage": cases()["faster_rcnn_r50_fpn"]}
+    return {**found, "two_stage": cases()["fasterrcnn_resnet50_fpn"]}
 
 
 KINDS = _kinds()
