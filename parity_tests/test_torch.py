@@ -12,6 +12,7 @@ from parity_tests.test_keras import CLASSIFIERS, KINDS, over
 from weights.seeded import seeded
 
 each, every_kind = over(CLASSIFIERS), over(KINDS)
+BY_SIZE = {"efficientnet", "hrnet", "mobilenet_v1"}  # how much is padded, or to which size a map grows
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 
 
@@ -33,7 +34,7 @@ def near(found, expected, bound=1e-4):
         torch.testing.assert_close(x.float(), y.float(), rtol=bound, atol=bound)
 
 
-@every_kind
+@over(sorted(set(KINDS) - {"ocr"}))  # PyTorch compiles no LSTM
 @torch.no_grad()
 def test_one_graph_compiles(name):
     model, given = made(name)
@@ -44,10 +45,9 @@ def test_one_graph_compiles(name):
 @pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
 @torch.no_grad()
 def test_an_exported_program_takes_other_sizes(name, strict):
-    model, (images,) = made(name)
-    auto = torch.export.Dim.AUTO
+    model, auto = made(name)[0], torch.export.Dim.AUTO
+    images, other = torch.randn(2, 3, 160, 192), torch.randn(3, 3, 224, 288)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=strict)
-    other = torch.cat([images, images.flip(0)])[:3].repeat(1, 1, 2, 3)
     near(program.module()(other), model(other))
 
 
@@ -57,7 +57,7 @@ def test_copies_and_functional_calls_give_the_same_numbers(name):
     model, given = made(name)
     expected = model(*given)
     twin = copy.deepcopy(model)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state = {key: value.clone() for key, value in [*model.named_parameters(), *model.named_buffers()]}  # each once
     for parameter in twin.parameters():
         parameter.zero_()
     near(model(*given), expected, 0)
@@ -71,7 +71,7 @@ def test_a_trace_gives_the_same_numbers(name):
     near(torch.jit.trace(model, given, strict=False, check_trace=False)(*given), model(*given))
 
 
-@each
+@over(sorted(set(CLASSIFIERS) - BY_SIZE))
 @torch.no_grad()
 def test_a_symbolic_trace_gives_the_same_numbers(name):
     model, given = made(name)
