@@ -12,6 +12,8 @@ READS = {  # cases that read values on the way, which ``meta`` does not have
         (
             "roi_align-adaptive",
             "blendmask_r50",
+            "blendmask_550_r50",
+            "blendmask_rt_r50",
             "faster_rcnn_r50_fpn",
             "faster_rcnn_r50_caffe_c4",
             "faster_rcnn_r50_caffe_dc5",

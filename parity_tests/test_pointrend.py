@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from parity_tests.cases.detection._masks import losses_masks
+from parity_tests.cases.detection._masks import golden_points, losses_masks
 from parity_tests.cases.detection._two_stage import LOSSES, ONE_BOX
 from parity_tests.harness import fingerprints
 from parity_tests.harness.measure import compare_with_fingerprint
@@ -69,16 +69,6 @@ def test_points_of_a_segmentation(panel):
         assert figure.relative < 1e-4, figure
 
 
-def golden(count: int, points: int, counts):
-    """The reference's replacement of random points, row by row of the positive proposals, as padded rows."""
-    rows = np.arange(sum(counts) * points * 2, dtype=np.float64) * 0.6180339887498949
-    rows = (rows - np.floor(rows)).reshape(-1, points, 2)
-    padded = np.zeros((len(counts), count, points, 2))
-    for i, number in enumerate(counts):
-        padded[i, :number], rows = rows[:number], rows[number:]
-    return padded
-
-
 @pytest.mark.slow
 def test_losses_and_gradients_are_those_of_mmdet():
     """In PyTorch only, as those of the other detectors of two stages."""
@@ -90,7 +80,7 @@ def test_losses_and_gradients_are_those_of_mmdet():
     tensors = panel.tensors(images | targets)
     first = panel.model(tensors["images"], targets={key: tensors[key] for key in targets})
     counts = (first["matched"] >= 0).sum(1).tolist()
-    targets["point_candidates"], targets["point_choices"] = (golden(128, points, counts) for points in (588, 49))
+    targets["point_candidates"], targets["point_choices"] = (golden_points(128, points, counts) for points in (588, 49))
     found, gradients = panel.losses(images, targets), panel.gradients(images, targets)
     for ours, theirs in {key: key for key in [*ONE_BOX, "loss_mask", "loss_point"]}.items():
         np.testing.assert_allclose(found[ours], expected["loss"]["terms"][theirs], rtol=1e-4)

@@ -72,3 +72,32 @@ def test_polygons_are_filled(panel):
     expected = [[polygon2mask((32, 48), corners[:, ::-1]) for corners in image] for image in polygons]
     expected[1][2] = np.zeros((32, 48), bool)
     np.testing.assert_array_equal(masks, expected)
+
+
+@pytest.mark.parametrize("panel", ["tensorflow", "pytorch"])
+def test_boxes_around_polygons_are_suppressed_instead_of_predicted_ones(panel):
+    module, tensor = (tf_polarmask, tf.constant) if panel == "tensorflow" else (torch_polarmask, torch.tensor)
+    sizes = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
+    rng, outputs = np.random.default_rng(0), {}
+    for level, size in zip(("p3", "p4", "p5", "p6", "p7"), sizes):
+        maps = {
+            "cls": rng.normal(-1, 2, (1, 2, *size)),
+            "ctr": rng.normal(0, 1, (1, 1, *size)),
+            "reg": np.full((1, 4, *size), 1.0),  # nothing would be suppressed
+            "rays": rng.uniform(15, 25, (1, 36, *size)),
+        }
+        for key, x in maps.items():
+            x = x.astype(np.float32)
+            outputs[f"{key}_{level}"] = tensor(x if panel == "pytorch" else np.moveaxis(x, 1, -1))
+    found = module.PolarMaskPostProcess(detections=60, mask_nms=True)(outputs, input_size=(64, 96))
+    found = {key: np.asarray(x)[0] for key, x in found.items()}
+    polygons, boxes = found["polygons"][found["valid"]], found["boxes"][found["valid"]]
+    assert 2 <= len(boxes) < 60
+    np.testing.assert_allclose(boxes, np.concatenate([polygons.min(1), polygons.max(1)], -1))
+    labels = found["labels"][found["valid"]]
+    for k in range(2):
+        mine = boxes[labels == k] + [0, 0, 1, 1]
+        first, last = np.maximum(mine[:, None, :2], mine[:, :2]), np.minimum(mine[:, None, 2:], mine[:, 2:])
+        shared, area = np.prod(np.maximum(last - first, 0), -1), np.prod(mine[:, 2:] - mine[:, :2], -1)
+        overlap = shared / (area[:, None] + area - shared)
+        assert (overlap[~np.eye(len(mine), dtype=bool)] <= 0.5).all()

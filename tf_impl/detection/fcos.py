@@ -24,8 +24,8 @@ from tf_impl.detection._dense import (
     dense_backbone,
     dense_neck,
     level_points,
+    level_rows,
     one_hot,
-    rows,
 )
 from tf_impl.layers.rows import take_rows
 from tf_impl.layers.scale import Scale
@@ -127,7 +127,7 @@ class FCOSCriterion(keras.layers.Layer):
         radius: see there.
         norm_on_bbox: distances are in strides.
         alpha, gamma: of the focal loss.
-        strides: of the levels.
+        strides: of the levels; of the last one, the range has no end.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding.
@@ -161,8 +161,9 @@ class FCOSCriterion(keras.layers.Layer):
         boxes = tf.cast(targets["boxes"], outputs["cls_p3"].dtype)
         levels = level_points(outputs, self.strides)
         points = tf.constant(np.concatenate(levels), boxes.dtype)  # (P, 2)
-        per_level = np.array([(*RANGES[i], self.strides[i]) for i, found in enumerate(levels) for _ in found])
-        least, most, stride = tf.unstack(tf.constant(per_level, boxes.dtype), axis=-1)
+        ends = [*(most for _, most in RANGES[: len(levels) - 1]), RANGES[-1][1]]  # the last level has no end
+        per_level = [(RANGES[i][0], ends[i], self.strides[i]) for i, found in enumerate(levels) for _ in found]
+        least, most, stride = tf.unstack(tf.constant(np.array(per_level), boxes.dtype), axis=-1)
 
         sides = distances_to_sides(points, boxes[:, :, None])  # (N, M, P, 4)
         inside = self._inside(points, boxes, self.centres(targets, boxes), stride, sides)
@@ -177,7 +178,7 @@ class FCOSCriterion(keras.layers.Layer):
 
     def terms(self, outputs, targets, index, positive) -> dict:
         """The losses by name, for what :meth:`assign` returns."""
-        logits, distances, central = rows(outputs, "cls"), rows(outputs, "reg"), rows(outputs, "ctr")[..., 0]
+        logits, distances, central = (level_rows(outputs, key, self.strides) for key in ("cls", "reg", "ctr"))
         levels = level_points(outputs, self.strides)
         points = tf.constant(np.concatenate(levels), logits.dtype)
         wanted = one_hot(take_rows(targets["labels"], index), positive, logits.shape[-1], logits.dtype)
@@ -195,7 +196,7 @@ class FCOSCriterion(keras.layers.Layer):
         weight = tf.where(positive, centerness(wanted), 0.0)
         losses = self.box_losses(distances, wanted)
         regression = tf.reduce_sum(losses * weight) / (tf.maximum(tf.reduce_sum(weight), 1e-6) + EPS)
-        centre = tf.reduce_sum(tf.where(positive, binary_cross_entropy(central, weight), 0.0)) / count
+        centre = tf.reduce_sum(tf.where(positive, binary_cross_entropy(central[..., 0], weight), 0.0)) / count
         return {
             "loss_cls": classification,
             "loss_bbox": regression,
@@ -243,7 +244,7 @@ class FCOSPostProcess(DensePostProcess):
         self.norm_on_bbox = norm_on_bbox
 
     def decode(self, outputs):
-        distances, levels = rows(outputs, "reg"), level_points(outputs, self.strides)
+        distances, levels = level_rows(outputs, "reg", self.strides), level_points(outputs, self.strides)
         if self.norm_on_bbox:
             stride = np.repeat(self.strides, [len(points) for points in levels])[:, None]
             distances = distances * tf.constant(stride, distances.dtype)

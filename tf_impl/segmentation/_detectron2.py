@@ -1,4 +1,4 @@
-"""A residual network with fixed normalisation and a pyramid of its maps, under the names of detectron2.
+"""A residual network and a pyramid of its maps, under the names of detectron2.
 
 Parameter names: facebookresearch/detectron2 ``modeling/backbone/{resnet,fpn}.py`` (Apache-2.0).
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
-from tf_impl.layers.normalization import FrozenBatchNormalization
+from tf_impl.layers.normalization import choose_norm
 from tf_impl.layers.pooling import max_pool2d
 from tf_impl.layers.resize import map_size, resize_nearest
 
@@ -25,16 +25,16 @@ CONV = functools.partial(Conv2D, kernel_initializer=UNIFORM, bias_initializer="z
 
 @keras.saving.register_keras_serializable("diptych")
 class ConvNorm(Conv2D):
-    """Convolution without bias, and its fixed normalisation.  x: (N, H, W, C) -> (N, h, w, filters)."""
+    """Convolution without bias, and its normalisation.  x: (N, H, W, C) -> (N, h, w, filters)."""
 
-    def __init__(self, filters: int, kernel_size: int, strides: int = 1, padding: int = 0, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, strides: int = 1, padding: int = 0, norm="frozen", **kwargs):
         super().__init__(
             filters, kernel_size, strides, padding, use_bias=False, kernel_initializer=KaimingNormal, **kwargs
         )
-        self.norm = FrozenBatchNormalization()
+        self.norm = choose_norm(norm)()
 
-    def call(self, x):
-        return self.norm(super().call(x))
+    def call(self, x, training=False):
+        return self.norm(super().call(x), training=training)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -45,33 +45,34 @@ class BottleneckBlock(keras.layers.Layer):
         width: channels of the 3x3 convolution.
         strides: of the block.
         project: whether the shortcut has a projection.
+        norm: see :func:`choose_norm`.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * width).
     """
 
-    def __init__(self, width: int, strides: int, project: bool, **kwargs):
+    def __init__(self, width: int, strides: int, project: bool, norm: str, **kwargs):
         super().__init__(**kwargs)
-        self.shortcut = ConvNorm(4 * width, 1, strides) if project else None
-        self.conv1 = ConvNorm(width, 1, strides)
-        self.conv2 = ConvNorm(width, 3, 1, 1)
-        self.conv3 = ConvNorm(4 * width, 1)
+        self.shortcut = ConvNorm(4 * width, 1, strides, norm=norm) if project else None
+        self.conv1 = ConvNorm(width, 1, strides, norm=norm)
+        self.conv2 = ConvNorm(width, 3, 1, 1, norm)
+        self.conv3 = ConvNorm(4 * width, 1, norm=norm)
 
-    def call(self, x):
-        identity = x if self.shortcut is None else self.shortcut(x)
-        x = tf.nn.relu(self.conv2(tf.nn.relu(self.conv1(x))))
-        return tf.nn.relu(self.conv3(x) + identity)
+    def call(self, x, training=False):
+        identity = x if self.shortcut is None else self.shortcut(x, training=training)
+        x = tf.nn.relu(self.conv2(tf.nn.relu(self.conv1(x, training=training)), training=training))
+        return tf.nn.relu(self.conv3(x, training=training) + identity)
 
 
 @keras.saving.register_keras_serializable("diptych")
 class Stem(keras.layers.Layer):
     """A 7x7 convolution and a pool, each of stride 2.  x: (N, H, W, 3) -> (N, H / 4, W / 4, width), rounded up."""
 
-    def __init__(self, width: int, **kwargs):
+    def __init__(self, width: int, norm: str, **kwargs):
         super().__init__(**kwargs)
-        self.conv1 = ConvNorm(width, 7, 2, 3)
+        self.conv1 = ConvNorm(width, 7, 2, 3, norm)
 
-    def call(self, x):
-        return max_pool2d(tf.nn.relu(self.conv1(x)), 3, 2, 1)
+    def call(self, x, training=False):
+        return max_pool2d(tf.nn.relu(self.conv1(x, training=training)), 3, 2, 1)
 
 
 @keras.saving.register_keras_serializable("diptych", "detectron2.ResNet")
@@ -81,46 +82,54 @@ class ResNet(keras.layers.Layer):
     Args:
         layers: blocks of each stage.
         planes: width of each stage.
+        norm: see :func:`choose_norm`.
 
     x: (N, H, W, 3) -> four maps (N, H_i, W_i, C_i), fine to coarse.
     """
 
-    def __init__(self, layers: tuple[int, ...], planes: tuple[int, ...], **kwargs):
+    def __init__(self, layers: tuple[int, ...], planes: tuple[int, ...], norm: str, **kwargs):
         super().__init__(**kwargs)
-        self.stem, channels = Stem(planes[0]), planes[0]
+        self.stem, channels = Stem(planes[0], norm), planes[0]
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
             blocks = []
             for j in range(depth):
                 strides = 2 if i > 0 and j == 0 else 1
-                blocks.append(BottleneckBlock(width, strides, channels != 4 * width or strides != 1))
+                blocks.append(BottleneckBlock(width, strides, channels != 4 * width or strides != 1, norm))
                 channels = 4 * width
             setattr(self, f"res{i + 2}", keras.Sequential(blocks))
 
-    def call(self, images):
-        x, maps = self.stem(images), []
+    def call(self, images, training=False):
+        x, maps = self.stem(images, training=training), []
         for i in range(2, 6):
-            x = getattr(self, f"res{i}")(x)
+            x = getattr(self, f"res{i}")(x, training=training)
             maps.append(x)
         return maps
 
 
 @keras.saving.register_keras_serializable("diptych")
 class TopBlock(keras.layers.Layer):
-    """P6 and P7 by 3x3 convolutions of stride 2, a ReLU before the second.  x: (N, H, W, C) -> [P6, P7]."""
+    """P6 and P7 by 3x3 convolutions of stride 2, a ReLU before the second; or P6 alone.
 
-    def __init__(self, filters: int, **kwargs):
+    Args:
+        filters: channels of the levels.
+        last: number of the coarsest level, 6 or 7.
+
+    x: (N, H, W, C) -> dict of ``"p6"`` and, if it is the last, ``"p7"``.
+    """
+
+    def __init__(self, filters: int, last: int = 7, **kwargs):
         super().__init__(**kwargs)
         self.p6 = CONV(filters, 3, strides=2, padding=1)
-        self.p7 = CONV(filters, 3, strides=2, padding=1)
+        self.p7 = CONV(filters, 3, strides=2, padding=1) if last == 7 else None
 
     def call(self, x):
         p6 = self.p6(x)
-        return [p6, self.p7(tf.nn.relu(p6))]
+        return {"p6": p6} if self.p7 is None else {"p6": p6, "p7": self.p7(tf.nn.relu(p6))}
 
 
 @keras.saving.register_keras_serializable("diptych")
 class ResNetFPN(keras.layers.Layer):
-    """The network ``bottom_up`` and a pyramid of its maps with two levels more.
+    """The network ``bottom_up`` and a pyramid of its maps with up to two levels more.
 
     Args:
         layers, planes: of the network.
@@ -128,9 +137,12 @@ class ResNetFPN(keras.layers.Layer):
         first: number of the finest level, 2 or 3.
         average: a sum from the top down is halved.
         top_of_map: P6 comes from the network's last map, otherwise from P5.
+        last: number of the coarsest level, 5, 6 or 7.
+        norm: of the network, see :func:`choose_norm`.
 
     Inputs: (N, H, W, 3) float.
-    Returns: dict of levels (N, H_i, W_i, out_channels), ``"p2"`` or ``"p3"`` to ``"p7"``.
+    Returns: dict of levels (N, H_i, W_i, out_channels), ``"p2"`` or ``"p3"`` to the last.
+    Raises: ValueError for another last level.
     """
 
     def __init__(
@@ -141,18 +153,22 @@ class ResNetFPN(keras.layers.Layer):
         first: int = 3,
         average: bool = False,
         top_of_map: bool = False,
+        last: int = 7,
+        norm: str = "frozen",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if last not in (5, 6, 7):
+            raise ValueError(f"last={last!r} must be 5, 6 or 7")
         self.first, self.average, self.top_of_map = first, average, top_of_map
         for i in range(first, 6):
             setattr(self, f"fpn_lateral{i}", CONV(out_channels, 1))
             setattr(self, f"fpn_output{i}", CONV(out_channels, 3, padding=1))
-        self.top_block = TopBlock(out_channels)
-        self.bottom_up = ResNet(layers, planes)
+        self.top_block = TopBlock(out_channels, last) if last > 5 else None
+        self.bottom_up = ResNet(layers, planes, norm)
 
-    def call(self, images):
-        maps, levels, x = self.bottom_up(images), {}, None
+    def call(self, images, training=False):
+        maps, levels, x = self.bottom_up(images, training=training), {}, None
         for i in range(5, self.first - 1, -1):
             y = getattr(self, f"fpn_lateral{i}")(maps[i - 2])
             if x is not None:
@@ -160,5 +176,7 @@ class ResNetFPN(keras.layers.Layer):
                 y = y / 2 if self.average else y
             x = y
             levels[f"p{i}"] = getattr(self, f"fpn_output{i}")(x)
-        p6, p7 = self.top_block(maps[-1] if self.top_of_map else levels["p5"])
-        return dict(sorted(levels.items())) | {"p6": p6, "p7": p7}
+        levels = dict(sorted(levels.items()))
+        if self.top_block is not None:
+            levels |= self.top_block(maps[-1] if self.top_of_map else levels["p5"])
+        return levels

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_impl.boxes.iou import box_area
 from tf_impl.boxes.points import boxes_of_distances, distances_to_sides
 from tf_impl.boxes.sampling import first_positives
-from tf_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_points, rows
+from tf_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_points, level_rows
 from tf_impl.detection.fcos import FCOSCriterion, FCOSPostProcess, centerness
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal, SmallNormal
@@ -38,8 +38,14 @@ __all__ = [
     "FCOSTowers",
     "ProposalGenerator",
     "blend",
+    "blendmask_550_criterion",
+    "blendmask_550_postprocess",
+    "blendmask_550_r50",
     "blendmask_r50",
     "blendmask_r101",
+    "blendmask_rt_criterion",
+    "blendmask_rt_postprocess",
+    "blendmask_rt_r50",
 ]
 
 BASES_SCALE = 0.25  # of the bases to the image
@@ -55,20 +61,29 @@ class FCOSTowers(keras.layers.Layer):
         num_classes: classes K.
         num_convs: convolutions of each tower.
         norm_groups: groups of the normalisation after each of them.
+        shared_convs: convolutions before the towers, for both.
 
-    Inputs: dict of five levels (N, H, W, C).
+    Inputs: dict of levels (N, H, W, C).
     Returns: dict: ``"cls_p3"`` ... (N, H, W, K) logits, ``"reg_p3"`` ... (N, H, W, 4) left, top, right, bottom in
         strides, ``"ctr_p3"`` ... (N, H, W, 1) logits; and the list of what the tower of boxes returns.
     """
 
-    def __init__(self, channels: int, num_classes: int, num_convs: int = 4, norm_groups: int = 32, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_convs: int = 4,
+        norm_groups: int = 32,
+        shared_convs: int = 0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        for name in ("cls_tower", "bbox_tower"):
+        for name, count in (("share_tower", shared_convs), ("cls_tower", num_convs), ("bbox_tower", num_convs)):
             layers = []
-            for _ in range(num_convs):
+            for _ in range(count):
                 conv = Conv2D(channels, 3, padding=1, kernel_initializer=SmallNormal, bias_initializer="zeros")
                 layers += [conv, GroupNormalization(norm_groups), keras.layers.ReLU()]
-            setattr(self, name, keras.Sequential(layers))
+            setattr(self, name, keras.Sequential(layers) if count else keras.layers.Identity())
         self.cls_logits = DenseHead.last(num_classes, PRIOR_BIAS)
         self.bbox_pred = DenseHead.last(4)
         self.ctrness = DenseHead.last(1)
@@ -76,6 +91,7 @@ class FCOSTowers(keras.layers.Layer):
     def call(self, maps):
         found, towers = {"cls": [], "reg": [], "ctr": []}, []
         for x in maps.values():
+            x = self.share_tower(x)
             of_boxes = self.bbox_tower(x)
             towers.append(of_boxes)
             found["cls"].append(self.cls_logits(self.cls_tower(x)))
@@ -91,9 +107,17 @@ class ProposalGenerator(keras.layers.Layer):
     Args, inputs, returns: see there.
     """
 
-    def __init__(self, channels: int, num_classes: int, num_convs: int = 4, norm_groups: int = 32, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_convs: int = 4,
+        norm_groups: int = 32,
+        shared_convs: int = 0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.fcos_head = FCOSTowers(channels, num_classes, num_convs, norm_groups)
+        self.fcos_head = FCOSTowers(channels, num_classes, num_convs, norm_groups, shared_convs)
 
     def call(self, maps):
         return self.fcos_head(maps)
@@ -143,9 +167,11 @@ class BlendMask(Model):
         layers, planes: of the residual network.
         num_classes: classes K.
         out_channels: channels of the levels.
-        num_convs, norm_groups: of the towers, see :class:`FCOSTowers`.
-        basis_channels, num_bases: see :class:`BasisModule`.
+        num_convs, norm_groups, shared_convs: of the towers, see :class:`FCOSTowers`.
+        basis_channels, num_bases, basis_convs: see :class:`BasisModule`.
         attention: height and width A of an instance's attention.
+        last: number of the coarsest level, 5, 6 or 7.
+        norm: of the residual network, see :func:`choose_norm`.
 
     Inputs: (N, H, W, 3) float, normalised.
     Returns: the maps of :class:`FCOSTowers`, ``"top_p3"`` ... (N, H, W, B A^2), ``"bases"`` (N, H / 4, W / 4, B),
@@ -163,17 +189,21 @@ class BlendMask(Model):
         basis_channels: int = 128,
         num_bases: int = 4,
         attention: int = 14,
+        shared_convs: int = 0,
+        basis_convs: int = 3,
+        last: int = 7,
+        norm: str = "frozen",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
-        self.backbone = ResNetFPN(layers, planes, out_channels)
-        self.proposal_generator = ProposalGenerator(out_channels, num_classes, num_convs, norm_groups)
-        self.basis_module = BasisModule(basis_channels, num_bases, num_classes)
+        self.backbone = ResNetFPN(layers, planes, out_channels, last=last, norm=norm)
+        self.proposal_generator = ProposalGenerator(out_channels, num_classes, num_convs, norm_groups, shared_convs)
+        self.basis_module = BasisModule(basis_channels, num_bases, num_classes, basis_convs)
         self.top_layer = DenseHead.last(num_bases * attention**2)
 
     def call(self, images, training=False):
-        maps = self.backbone(images)
+        maps = self.backbone(images, training=training)
         bases, places = self.basis_module(list(maps.values())[:3], training=training)
         found, towers = self.proposal_generator(maps)
         attention = DenseHead.named({"top": [self.top_layer(x) for x in towers]})
@@ -252,7 +282,7 @@ class BlendMaskCriterion(FCOSCriterion):
 
         boxes = tf.where(targets["valid"][..., None], tf.cast(targets["boxes"], masks.dtype), 1.0)
         pooled = pool_bases(outputs["bases"], boxes, self.size)
-        logits = blend(take_rows(pooled, owner), take_rows(rows(outputs, "top"), cells))
+        logits = blend(take_rows(pooled, owner), take_rows(level_rows(outputs, "top", self.strides), cells))
         slot = tf.tile(tf.range(slots, dtype=tf.int64)[None], (tf.shape(masks)[0], 1))
         wanted = take_rows(mask_targets(boxes, slot, masks, self.size, True), owner)
         points = tf.constant(np.concatenate(level_points(outputs, self.strides)), masks.dtype)
@@ -301,7 +331,8 @@ class BlendMaskPostProcess(FCOSPostProcess):
         self.size, self.mask_threshold = size, mask_threshold
 
     def ranked(self, outputs):
-        return tf.sigmoid(rows(outputs, "cls")) * tf.sigmoid(rows(outputs, "ctr"))
+        classes, central = (tf.sigmoid(level_rows(outputs, key, self.strides)) for key in ("cls", "ctr"))
+        return classes * central
 
     def final(self, outputs, scores, index):
         return tf.sqrt(scores)
@@ -309,9 +340,29 @@ class BlendMaskPostProcess(FCOSPostProcess):
     def call(self, outputs, input_size):
         cells, found = self.detect(outputs, input_size)
         pooled = pool_bases(outputs["bases"], found["boxes"], self.size)
-        masks = tf.sigmoid(blend(pooled, take_rows(rows(outputs, "top"), cells)))
+        masks = tf.sigmoid(blend(pooled, take_rows(level_rows(outputs, "top", self.strides), cells)))
         masks = paste_masks(masks, found["boxes"], tuple(int(n) for n in input_size), "mmdet")
         return {**found, "masks": (masks >= self.mask_threshold) & found["valid"][..., None, None]}
+
+
+def blendmask_550_criterion(**options) -> BlendMaskCriterion:
+    """The losses of four levels."""
+    return BlendMaskCriterion(**{"strides": STRIDES[:4], **options})
+
+
+def blendmask_550_postprocess(**options) -> BlendMaskPostProcess:
+    """The results of four levels."""
+    return BlendMaskPostProcess(**{"strides": STRIDES[:4], **options})
+
+
+def blendmask_rt_criterion(**options) -> BlendMaskCriterion:
+    """The losses of three levels."""
+    return BlendMaskCriterion(**{"strides": STRIDES[:3], **options})
+
+
+def blendmask_rt_postprocess(**options) -> BlendMaskPostProcess:
+    """The results of three levels."""
+    return BlendMaskPostProcess(**{"strides": STRIDES[:3], **options})
 
 
 def blendmask_r50(layers=(3, 4, 6, 3), **options) -> BlendMask:
@@ -320,3 +371,13 @@ def blendmask_r50(layers=(3, 4, 6, 3), **options) -> BlendMask:
 
 def blendmask_r101(layers=(3, 4, 23, 3), **options) -> BlendMask:
     return BlendMask(layers, **options)
+
+
+def blendmask_550_r50(
+    num_convs: int = 0, shared_convs: int = 3, basis_convs: int = 2, last: int = 6, **options
+) -> BlendMask:
+    return blendmask_r50(num_convs=num_convs, shared_convs=shared_convs, basis_convs=basis_convs, last=last, **options)
+
+
+def blendmask_rt_r50(last: int = 5, norm: str = "batch", **options) -> BlendMask:
+    return blendmask_550_r50(last=last, norm=norm, **options)

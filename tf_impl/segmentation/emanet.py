@@ -42,9 +42,44 @@ __all__ = [
 NORM = functools.partial(BatchNormalization, momentum=1 - 3e-4)  # of the authors' settings
 
 
+def at_least(divisor):
+    """mmsegmentation's guard against 0."""
+    return tf.maximum(divisor, 1e-12)
+
+
+def raised(divisor):
+    """The authors' guard against 0."""
+    return divisor + 1e-6
+
+
+def normalized(bases, guard):
+    """Bases (N, C, K) divided by their guarded lengths."""
+    return bases / guard(tf.sqrt(tf.reduce_sum(tf.square(bases), 1, keepdims=True)))
+
+
+def rebuilt_from_bases(places, bases, num_stages: int, guard):
+    """A map, rebuilt from the bases that steps of expectation and maximisation find in it (section 3.2).
+
+    Args:
+        places: (N, P, C).
+        bases: (1, C, K), from which the first step starts.
+        num_stages: number of steps, 1 or more.
+        guard: keeps divisors from 0.
+
+    Returns:
+        (N, P, C), and the bases of every image (N, C, K).
+    """
+    bases = tf.tile(bases, (tf.shape(places)[0], 1, 1))
+    for _ in range(num_stages):
+        weights = tf.nn.softmax(tf.matmul(places, bases), -1)  # (N, P, K)
+        shares = weights / guard(tf.reduce_sum(weights, 1, keepdims=True))
+        bases = normalized(tf.matmul(places, shares, transpose_a=True), guard)
+    return tf.matmul(weights, bases, transpose_b=True), bases
+
+
 @keras.saving.register_keras_serializable("diptych")
 class EMAModule(keras.layers.Layer):
-    """The map, rebuilt from its bases (section 3.2).
+    """The map, rebuilt from its bases.
 
     Args:
         num_bases: bases K.
@@ -62,33 +97,23 @@ class EMAModule(keras.layers.Layer):
         normal = keras.initializers.RandomNormal(stddev=(2 / self.num_bases) ** 0.5)
 
         def initial(shape, dtype=None):
-            return normalized(normal(shape, dtype=dtype))
+            return normalized(normal(shape, dtype=dtype), at_least)
 
         shape = (1, input_shape[-1], self.num_bases)
         self.bases = self.add_weight(name="bases", shape=shape, initializer=initial, trainable=False)
 
     def call(self, x, training=False):
-        places = tf.stop_gradient(tf.reshape(x, (tf.shape(x)[0], -1, x.shape[-1])))  # (N, P, C)
+        places = tf.stop_gradient(tf.reshape(x, (tf.shape(x)[0], -1, x.shape[-1])))
         first = tf.convert_to_tensor(self.bases)
-        bases = tf.tile(first, (tf.shape(x)[0], 1, 1))
-        for _ in range(self.num_stages):
-            weights = tf.nn.softmax(tf.matmul(places, bases), -1)  # (N, P, K)
-            shares = weights / tf.maximum(tf.reduce_sum(weights, 1, keepdims=True), 1e-12)
-            bases = normalized(tf.matmul(places, shares, transpose_a=True))
-        rebuilt = tf.matmul(weights, bases, transpose_b=True)
+        rebuilt, bases = rebuilt_from_bases(places, first, self.num_stages, at_least)
         if training:
-            found = normalized(tf.reduce_mean(bases, 0, keepdims=True))
+            found = normalized(tf.reduce_mean(bases, 0, keepdims=True), at_least)
             self.bases.assign((1 - self.momentum) * first + self.momentum * found)
         return tf.reshape(rebuilt, tf.shape(x))
 
     def get_config(self):
         own = {"num_bases": self.num_bases, "num_stages": self.num_stages, "momentum": self.momentum}
         return {**super().get_config(), **own}
-
-
-def normalized(bases):
-    """Bases (N, C, K) of length 1; 1e-12 for those of length 0."""
-    return bases / tf.maximum(tf.sqrt(tf.reduce_sum(tf.square(bases), 1, keepdims=True)), 1e-12)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -192,23 +217,17 @@ class EMAUnit(keras.layers.Layer):
         normal = keras.initializers.RandomNormal(stddev=(2 / self.num_bases) ** 0.5)
 
         def initial(shape, dtype=None):
-            bases = normal(shape, dtype=dtype)
-            return bases / (1e-6 + tf.norm(bases, axis=1, keepdims=True))
+            return normalized(normal(shape, dtype=dtype), raised)
 
         shape = (1, input_shape[-1], self.num_bases)
         self.mu = self.add_weight(name="mu", shape=shape, initializer=initial, trainable=False)
 
     def call(self, x, training=False):
         places = self.conv1(x)
-        places = tf.stop_gradient(tf.reshape(places, (tf.shape(x)[0], -1, x.shape[-1])))  # (N, P, C)
+        places = tf.stop_gradient(tf.reshape(places, (tf.shape(x)[0], -1, x.shape[-1])))
         first = tf.convert_to_tensor(self.mu)
-        bases = tf.tile(first, (tf.shape(x)[0], 1, 1))
-        for _ in range(self.num_stages):
-            weights = tf.nn.softmax(tf.matmul(places, bases), -1)  # (N, P, K)
-            shares = weights / (1e-6 + tf.reduce_sum(weights, 1, keepdims=True))
-            bases = tf.matmul(places, shares, transpose_a=True)
-            bases = bases / (1e-6 + tf.sqrt(tf.reduce_sum(tf.square(bases), 1, keepdims=True)))
-        rebuilt = tf.reshape(tf.matmul(weights, bases, transpose_b=True), tf.shape(x))
+        rebuilt, bases = rebuilt_from_bases(places, first, self.num_stages, raised)
+        rebuilt = tf.reshape(rebuilt, tf.shape(x))
         if training:
             self.mu.assign((1 - self.momentum) * first + self.momentum * tf.reduce_mean(bases, 0, keepdims=True))
         return tf.nn.relu(self.conv2(tf.nn.relu(rebuilt), training=training) + x), bases

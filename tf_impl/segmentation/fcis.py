@@ -30,6 +30,7 @@ from tf_impl.layers.resize import map_size
 from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
 from tf_impl.losses.box import smooth_l1_loss
+from tf_impl.segmentation._instances import boxes_of_masks
 
 __all__ = [
     "FCIS",
@@ -40,6 +41,7 @@ __all__ = [
     "fcis_resnet101_voc",
     "hard_rois",
     "roi_masks",
+    "voted_masks",
 ]
 
 STRIDE = 16
@@ -48,6 +50,7 @@ RATIOS = (0.5, 1.0, 2.0)  # height / width
 SCALES = (4, 8, 16, 32)
 STDS = (0.2, 0.2, 0.5, 0.5)
 MASK = 0.4  # share from which on a place belongs to a mask
+VOTER = 0.5  # IoU from which on a proposal votes on the mask of a box
 ANCHORS, ROIS = 256, 128  # that an image's losses are computed of
 MASK_WEIGHT = 10.0
 LEAST_PROPOSAL, LEAST_DETECTION = 2.0, 2.0  # pixels
@@ -347,13 +350,15 @@ class FCISCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class FCISPostProcess(keras.layers.Layer):
-    """The best boxes of every class, and their masks.
+    """The best boxes of every class, and their masks, which all proposals at the same place vote on.
 
     Args:
         score_threshold: pairs of proposal and class of at most this probability are dropped.
         candidates: pairs kept of each image before the suppression.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
+        voting: masks are voted on, see :func:`voted_masks`, and boxes are those around them; a mask of a single row or
+            column is dropped. Otherwise, both are those of the best proposal.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images.
     Returns: dict: ``"masks"`` (N, D, H, W) bool, ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending,
@@ -366,35 +371,74 @@ class FCISPostProcess(keras.layers.Layer):
         candidates: int = 4096,
         iou_threshold: float = 0.3,
         detections: int = 100,
+        voting: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.score_threshold, self.candidates = score_threshold, candidates
-        self.iou_threshold, self.detections = iou_threshold, detections
+        self.iou_threshold, self.detections, self.voting = iou_threshold, detections, voting
 
     def call(self, outputs, input_size):
         proposals = outputs["proposals"]
         scores = tf.nn.softmax(outputs["class_logits"])[..., 1:]
         large = tf.reduce_all(proposals[..., 2:] - proposals[..., :2] >= LEAST_DETECTION, -1)
         count, classes = scores.shape[1:]
-        scores = tf.reshape(tf.where(large[..., None], scores, -1.0), (-1, count * classes))
-        scores, pairs = top_k(scores, min(self.candidates, count * classes))
+        every = tf.where(large[..., None], scores, -1.0)  # (N, P, K)
+        scores, pairs = top_k(tf.reshape(every, (-1, count * classes)), min(self.candidates, count * classes))
         index = pairs // classes
         boxes, labels = take_rows(proposals, index), pairs - index * classes
         kept, valid = batched_nms(
             boxes, scores, labels, scores > self.score_threshold, self.iou_threshold, self.detections
         )
         boxes = tf.where(valid[..., None], take_rows(boxes, kept), 0.0)
-        index = take_rows(index, kept)
+        scores, labels, index = (take_rows(x, kept) for x in (scores, labels, index))
         inside = tf.nn.softmax(outputs["mask_logits"], 2)[:, :, 1]  # (N, P, S, S)
-        masks = take_rows(inside, index)
+        if self.voting:
+            votes = tf.maximum(take_rows(tf.transpose(every, (0, 2, 1)), labels), 0.0)  # (N, D, P)
+            masks, boxes = voted_masks(inside, proposals, votes, boxes, input_size)
+            large = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] > 1, -1)
+            valid, order = top_k(tf.cast(valid & large, tf.int64), self.detections)
+            valid = valid > 0
+            masks, boxes, scores, labels = (take_rows(x, order) for x in (masks, boxes, scores, labels))
+        else:
+            masks = drawn_masks(take_rows(inside, index), boxes, input_size)
         return {
-            "masks": drawn_masks(masks, boxes, input_size) & valid[..., None, None],
-            "boxes": boxes,
-            "scores": tf.where(valid, take_rows(scores, kept), 0.0),
-            "labels": tf.where(valid, take_rows(labels, kept), 0),
+            "masks": masks & valid[..., None, None],
+            "boxes": tf.where(valid[..., None], boxes, 0.0),
+            "scores": tf.where(valid, scores, 0.0),
+            "labels": tf.where(valid, labels, 0),
             "valid": valid,
         }
+
+
+def voted_masks(masks, proposals, votes, boxes, size):
+    """The mean of the masks of all proposals at the place of a box, weighted by their votes; from 0.4 on.
+
+    As the reference does, it draws every proposal: P times the size of an image is what it holds at once.
+
+    Args:
+        masks: (N, P, S, S) in [0, 1].
+        proposals: (N, P, 4), those without area have no vote.
+        votes: (N, D, P), scores of the proposals for the class of each box; 0 or more.
+        boxes: (N, D, 4), which proposals vote on that have an IoU of 0.5 or more.
+        size: height and width of the image.
+
+    Returns:
+        masks: (N, D, H, W) bool.
+        boxes: (N, D, 4), the smallest around them; 0 around nothing.
+
+    Source:
+        msracver/FCIS ``lib/mask/{mask_transform.py,mv_kernel.cu}``, whose masks are resized to S x S afterwards, for
+        storage.
+    """
+    votes = tf.where(pairwise_iou(boxes, proposals) >= VOTER, votes, 0.0)
+    total = tf.reduce_sum(votes, -1, keepdims=True)
+    weights = votes / tf.where(total > 0, total, 1.0)  # nobody votes on a row of padding
+    drawn = tf.cast(drawn_masks(masks, proposals, size), weights.dtype)  # (N, P, H, W)
+    count, height, width = drawn.shape[1:]
+    voted = weights @ tf.reshape(drawn, (-1, count, height * width))
+    voted = tf.reshape(voted, (-1, boxes.shape[1], height, width)) >= MASK
+    return voted, boxes_of_masks(voted, boxes.dtype)
 
 
 def drawn_masks(masks, boxes, size):

@@ -35,6 +35,7 @@ __all__ = [
     "dense_backbone",
     "dense_neck",
     "level_points",
+    "level_rows",
     "one_hot",
     "rows",
 ]
@@ -49,6 +50,11 @@ BLOCKS = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3)), 101: (
 def rows(outputs, key: str):
     """All maps ``key_p3`` ... of a model, (N, C, H, W), as (N, sum of H * W, C)."""
     return torch.cat([map_rows(outputs[f"{key}_{level}"]) for level in LEVELS], 1)
+
+
+def level_rows(outputs, key: str, strides: tuple[int, ...]):
+    """The same as :func:`rows` for a pyramid that ends earlier: of as many levels as there are strides."""
+    return torch.cat([map_rows(outputs[f"{key}_{level}"]) for level, _ in zip(LEVELS, strides)], 1)
 
 
 def level_points(outputs, strides: tuple[int, ...], offset: float = 0.5) -> list[np.ndarray]:

@@ -25,8 +25,8 @@ from torch_impl.detection._dense import (
     dense_backbone,
     dense_neck,
     level_points,
+    level_rows,
     one_hot,
-    rows,
 )
 from torch_impl.layers.rows import take_rows
 from torch_impl.layers.scale import Scale
@@ -125,7 +125,7 @@ class FCOSCriterion(nn.Module):
         radius: see there.
         norm_on_bbox: distances are in strides.
         alpha, gamma: of the focal loss.
-        strides: of the levels.
+        strides: of the levels; of the last one, the range has no end.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding.
@@ -158,8 +158,9 @@ class FCOSCriterion(nn.Module):
         boxes = targets["boxes"].to(outputs["cls_p3"].dtype)
         levels = level_points(outputs, self.strides)
         points = torch.from_numpy(np.concatenate(levels)).to(boxes)  # (P, 2)
-        per_level = np.array([(*RANGES[i], self.strides[i]) for i, found in enumerate(levels) for _ in found])
-        least, most, stride = torch.from_numpy(per_level).to(boxes).unbind(-1)
+        ends = [*(most for _, most in RANGES[: len(levels) - 1]), RANGES[-1][1]]  # the last level has no end
+        per_level = [(RANGES[i][0], ends[i], self.strides[i]) for i, found in enumerate(levels) for _ in found]
+        least, most, stride = torch.from_numpy(np.array(per_level)).to(boxes).unbind(-1)
 
         sides = distances_to_sides(points, boxes[:, :, None])  # (N, M, P, 4)
         inside = self._inside(points, boxes, self.centres(targets, boxes), stride, sides)
@@ -174,7 +175,7 @@ class FCOSCriterion(nn.Module):
 
     def terms(self, outputs, targets, index, positive) -> dict:
         """The losses by name, for what :meth:`assign` returns."""
-        logits, distances, central = rows(outputs, "cls"), rows(outputs, "reg"), rows(outputs, "ctr")[..., 0]
+        logits, distances, central = (level_rows(outputs, key, self.strides) for key in ("cls", "reg", "ctr"))
         levels = level_points(outputs, self.strides)
         points = torch.from_numpy(np.concatenate(levels)).to(logits)
         wanted = one_hot(take_rows(targets["labels"], index), positive, logits.shape[-1], logits.dtype)
@@ -192,7 +193,7 @@ class FCOSCriterion(nn.Module):
         weight = torch.where(positive, centerness(wanted), 0.0)
         losses = self.box_losses(distances, wanted)
         regression = (losses * weight).sum() / (torch.clamp(weight.sum(), min=1e-6) + EPS)
-        centre = torch.where(positive, binary_cross_entropy(central, weight), 0.0).sum() / count
+        centre = torch.where(positive, binary_cross_entropy(central[..., 0], weight), 0.0).sum() / count
         return {
             "loss_cls": classification,
             "loss_bbox": regression,
@@ -238,7 +239,7 @@ class FCOSPostProcess(DensePostProcess):
         self.norm_on_bbox = norm_on_bbox
 
     def decode(self, outputs):
-        distances, levels = rows(outputs, "reg"), level_points(outputs, self.strides)
+        distances, levels = level_rows(outputs, "reg", self.strides), level_points(outputs, self.strides)
         if self.norm_on_bbox:
             stride = np.repeat(self.strides, [len(points) for points in levels])[:, None]
             distances = distances * torch.from_numpy(stride).to(distances)

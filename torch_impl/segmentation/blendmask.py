@@ -16,7 +16,7 @@ from torch import nn
 from torch_impl.boxes.iou import box_area
 from torch_impl.boxes.points import boxes_of_distances, distances_to_sides
 from torch_impl.boxes.sampling import first_positives
-from torch_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_points, rows
+from torch_impl.detection._dense import PRIOR_BIAS, STRIDES, DenseHead, level_points, level_rows
 from torch_impl.detection.fcos import FCOSCriterion, FCOSPostProcess, centerness
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.roi_align import roi_align
@@ -35,8 +35,14 @@ __all__ = [
     "FCOSTowers",
     "ProposalGenerator",
     "blend",
+    "blendmask_550_criterion",
+    "blendmask_550_postprocess",
+    "blendmask_550_r50",
     "blendmask_r50",
     "blendmask_r101",
+    "blendmask_rt_criterion",
+    "blendmask_rt_postprocess",
+    "blendmask_rt_r50",
 ]
 
 BASES_SCALE = 0.25  # of the bases to the image
@@ -51,17 +57,20 @@ class FCOSTowers(nn.Module):
         num_classes: classes K.
         num_convs: convolutions of each tower.
         norm_groups: groups of the normalisation after each of them.
+        shared_convs: convolutions before the towers, for both.
 
-    Inputs: dict of five levels (N, C, H, W).
+    Inputs: dict of levels (N, C, H, W).
     Returns: dict: ``"cls_p3"`` ... (N, K, H, W) logits, ``"reg_p3"`` ... (N, 4, H, W) left, top, right, bottom in
         strides, ``"ctr_p3"`` ... (N, 1, H, W) logits; and the list of what the tower of boxes returns.
     """
 
-    def __init__(self, channels: int, num_classes: int, num_convs: int = 4, norm_groups: int = 32):
+    def __init__(
+        self, channels: int, num_classes: int, num_convs: int = 4, norm_groups: int = 32, shared_convs: int = 0
+    ):
         super().__init__()
-        for name in ("cls_tower", "bbox_tower"):
+        for name, count in (("share_tower", shared_convs), ("cls_tower", num_convs), ("bbox_tower", num_convs)):
             layers = []
-            for _ in range(num_convs):
+            for _ in range(count):
                 conv = nn.Conv2d(channels, channels, 3, 1, 1)
                 nn.init.normal_(conv.weight, std=0.01)
                 nn.init.zeros_(conv.bias)
@@ -74,6 +83,7 @@ class FCOSTowers(nn.Module):
     def forward(self, maps):
         found, towers = {"cls": [], "reg": [], "ctr": []}, []
         for x in maps.values():
+            x = self.share_tower(x)
             of_boxes = self.bbox_tower(x)
             towers.append(of_boxes)
             found["cls"].append(self.cls_logits(self.cls_tower(x)))
@@ -88,9 +98,11 @@ class ProposalGenerator(nn.Module):
     Args, inputs, returns: see there.
     """
 
-    def __init__(self, channels: int, num_classes: int, num_convs: int = 4, norm_groups: int = 32):
+    def __init__(
+        self, channels: int, num_classes: int, num_convs: int = 4, norm_groups: int = 32, shared_convs: int = 0
+    ):
         super().__init__()
-        self.fcos_head = FCOSTowers(channels, num_classes, num_convs, norm_groups)
+        self.fcos_head = FCOSTowers(channels, num_classes, num_convs, norm_groups, shared_convs)
 
     def forward(self, maps):
         return self.fcos_head(maps)
@@ -141,9 +153,11 @@ class BlendMask(nn.Module):
         layers, planes: of the residual network.
         num_classes: classes K.
         out_channels: channels of the levels.
-        num_convs, norm_groups: of the towers, see :class:`FCOSTowers`.
-        basis_channels, num_bases: see :class:`BasisModule`.
+        num_convs, norm_groups, shared_convs: of the towers, see :class:`FCOSTowers`.
+        basis_channels, num_bases, basis_convs: see :class:`BasisModule`.
         attention: height and width A of an instance's attention.
+        last: number of the coarsest level, 5, 6 or 7.
+        norm: of the residual network, see :func:`choose_norm`.
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: the maps of :class:`FCOSTowers`, ``"top_p3"`` ... (N, B A^2, H, W), ``"bases"`` (N, B, H / 4, W / 4),
@@ -161,11 +175,15 @@ class BlendMask(nn.Module):
         basis_channels: int = 128,
         num_bases: int = 4,
         attention: int = 14,
+        shared_convs: int = 0,
+        basis_convs: int = 3,
+        last: int = 7,
+        norm: str = "frozen",
     ):
         super().__init__()
-        self.backbone = ResNetFPN(layers, planes, out_channels)
-        self.proposal_generator = ProposalGenerator(out_channels, num_classes, num_convs, norm_groups)
-        self.basis_module = BasisModule(out_channels, basis_channels, num_bases, num_classes)
+        self.backbone = ResNetFPN(layers, planes, out_channels, last=last, norm=norm)
+        self.proposal_generator = ProposalGenerator(out_channels, num_classes, num_convs, norm_groups, shared_convs)
+        self.basis_module = BasisModule(out_channels, basis_channels, num_bases, num_classes, basis_convs)
         self.top_layer = DenseHead.last(out_channels, num_bases * attention**2)
 
     def forward(self, images):
@@ -245,7 +263,7 @@ class BlendMaskCriterion(FCOSCriterion):
         boxes = torch.where(targets["valid"][..., None], targets["boxes"].to(masks.dtype), 1.0)
         pooled = pool_bases(outputs["bases"], boxes, self.size)
         pooled = take_rows(pooled.flatten(2), owner).unflatten(2, tuple(pooled.shape[2:]))
-        logits = blend(pooled, take_rows(rows(outputs, "top"), cells)).flatten(2)
+        logits = blend(pooled, take_rows(level_rows(outputs, "top", self.strides), cells)).flatten(2)
         slot = torch.arange(slots, device=masks.device).expand(masks.shape[0], -1)
         wanted = take_rows(mask_targets(boxes, slot, masks, self.size, True).flatten(2), owner)
         points = torch.from_numpy(np.concatenate(level_points(outputs, self.strides))).to(masks)
@@ -289,7 +307,8 @@ class BlendMaskPostProcess(FCOSPostProcess):
         self.size, self.mask_threshold = size, mask_threshold
 
     def ranked(self, outputs):
-        return torch.sigmoid(rows(outputs, "cls")) * torch.sigmoid(rows(outputs, "ctr"))
+        classes, central = (torch.sigmoid(level_rows(outputs, key, self.strides)) for key in ("cls", "ctr"))
+        return classes * central
 
     def final(self, outputs, scores, index):
         return scores.sqrt()
@@ -297,9 +316,29 @@ class BlendMaskPostProcess(FCOSPostProcess):
     def forward(self, outputs, input_size):
         cells, found = self.detect(outputs, input_size)
         pooled = pool_bases(outputs["bases"], found["boxes"], self.size)
-        masks = torch.sigmoid(blend(pooled, take_rows(rows(outputs, "top"), cells)))
+        masks = torch.sigmoid(blend(pooled, take_rows(level_rows(outputs, "top", self.strides), cells)))
         masks = paste_masks(masks, found["boxes"], tuple(int(n) for n in input_size), "mmdet")
         return {**found, "masks": (masks >= self.mask_threshold) & found["valid"][..., None, None]}
+
+
+def blendmask_550_criterion(**options) -> BlendMaskCriterion:
+    """The losses of four levels."""
+    return BlendMaskCriterion(**{"strides": STRIDES[:4], **options})
+
+
+def blendmask_550_postprocess(**options) -> BlendMaskPostProcess:
+    """The results of four levels."""
+    return BlendMaskPostProcess(**{"strides": STRIDES[:4], **options})
+
+
+def blendmask_rt_criterion(**options) -> BlendMaskCriterion:
+    """The losses of three levels."""
+    return BlendMaskCriterion(**{"strides": STRIDES[:3], **options})
+
+
+def blendmask_rt_postprocess(**options) -> BlendMaskPostProcess:
+    """The results of three levels."""
+    return BlendMaskPostProcess(**{"strides": STRIDES[:3], **options})
 
 
 def blendmask_r50(layers=(3, 4, 6, 3), **options) -> BlendMask:
@@ -308,3 +347,13 @@ def blendmask_r50(layers=(3, 4, 6, 3), **options) -> BlendMask:
 
 def blendmask_r101(layers=(3, 4, 23, 3), **options) -> BlendMask:
     return BlendMask(layers, **options)
+
+
+def blendmask_550_r50(
+    num_convs: int = 0, shared_convs: int = 3, basis_convs: int = 2, last: int = 6, **options
+) -> BlendMask:
+    return blendmask_r50(num_convs=num_convs, shared_convs=shared_convs, basis_convs=basis_convs, last=last, **options)
+
+
+def blendmask_rt_r50(last: int = 5, norm: str = "batch", **options) -> BlendMask:
+    return blendmask_550_r50(last=last, norm=norm, **options)

@@ -39,8 +39,42 @@ __all__ = [
 NORM = functools.partial(nn.BatchNorm2d, momentum=3e-4)  # of the authors' settings
 
 
+def at_least(divisor):
+    """mmsegmentation's guard against 0."""
+    return divisor.clamp(min=1e-12)
+
+
+def raised(divisor):
+    """The authors' guard against 0."""
+    return divisor + 1e-6
+
+
+def normalized(bases, guard):
+    """Bases (N, C, K) divided by their guarded lengths."""
+    return bases / guard(bases.square().sum(1, keepdim=True).sqrt())
+
+
+def rebuilt_from_bases(places, bases, num_stages: int, guard):
+    """A map, rebuilt from the bases that steps of expectation and maximisation find in it (section 3.2).
+
+    Args:
+        places: (N, C, P).
+        bases: (1, C, K), from which the first step starts.
+        num_stages: number of steps, 1 or more.
+        guard: keeps divisors from 0.
+
+    Returns:
+        (N, C, P), and the bases of every image (N, C, K).
+    """
+    bases = bases.expand(places.shape[0], -1, -1)
+    for _ in range(num_stages):
+        weights = (places.transpose(1, 2) @ bases).softmax(-1)  # (N, P, K)
+        bases = normalized(places @ (weights / guard(weights.sum(1, keepdim=True))), guard)
+    return bases @ weights.transpose(1, 2), bases
+
+
 class EMAModule(nn.Module):
-    """The map, rebuilt from its bases (section 3.2).
+    """The map, rebuilt from its bases.
 
     Args:
         channels: width C of the map.
@@ -55,26 +89,15 @@ class EMAModule(nn.Module):
         super().__init__()
         self.num_stages, self.momentum = num_stages, momentum
         bases = torch.randn(1, channels, num_bases) * (2 / num_bases) ** 0.5
-        self.register_buffer("bases", normalized(bases))
+        self.register_buffer("bases", normalized(bases, at_least))
 
     def forward(self, x):
         with torch.no_grad():
-            places = x.flatten(2)  # (N, C, P)
-            bases = self.bases.expand(x.shape[0], -1, -1)
-            for _ in range(self.num_stages):
-                weights = (places.transpose(1, 2) @ bases).softmax(-1)  # (N, P, K)
-                shares = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
-                bases = normalized(places @ shares)
-            rebuilt = bases @ weights.transpose(1, 2)
+            rebuilt, bases = rebuilt_from_bases(x.flatten(2), self.bases, self.num_stages, at_least)
             if self.training:
-                found = normalized(bases.mean(0, keepdim=True))
+                found = normalized(bases.mean(0, keepdim=True), at_least)
                 self.bases.copy_((1 - self.momentum) * self.bases + self.momentum * found)
         return rebuilt.reshape(x.shape)
-
-
-def normalized(bases):
-    """Bases (N, C, K) of length 1; 1e-12 for those of length 0."""
-    return bases / bases.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
 
 
 class EMAHead(DecodeHead):
@@ -169,7 +192,7 @@ class EMAUnit(nn.Module):
         super().__init__()
         self.num_stages, self.momentum = num_stages, momentum
         bases = torch.randn(1, channels, num_bases) * (2 / num_bases) ** 0.5
-        self.register_buffer("mu", bases / (1e-6 + bases.norm(dim=1, keepdim=True)))
+        self.register_buffer("mu", normalized(bases, raised))
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), NORM(channels))
         for conv in (self.conv1, self.conv2[0]):
@@ -177,16 +200,10 @@ class EMAUnit(nn.Module):
 
     def forward(self, x):
         with torch.no_grad():
-            places = self.conv1(x).flatten(2)  # (N, C, P)
-            bases = self.mu.expand(x.shape[0], -1, -1)
-            for _ in range(self.num_stages):
-                weights = (places.transpose(1, 2) @ bases).softmax(-1)  # (N, P, K)
-                bases = places @ (weights / (1e-6 + weights.sum(1, keepdim=True)))
-                bases = bases / (1e-6 + bases.square().sum(1, keepdim=True).sqrt())
-            rebuilt = (bases @ weights.transpose(1, 2)).reshape(x.shape)
+            rebuilt, bases = rebuilt_from_bases(self.conv1(x).flatten(2), self.mu, self.num_stages, raised)
             if self.training:
                 self.mu.copy_((1 - self.momentum) * self.mu + self.momentum * bases.mean(0, keepdim=True))
-        return F.relu(self.conv2(F.relu(rebuilt)) + x), bases
+        return F.relu(self.conv2(F.relu(rebuilt.reshape(x.shape))) + x), bases
 
 
 class EMANet(nn.Module):

@@ -2,7 +2,8 @@
 
 "PolarMask: Single Shot Instance Segmentation with Polar Representation", 2019, arXiv:1909.13226. Parameter names:
 xieenze/PolarMask ``mmdet/models/anchor_heads/polarmask_head.py`` (Apache-2.0). What to look at: the loss of a mask is
-that of 36 numbers; the lengths of the rays take the place of areas in an IoU.
+that of 36 numbers; the lengths of the rays take the place of areas in an IoU. What finds the offsets of a deformable
+convolution is called ``conv_offset`` here, in the reference ``conv_offset_mask``, and ``conv2_offset`` in its trunk.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow, see ``detection/_dense.py``.
@@ -17,18 +18,20 @@ from torch import nn
 
 from torch_impl.boxes.points import boxes_of_distances
 from torch_impl.boxes.results import results
+from torch_impl.classification.resnet import CONV, DEFORM
 from torch_impl.detection._dense import (
     PRIOR_BIAS,
     STRIDES,
     DenseDetector,
     DenseHead,
-    dense_backbone,
     dense_neck,
     level_points,
     one_hot,
     rows,
 )
+from torch_impl.detection.faster_rcnn import pyramid_backbone
 from torch_impl.layers.conv_module import ConvModule
+from torch_impl.layers.deform_conv import ModulatedDeformConv2dPack
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.rows import take_rows
@@ -44,11 +47,21 @@ __all__ = [
     "fill_polygons",
     "polar_iou_loss",
     "polarmask_r50",
+    "polarmask_r50_dcn",
     "polarmask_r101",
 ]
 
 RAYS = 36
 CENTRAL = 0.5  # added to the centredness before it is multiplied by the class's probability
+
+
+def deformable_tower(channels: int, num_convs: int, norm_groups: int) -> nn.ModuleList:
+    """Deformable 3x3 convolutions, each with group normalisation and ReLU."""
+    layers = nn.ModuleList()
+    for _ in range(num_convs):
+        conv = ModulatedDeformConv2dPack(channels, channels, 3, padding=1)
+        layers += [conv, nn.GroupNorm(norm_groups, channels), nn.ReLU()]
+    return layers
 
 
 class PolarMaskHead(DenseHead):
@@ -59,6 +72,7 @@ class PolarMaskHead(DenseHead):
         num_classes: classes K.
         num_convs, norm_groups: of the three towers, see :class:`DenseHead`.
         strides: of the levels.
+        deform: whether the towers' convolutions are deformable, with a mask and a bias.
 
     Inputs: dict of five levels (N, C, H, W).
     Returns: dict: ``"cls_p3"`` ... (N, K, H, W) logits; ``"reg_p3"`` ... (N, 4, H, W) left, top, right, bottom, in
@@ -73,12 +87,17 @@ class PolarMaskHead(DenseHead):
         num_convs: int = 4,
         norm_groups: int = 32,
         strides: tuple[int, ...] = STRIDES,
+        deform: bool = False,
     ):
-        super().__init__(channels, num_convs, norm_groups)
-        self.mask_convs = nn.ModuleList(
-            ConvModule(channels, channels, 3, 1, 1, norm="group", norm_groups=norm_groups) for _ in range(num_convs)
-        )
-        normal(self.mask_convs, 0.01)
+        super().__init__(channels, 0 if deform else num_convs, norm_groups)
+        if deform:
+            for name in ("cls_convs", "reg_convs", "mask_convs"):
+                setattr(self, name, deformable_tower(channels, num_convs, norm_groups))
+        else:
+            self.mask_convs = nn.ModuleList(
+                ConvModule(channels, channels, 3, 1, 1, norm="group", norm_groups=norm_groups) for _ in range(num_convs)
+            )
+            normal(self.mask_convs, 0.01)
         self.polar_cls = self.last(channels, num_classes, PRIOR_BIAS)
         self.polar_reg = self.last(channels, 4)
         self.polar_mask = self.last(channels, RAYS)
@@ -185,6 +204,7 @@ class PolarMaskPostProcess(nn.Module):
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
         strides: of the levels.
+        mask_nms: boxes are those around the polygons, in place of those that the network says.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images.
     Returns: dict: ``"masks"`` (N, D, H, W) bool, ``"polygons"`` (N, D, 36, 2) x and y and ``"boxes"`` (N, D, 4) xyxy in
@@ -199,10 +219,12 @@ class PolarMaskPostProcess(nn.Module):
         iou_threshold: float = 0.5,
         detections: int = 100,
         strides: tuple[int, ...] = STRIDES,
+        mask_nms: bool = False,
     ):
         super().__init__()
         self.score_threshold, self.candidates = score_threshold, candidates
         self.iou_threshold, self.detections, self.strides = iou_threshold, detections, tuple(strides)
+        self.mask_nms = mask_nms
 
     def forward(self, outputs, input_size):
         height, width = (int(n) for n in input_size)
@@ -223,16 +245,18 @@ class PolarMaskPostProcess(nn.Module):
 
         last = torch.tensor([width - 1, height - 1], dtype=scores.dtype, device=scores.device)
         points = torch.from_numpy(np.concatenate(levels)).to(scores)[index]  # (N, C, 2)
-        boxes = boxes_of_distances(points, take_rows(rows(outputs, "reg"), index))
-        boxes = torch.minimum(torch.clamp(boxes, min=0), last.repeat(2))
-        pixel = torch.tensor([0, 0, 1, 1], dtype=scores.dtype, device=scores.device)  # boxes include their last pixel
-        kept, valid = batched_nms(boxes + pixel, scores, labels, scores > 0, self.iou_threshold, self.detections)
-
         angle = np.arange(RAYS) * (2 * math.pi / RAYS)
         direction = torch.from_numpy(np.stack([np.sin(angle), np.cos(angle)], -1)).to(scores)  # (36, 2)
-        rays = take_rows(rows(outputs, "rays"), take_rows(index, kept))
-        polygons = take_rows(points, kept)[:, :, None] + rays[..., None] * direction
+        polygons = points[:, :, None] + take_rows(rows(outputs, "rays"), index)[..., None] * direction
         polygons = torch.minimum(torch.clamp(polygons, min=0), last)
+        if self.mask_nms:
+            boxes = torch.cat([polygons.amin(2), polygons.amax(2)], -1)
+        else:
+            boxes = boxes_of_distances(points, take_rows(rows(outputs, "reg"), index))
+            boxes = torch.minimum(torch.clamp(boxes, min=0), last.repeat(2))
+        pixel = torch.tensor([0, 0, 1, 1], dtype=scores.dtype, device=scores.device)  # boxes include their last pixel
+        kept, valid = batched_nms(boxes + pixel, scores, labels, scores > 0, self.iou_threshold, self.detections)
+        polygons = take_rows(polygons, kept)
         return {
             "masks": fill_polygons(polygons, (height, width)) & valid[..., None, None],
             "polygons": torch.where(valid[..., None, None], polygons, 0.0),
@@ -241,17 +265,25 @@ class PolarMaskPostProcess(nn.Module):
 
 
 def polarmask_r50(
-    depth: int = 50,
+    layers=(3, 4, 6, 3),
+    stride_in_1x1: bool = True,
     num_classes: int = 80,
     out_channels: int = 256,
     num_convs: int = 4,
     norm_groups: int = 32,
+    deform: bool = False,
     **options,
 ) -> DenseDetector:
-    backbone = dense_backbone(depth, **{"stride_in_1x1": True, **options})
-    neck = dense_neck(backbone, out_channels, "on_output", True)
-    return DenseDetector(backbone, neck, PolarMaskHead(out_channels, num_classes, num_convs, norm_groups))
+    conv = (CONV, *(DEFORM["v1"],) * 3) if deform else CONV
+    backbone = pyramid_backbone(layers=layers, stride_in_1x1=stride_in_1x1, conv=conv, out_indices=(2, 3, 4), **options)
+    head = PolarMaskHead(out_channels, num_classes, num_convs, norm_groups, deform=deform)
+    return DenseDetector(backbone, dense_neck(backbone, out_channels, "on_output", True), head)
 
 
-def polarmask_r101(depth: int = 101, **options) -> DenseDetector:
-    return polarmask_r50(depth=depth, **options)
+def polarmask_r50_dcn(deform: bool = True, **options) -> DenseDetector:
+    """With deformable convolutions in the trunk's stages 2 to 4, without a mask, and in the towers."""
+    return polarmask_r50(deform=deform, **options)
+
+
+def polarmask_r101(layers=(3, 4, 23, 3), **options) -> DenseDetector:
+    return polarmask_r50(layers=layers, **options)

@@ -42,6 +42,7 @@ __all__ = [
     "solov2_r50_fpn",
     "solov2_r101_dcn_fpn",
     "solov2_r101_fpn",
+    "solov2_x101_dcn_fpn",
 ]
 
 LIGHT_RANGES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
@@ -240,6 +241,10 @@ def solov2_r101_fpn(layers=(3, 4, 23, 3), **options) -> MaskDetector:
 
 def solov2_r101_dcn_fpn(deform: str = "all", **options) -> MaskDetector:
     return solov2_r101_fpn(deform=deform, **options)
+
+
+def solov2_x101_dcn_fpn(groups: int = 64, base_width: int = 4, **options) -> MaskDetector:
+    return solov2_r101_dcn_fpn(groups=groups, base_width=base_width, **options)
 
 
 def solov2_light_r50_fpn(

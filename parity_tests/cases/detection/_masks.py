@@ -45,6 +45,16 @@ def losses_masks(expected):
     return {**found, "masks": ellipses(found["boxes"], found["valid"], *expected["loss"]["size"])}
 
 
+def golden_points(count: int, points: int, counts):
+    """The references' replacement of random points, row by row of the positive proposals, as padded rows."""
+    rows = np.arange(sum(counts) * points * 2, dtype=np.float64) * 0.6180339887498949
+    rows = (rows - np.floor(rows)).reshape(-1, points, 2)
+    padded = np.zeros((len(counts), count, points, 2))
+    for i, number in enumerate(counts):
+        padded[i, :number], rows = rows[:number], rows[number:]
+    return padded
+
+
 MASKS = BOXES | {
     "roi_head.mask_roi_extractor": "roi_head.mask_roi_extractor",
     "roi_head.mask_head": "roi_head.mask_head",
