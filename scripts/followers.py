@@ -1,8 +1,6 @@
 """The trackers of one object that learn or find it again, as an engine drives them: DiMP and Siam R-CNN, in parts."""
 
 import functools
-import importlib
-import inspect
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 
 from scripts.answer import ENGINES
 from scripts.output import Problem
-from scripts.parts import Part
+from scripts.parts import Part, options_of
 from scripts.questions import IMAGENET
 from weights import catalog
 from weights.processing.tracking import dimp, siamrcnn
@@ -34,14 +32,6 @@ PAIRS = {
 }
 
 Arrays = dict[str, np.ndarray]
-
-
-def given(entry: catalog.Model, options: Mapping) -> dict:
-    """Those of the whole's options that a part has, too."""
-    builder = getattr(importlib.import_module(f"torch_impl.{entry.module}"), entry.builder)
-    kind = inspect.signature(builder).return_annotation
-    known = {**inspect.signature(builder).parameters, **inspect.signature(kind).parameters}
-    return {name: value for name, value in options.items() if name in known}
 
 
 class Follower:
@@ -137,7 +127,7 @@ def followers(
     entries = [catalog.get(name) for name in FOLLOWERS[model.name]]
     dynamic = {"siamrcnn_similarity": PAIRS}
     parts = [
-        Part(entry, given(entry, options), state, model.name, folder, dynamic.get(entry.name)) for entry in entries
+        Part(entry, options_of(entry, options), state, model.name, folder, dynamic.get(entry.name)) for entry in entries
     ]
     if model.module == "tracking.dimp":
 

@@ -1,5 +1,7 @@
-"""Networks that are asked part by part, with what is between the parts on the host: trackers, animation."""
+"""Networks that are asked part by part, with what is between the parts on the host: trackers, animation, surfaces."""
 
+import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from scripts.answer import engines
 from scripts.files import PANELS, built, export_files, fill
 from weights import catalog
 
-__all__ = ["Part"]
+__all__ = ["Part", "options_of"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,3 +72,10 @@ class Part:
         for function in functions.values():  # the first run traces and warms up
             function(feed)
         return functions
+
+
+def options_of(entry: catalog.Model, options: Mapping) -> dict:
+    """Those of the whole's options that a part has, too."""
+    builder = inspect.signature(getattr(importlib.import_module(f"torch_impl.{entry.module}"), entry.builder))
+    known = {**builder.parameters, **inspect.signature(builder.return_annotation).parameters}
+    return {name: value for name, value in options.items() if name in known}
