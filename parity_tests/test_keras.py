@@ -191,3 +191,21 @@ def test_fit_evaluate_predict_and_weights(name, tmp_path):
     model.set_weights([0 * value for value in model.get_weights()])
     model.load_weights(tmp_path / "model.weights.h5")
     equal(model.predict(images, verbose=0), expected)
+
+
+@each
+def test_a_frozen_backbone_carries_a_new_head(name):
+    case = KINDS[name]
+    images = case.inputs(np.random.default_rng(0), 2)
+    panel = TensorFlow(case.entry, {**case.options, "features_only": True}, precision="float32", example=images)
+    backbone = panel.model
+    backbone.trainable = False
+    given = keras.Input((None, None, 3))
+    maps = backbone(given, training=False)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps[list(maps)[-1]])
+    model = keras.Model(given, keras.layers.Dense(2)(pooled))
+    before, head = backbone.get_weights(), model.layers[-1].get_weights()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(panel.tensors(images)["images"], np.array([0, 1]), verbose=0)
+    equal(backbone.get_weights(), before)
+    assert not np.array_equal(model.layers[-1].get_weights()[0], head[0])
