@@ -72,7 +72,7 @@ def interruptible():
     """Let Ctrl-C through: an interruption that a library swallows comes again two seconds later, until it is seen.
 
     Raises:
-        Abort: in place of an error that comes behind an interruption: a library may turn the one into the other.
+        Abort: in place of an error that comes after an interruption: a library may turn the one into the other.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

@@ -51,7 +51,7 @@ class Question:
     """The input of a model, made from what a user gave, and how its outputs are read.
 
     ``read`` takes outputs, and what the post-process makes of them, and returns one answer per row of the table: "row",
-    "text" and the numbers behind it. ``draw`` makes a picture of what all engines' post-processes found, or of their
+    "text" and the numbers after it. ``draw`` makes a picture of what all engines' post-processes found, or of their
     outputs where there is no post-process. No more than ``batch`` rows go through a network at once. ``mesh`` makes a
     surface of outputs.
     """

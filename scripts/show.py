@@ -42,7 +42,7 @@ def parts(source: str) -> list[Part]:
     """A file cut into "(docstring)", "(imports)", "(constants)", and "@Block" (its decorators), "Block",
     "Block.__init__", "function", ...
 
-    Comments above a definition belong to it; what stands behind a method, to the method.
+    Comments above a definition belong to it; what stands after a method, to the method.
     """
     lines = source.splitlines()
     cuts = []

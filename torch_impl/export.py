@@ -25,7 +25,7 @@ __all__ = ["apply_postprocess", "export", "export_forms"]
 
 
 class _Graph(nn.Module):
-    """A model, and criterion and post-process behind it, as one function of tensors with a flat dictionary of results.
+    """A model, and criterion and post-process after it, as one function of tensors with a flat dictionary of results.
 
     The keys are "model.logits", "losses.total", "results.scores", ...: form, and name in the form.
     """

@@ -197,7 +197,7 @@ def _header(path: Path, file, size: int) -> tuple[dict, int]:
 
 
 def _described(path: Path, name: str, described) -> tuple[type, tuple[int, ...], int, int]:
-    """Type, shape, first byte and the byte behind the last one, of one entry of the header."""
+    """Type, shape, first byte and the byte after the last one, of one entry of the header."""
 
     def integers(values):
         return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)

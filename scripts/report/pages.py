@@ -69,7 +69,7 @@ def prose(text: str) -> Markup:
 
 
 def dotted(path: str) -> Markup:
-    """A dotted path that may be broken behind its dots."""
+    """A dotted path that may be broken after its dots."""
     return Markup(".<wbr>").join(path.split("."))
 
 

@@ -56,7 +56,7 @@ class InceptionA(keras.layers.Layer):
     """1x1, 5x5, twice 3x3, average pool side by side (figure 5).
 
     Args:
-        pool_features: width behind the pool.
+        pool_features: width after the pool.
         width: multiplier of all channels.
 
     x: (N, H, W, C) -> (N, H, W, C').
@@ -247,7 +247,7 @@ class InceptionV3(Backbone):
         width: multiplier of all channels.
         num_classes: classes K.
         in_chans: channels of the image.
-        aux_logits: whether there is an auxiliary head behind the second stage. It also runs in evaluation mode, so that
+        aux_logits: whether there is an auxiliary head after the second stage. It also runs in evaluation mode, so that
             the loss is the same function in both, and needs images of 299 pixels or more a side; build the model
             without it where only its logits are of use.
         transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.

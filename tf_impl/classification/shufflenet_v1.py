@@ -53,7 +53,7 @@ NORM = functools.partial(BatchNormalization, beta_initializer=keras.initializers
 class ShuffleUnit(keras.layers.Layer):
     """1x1 in groups, 3x3 depthwise, shuffle, 1x1 in groups (figure 2 b; figure 2 c at stride 2).
 
-    The paper shuffles before the depthwise convolution; the published weights do it behind, by the inverse permutation.
+    The paper shuffles before the depthwise convolution; the published weights after it, by the inverse permutation.
 
     Args:
         in_channels, filters: widths; equal at stride 1.

@@ -35,7 +35,7 @@ CHANNELS = (32, 64, 128, 256, 728, 1024, 1536, 2048)
 
 
 def shrink(x, pad_mode: str):
-    """Max pool 3x3 with stride 2, ceil(size / 2) long; "same" pads an even size only behind its end."""
+    """Max pool 3x3 with stride 2, ceil(size / 2) long; "same" pads an even size only after its end."""
     if pad_mode == "torch":
         return max_pool2d(x, 3, 2, 1)
     _, height, width, _ = x.shape
@@ -103,7 +103,7 @@ class Xception(Backbone):
     """The classifier.
 
     Args:
-        channels: widths of the two first convolutions, of the blocks of the entry flow, behind the last block, and of
+        channels: widths of the two first convolutions, of the blocks of the entry flow, after the last block, and of
             the two last convolutions.
         middle: blocks of the middle flow.
         num_classes: classes K.

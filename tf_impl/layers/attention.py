@@ -59,7 +59,7 @@ def mask_bias(masked, dtype):
 
 
 def causal_mask(query, key):
-    """True where a key lies behind its query; the last two are at one place.  (..., T, E), (..., S, E) -> (T, S)."""
+    """True where a key comes after its query; the last two are at one place.  (..., T, E), (..., S, E) -> (T, S)."""
     queries, keys = tf.shape(query)[-2], tf.shape(key)[-2]
     place = tf.range(queries)[:, None] + (keys - queries)
     return tf.range(keys) > place

@@ -29,7 +29,7 @@ CHUNK = 64  # positions of a chunk in the causal form
 
 
 def in_chunks(x):
-    """(N, heads, T, R) -> (N, heads, G, CHUNK, R), with zeros behind the end."""
+    """(N, heads, T, R) -> (N, heads, G, CHUNK, R), with zeros after the end."""
     rest = (CHUNK - tf.shape(x)[2] % CHUNK) % CHUNK  # mirror: one empty chunk
     x = tf.pad(x, [[0, 0], [0, 0], [0, rest], [0, 0]])
     return tf.reshape(x, (-1, x.shape[1], tf.shape(x)[2] // CHUNK, CHUNK, x.shape[3]))

@@ -46,7 +46,7 @@ def hash_buckets(qk, rotations):
 
 
 def with_chunk_before(x):
-    """Each chunk behind the one before it; before the first comes the last.  (N, C, L, ...) -> (N, C, 2 L, ...)."""
+    """Each chunk after the one before it; before the first comes the last.  (N, C, L, ...) -> (N, C, 2 L, ...)."""
     return tf.concat([tf.concat([x[:, -1:], x[:, :-1]], 1), x], 2)
 
 

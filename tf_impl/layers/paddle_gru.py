@@ -1,6 +1,6 @@
 """Fully connected layer and gated recurrent unit with PaddlePaddle's parameters.
 
-Paddle's unit resets the state before its matrix (nn.GRU does it behind), and lets u weigh the new value, not the old.
+Paddle's unit resets the state before its matrix (nn.GRU does it after), and lets u weigh the new value, not the old.
 
 Mirror notes:
 - Neither framework has this unit, so both run over time in a loop: PyTorch's in Python, TensorFlow's in the graph.
@@ -48,7 +48,7 @@ class DynamicGRU(keras.layers.Layer):
         size: width H of the state.
 
     The matrix (H, 3 H) is not three groups of columns: its values, in their order, are W_u and W_r as one (H, 2 H)
-    matrix, and behind them W_c (H, H).
+    matrix, and after them W_c (H, H).
     """
 
     def __init__(self, size: int, **kwargs):
@@ -65,7 +65,7 @@ class DynamicGRU(keras.layers.Layer):
 
 
 def turned(x, lengths):
-    """Every sequence from its end to its beginning; what is behind the end stays.  x: (N, T, D), lengths: (N,)."""
+    """Every sequence from its end to its beginning; what comes after the end stays.  x: (N, T, D), lengths: (N,)."""
     return tf.reverse_sequence(x, lengths, seq_axis=1, batch_axis=0)
 
 
@@ -103,7 +103,7 @@ def bidirectional_gru(x, lengths, forward, backward):
         forward, backward: an :class:`FC` and a :class:`DynamicGRU` each.
 
     Returns:
-        (N, T, 2 H), 0 behind the end.
+        (N, T, 2 H), 0 after the end.
     """
     parts = forward, backward
     if exporting():

@@ -5,7 +5,7 @@ The recursion runs over time in Python and over samples and label positions at o
 differentiable, works in every float type and exports. :func:`ctc_gradient` is the gradient in closed form.
 
 Mirror notes:
-- TensorFlow refuses to gather a class that does not exist, PyTorch to scatter it: labels behind the end become blanks.
+- TensorFlow refuses to gather a class that does not exist, PyTorch to scatter it: labels after the end become blanks.
 """
 
 import keras
@@ -26,9 +26,9 @@ def logsumexp(x, axis: int):
 
 
 def interleave(labels, label_lengths, blank: int):
-    """Labels (B, U) with blanks before, between and behind them: (B, 2 U + 1); blanks from the end of each on."""
+    """Labels (B, U) with blanks before, between and after them: (B, 2 U + 1); blanks from the end of each on."""
     inside = tf.range(labels.shape[1])[None] < tf.cast(label_lengths, tf.int32)[:, None]
-    # mirror: labels behind the end
+    # mirror: labels after the end
     labels = tf.where(inside, labels, tf.fill(tf.shape(labels), tf.cast(blank, labels.dtype)))
     pairs = tf.stack([tf.fill(tf.shape(labels), tf.cast(blank, labels.dtype)), labels], -1)
     pairs = tf.reshape(pairs, (tf.shape(labels)[0], 2 * labels.shape[1]))
@@ -97,7 +97,7 @@ def ctc_loss(logits, labels, input_lengths, label_lengths, blank: int = 0, zero_
 
     Args:
         logits: (T, B, K) float, not normalised; T and K are static.
-        labels: (B, U) int, 0-based classes without blanks; entries behind the length of a sample are not read.
+        labels: (B, U) int, 0-based classes without blanks; entries after the length of a sample are not read.
         input_lengths: (B,) int, steps that count, 0 to T.
         label_lengths: (B,) int, 0 to U.
         blank: class of the blank.
@@ -121,7 +121,7 @@ def ctc_gradient(logits, labels, input_lengths, label_lengths, blank: int = 0):
     Args: those of :func:`ctc_loss`.
 
     Returns:
-        (T, B, K) float; 0 behind the length of a sample and where there is no alignment.
+        (T, B, K) float; 0 after the length of a sample and where there is no alignment.
 
     Source: equations 14 to 16 of the paper.
     """
@@ -143,7 +143,7 @@ def greedy_decode(logits, blank: int = 0):
         blank: class of the blank.
 
     Returns:
-        ids: (B, T) int64, -1 behind the end.
+        ids: (B, T) int64, -1 after the end.
         lengths: (B,) int64.
     """
     best = tf.transpose(argmax(logits))  # (B, T)

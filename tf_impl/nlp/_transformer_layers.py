@@ -111,7 +111,7 @@ class TransformerAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "transformer_layers.TransformerLayer")
 class TransformerLayer(keras.layers.Layer):
-    """What both kinds of layers share: the feed-forward half, and the residual with a norm behind or before it."""
+    """What both kinds of layers share: the feed-forward half, and the residual with a norm after or before it."""
 
     def __init__(self, normalize_before: bool, dropout: float, activation_dropout: float, **kwargs):
         super().__init__(**kwargs)
@@ -183,7 +183,7 @@ class DecoderLayer(TransformerLayer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TransformerStack(keras.layers.Layer):
-    """Word and position embeddings, and the layers of one half; with the norm before each part there is one behind."""
+    """Word and position embeddings, and the layers of one half; with the norm before each part there is one at the end."""
 
     def __init__(self, embed_tokens, layers, dim, pos, positions, normalize_before, dropout, **kwargs):
         super().__init__(**kwargs)

@@ -30,7 +30,7 @@ def greedy_search(step, state, start, max_length: int, eos: int, pad: int) -> di
         step, state: the model, see above.
         start: (N,) int64, the first word, which is not part of the result.
         max_length: words at most, the end included.
-        eos, pad: the word that ends a sentence, and what stands behind it.
+        eos, pad: the word that ends a sentence, and what stands after it.
 
     Returns: dict: ``"words"`` (N, 1, max_length) int64; ``"scores"`` (N, 1), log-probabilities.
     """
@@ -59,7 +59,7 @@ def beam_search(step, state, start, max_length: int, eos: int, pad: int, beams: 
         step, state: the model, see above.
         start: (N,) int64, the first word, which is not part of the result.
         max_length: words at most, the end included.
-        eos, pad: the word that ends a sentence, and what stands behind it.
+        eos, pad: the word that ends a sentence, and what stands after it.
         beams: hypotheses K.
         alpha: of the length penalty, 0 or more.
 

@@ -140,7 +140,7 @@ class BertIntermediate(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class BertLayer(keras.layers.Layer):
-    """Attention and feed-forward network, each with a residual and a normalisation behind it."""
+    """Attention and feed-forward network, each with a residual and a normalisation after it."""
 
     def __init__(self, hidden: int, heads: int, intermediate: int, dropout: float, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""FastBERT: a BERT with a classifier behind every layer; an easy text leaves at the first one that is sure of it.
+"""FastBERT: a BERT with a classifier after every layer; an easy text leaves at the first one that is sure of it.
 
 "FastBERT: a Self-distilling BERT with Adaptive Inference Time", 2020, arXiv:2004.02178. Parameter names:
 autoliuweijie/FastBERT ``run_fastbert.py`` and its UER layers. First the backbone and the last classifier are trained
@@ -72,7 +72,7 @@ class FeedForward(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "fastbert.TransformerLayer")
 class TransformerLayer(keras.layers.Layer):
-    """Attention and feed-forward network, each with a residual and a normalisation behind it."""
+    """Attention and feed-forward network, each with a residual and a normalisation after it."""
 
     def __init__(self, hidden: int, heads: int, intermediate: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
@@ -153,7 +153,7 @@ class Classifier(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class FastBert(TokenModel):
-    """Embeddings, layers, and a classifier behind each.
+    """Embeddings, layers, and a classifier after each.
 
     The classifiers before the last see the backbone without a way back: their losses do not reach it.
 

@@ -1,6 +1,6 @@
 """GPT-1 and GPT-2: Transformer decoders that predict the next token.
 
-GPT-1 normalises behind each half of a layer, GPT-2 before it and once more at the end; the rest is the same.
+GPT-1 normalises after each half of a layer, GPT-2 before it and once more at the end; the rest is the same.
 "Improving Language Understanding by Generative Pre-Training", 2018; "Language Models are Unsupervised Multitask
 Learners", 2019. Parameter names: Hugging Face transformers ``models/openai/modeling_openai.py`` and
 ``models/gpt2/modeling_gpt2.py`` (Apache-2.0). How tokens are chosen from the logits: ``gpt_decoding.py``.
@@ -124,7 +124,7 @@ class MLP(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class GPT1Block(keras.layers.Layer):
-    """Attention and feed-forward network, each with a residual and a normalisation behind it.
+    """Attention and feed-forward network, each with a residual and a normalisation after it.
 
     Inputs and returns: those of :class:`Attention`.
     """
@@ -166,7 +166,7 @@ class GPT2Block(keras.layers.Layer):
 
 
 def embed(input_ids, words, places, cache):
-    """Token and position embeddings added: (N, T) int -> (N, T, D); with a cache the positions go on behind it.
+    """Token and position embeddings added: (N, T) int -> (N, T, D); with a cache the positions go on after it.
 
     Raises: ValueError if there are more tokens than positions.
     """
@@ -202,7 +202,7 @@ class GPT1Model(keras.layers.Layer):
     Args:
         vocab_size, hidden, layers, heads: sizes (V, D, number of layers and heads).
         positions: longest text.
-        dropout: rate behind embeddings, attention and dense layers.
+        dropout: rate after embeddings, attention and dense layers.
 
     Inputs: ``input_ids`` (N, T) int; cache, if any: ``start`` (1,) int, the number of tokens that went before, and
         their keys and values (N, layers, heads, S, D / heads) with room for S tokens.
@@ -242,7 +242,7 @@ class GPT2Model(keras.layers.Layer):
     Args:
         vocab_size, hidden, layers, heads: sizes (V, D, number of layers and heads).
         positions: longest text.
-        dropout: rate behind embeddings, attention and dense layers.
+        dropout: rate after embeddings, attention and dense layers.
 
     Inputs and returns: those of :class:`GPT1Model`.
     """
@@ -296,7 +296,7 @@ class LMHeadModel(TextModel):
         transformer: a :class:`GPT1Model` or :class:`GPT2Model`.
 
     Inputs: ``input_ids`` (N, T) int.
-    Returns: logits (N, T, V); those of a token are for the one behind it.
+    Returns: logits (N, T, V); those of a token are for the one after it.
     """
 
     def __init__(self, transformer, **kwargs):
@@ -314,8 +314,8 @@ class StepModel(LMHeadModel):
     """The same with a cache of fixed size, for one token after the other: what went before is not computed again.
 
     Inputs: ``input_ids`` (N, T) int, the next T tokens; ``length`` (1,) int, how many went before; ``past_keys``
-        and ``past_values`` (N, layers, heads, S, D / heads), theirs; what is behind ``length`` is not read.
-    Returns: dict: ``"logits"`` (N, V) behind the last token; ``"keys"`` and ``"values"`` with the new tokens' added.
+        and ``past_values`` (N, layers, heads, S, D / heads), theirs; what comes after ``length`` is not read.
+    Returns: dict: ``"logits"`` (N, V) after the last token; ``"keys"`` and ``"values"`` with the new tokens' added.
     """
 
     def call(self, input_ids, length, past_keys, past_values, training=False):
@@ -325,7 +325,7 @@ class StepModel(LMHeadModel):
 
 @keras.saving.register_keras_serializable("diptych")
 class ChunkModel(StepModel):
-    """The same with the logits behind every token: for scores of a text, or of a draft that another model wrote.
+    """The same with the logits after every token: for scores of a text, or of a draft that another model wrote.
 
     Inputs: those of :class:`StepModel`.
     Returns: dict: ``"logits"`` (N, T, V), ``"keys"``, ``"values"``.
@@ -420,7 +420,7 @@ class GPTDoubleHeadsCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class GPTPostProcess(ClassificationPostProcess):
-    """The most probable tokens behind a text.
+    """The most probable tokens after a text.
 
     Args:
         k: how many.

@@ -184,7 +184,7 @@ class PreScaleNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class ReZero(keras.layers.Layer):
-    """A learnt factor behind a layer, close to 0 at first (arXiv:2003.04887)."""
+    """A learnt factor after a layer, close to 0 at first (arXiv:2003.04887)."""
 
     def __init__(self, dim: int, fn, **kwargs):
         super().__init__(**kwargs)
@@ -257,7 +257,7 @@ class Performer(keras.layers.Layer):
         feature_eps: added to each feature, by default as in the reference, where later words of a causal model change
             earlier outputs through it, by some thousandths; with 0 they do not.
         feature_redraw_interval: training steps after which they are drawn anew; None for never.
-        norm: "layer" or "scale" normalisation before each layer, or "rezero" behind it.
+        norm: "layer" or "scale" normalisation before each layer, or "rezero" after it.
         reversible: two streams, of which no activation is kept; without dropout and context.
         cross_attend: after each layer one that attends to the context.
         ff_dropout, attn_dropout: rates.

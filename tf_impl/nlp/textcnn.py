@@ -55,7 +55,7 @@ class TextCNN(TokenModel):
         num_classes: classes K.
         kernel_num: filters of each height.
         kernel_sizes: heights, in words.
-        padding: padding tokens put before and behind every sentence; None: one fewer than the largest height, so that
+        padding: padding tokens put before and after every sentence; None: one fewer than the largest height, so that
             every word is seen by all rows of every filter (yoonkim/CNN_sentence).
         mask_padding: leave windows without any word out of the maximum; the original takes them in.
         dropout: rate before the classifier. The original doubles nothing in training and halves the weights at test,
@@ -134,7 +134,7 @@ class TextCNNPostProcess(ClassificationPostProcess):
 
 
 class TextCNNTrainer:
-    """Training steps with Adadelta; behind each, the classifier's weights are held in bounds.
+    """Training steps with Adadelta; after each, the classifier's weights are held in bounds.
 
     The weights of a class that are longer than 3 are scaled to that length, and the padding's vector is made zero.
 

@@ -100,7 +100,7 @@ class BiLSTMCRF(TokenModel):
         dropout: rate before the linear layer.
         constraints: see :class:`tf_impl.losses.crf.CRF`.
 
-    Inputs: ``input_ids`` (N, T) int; ``mask`` (N, T) int, 1 = character, 0 = padding behind the text.
+    Inputs: ``input_ids`` (N, T) int; ``mask`` (N, T) int, 1 = character, 0 = padding after the text.
     Returns: what :class:`tf_impl.losses.crf.CRF` returns.
     """
 

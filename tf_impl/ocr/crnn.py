@@ -38,7 +38,7 @@ WIDTHS = (1, 2, 4, 4, 8, 8, 8)  # of the seven convolutions, times the first one
 
 @keras.saving.register_keras_serializable("diptych")
 class CRNNFeatures(keras.layers.Layer):
-    """Seven convolutions; batch normalisation behind the third, fifth and seventh.
+    """Seven convolutions; batch normalisation after the third, fifth and seventh.
 
     Args:
         base: channels of the first convolution.
@@ -138,7 +138,7 @@ class CRNN(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class VGGFeatures(keras.layers.Layer):
-    """Seven convolutions without padded pools; batch normalisation behind the fifth and sixth.
+    """Seven convolutions without padded pools; batch normalisation after the fifth and sixth.
 
     Args:
         filters: C, a multiple of 8.
@@ -237,7 +237,7 @@ class MeanCRNN(Model):
         base: channels of the first convolution.
         nh: width of each direction of the recurrent layers.
         n_rnn: stacked recurrent layers.
-        dropout: rate of whole channels behind every pool (the reference has it between the recurrent layers, too).
+        dropout: rate of whole channels after every pool (the reference has it between the recurrent layers, too).
 
     Inputs: (B, H, W, in_chans), H at least 32, values from -1 to 1.  Returns: logits (W // 4 - 1, B, num_classes).
     """
@@ -253,7 +253,7 @@ class MeanCRNN(Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # behind which convolution
+        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # after which convolution
         layers = []
         for i, width in enumerate(WIDTHS):
             last = i == len(WIDTHS) - 1
@@ -279,7 +279,7 @@ class CRNNPostProcess(keras.layers.Layer):
         blank: class of the blank.
 
     Inputs: logits (T, B, K).
-    Returns: dict: ``"ids"`` (B, T) int64 classes, -1 behind the end; ``"lengths"`` (B,) int64.
+    Returns: dict: ``"ids"`` (B, T) int64 classes, -1 after the end; ``"lengths"`` (B,) int64.
     """
 
     def __init__(self, blank: int = 0, **kwargs):

@@ -53,7 +53,7 @@ def first_positives(positive, most: int):
         most: rows of an image, at most.
 
     Returns:
-        index: (N, Q) int64, Q = min(most, P); behind the positive rows any others.
+        index: (N, Q) int64, Q = min(most, P); after the positive rows any others.
         present: (N, Q) bool, which are positive.
     """
     count = positive.shape[1]

@@ -29,7 +29,7 @@ __all__ = [
     "to_inception_range",
 ]
 
-# widths of the 1x1 branch, reduction and 3x3, reduction and "5x5", projection behind the pool (table 1)
+# widths of the 1x1 branch, reduction and 3x3, reduction and "5x5", projection after the pool (table 1)
 STAGES = (
     {
         "3a": (64, 96, 128, 16, 32, 32),
@@ -163,7 +163,7 @@ class GoogLeNet(Backbone):
         width: multiplier of all channels.
         num_classes: classes K.
         in_chans: channels of the image.
-        aux_logits: whether there are auxiliary heads behind blocks 4a and 4d. They also run in evaluation mode, so that
+        aux_logits: whether there are auxiliary heads after blocks 4a and 4d. They also run in evaluation mode, so that
             the loss is the same function in both; build the model without them where only its logits are of use.
         transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.
         five_by_five: see :class:`InceptionBlock`.

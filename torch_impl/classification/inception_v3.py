@@ -39,7 +39,7 @@ class InceptionA(nn.Module):
 
     Args:
         in_channels: width of the input.
-        pool_features: width behind the pool.
+        pool_features: width after the pool.
         width: multiplier of all channels but ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
@@ -234,7 +234,7 @@ class InceptionV3(Backbone):
         width: multiplier of all channels.
         num_classes: classes K.
         in_chans: channels of the image.
-        aux_logits: whether there is an auxiliary head behind the second stage. It also runs in evaluation mode, so that
+        aux_logits: whether there is an auxiliary head after the second stage. It also runs in evaluation mode, so that
             the loss is the same function in both, and needs images of 299 pixels or more a side; build the model
             without it where only its logits are of use.
         transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.

@@ -36,7 +36,7 @@ __all__ = [
 class ShuffleUnit(nn.Module):
     """1x1 in groups, 3x3 depthwise, shuffle, 1x1 in groups (figure 2 b; figure 2 c at stride 2).
 
-    The paper shuffles before the depthwise convolution; the published weights do it behind, by the inverse permutation.
+    The paper shuffles before the depthwise convolution; the published weights after it, by the inverse permutation.
 
     Args:
         in_channels, out_channels: widths; equal at stride 1.

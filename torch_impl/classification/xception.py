@@ -30,7 +30,7 @@ CHANNELS = (32, 64, 128, 256, 728, 1024, 1536, 2048)
 
 
 def shrink(x, pad_mode: str):
-    """Max pool 3x3 with stride 2, ceil(size / 2) long; "same" pads an even size only behind its end."""
+    """Max pool 3x3 with stride 2, ceil(size / 2) long; "same" pads an even size only after its end."""
     if pad_mode == "torch":
         return max_pool2d(x, 3, 2, 1)
     _, _, height, width = x.shape
@@ -59,7 +59,7 @@ class XceptionBlock(nn.Module):
     """ReLU, separable convolution, normalisation, several times; a pool where the map shrinks; a shortcut.
 
     Args:
-        widths: of the input and behind every separable convolution.
+        widths: of the input and after every separable convolution.
         stride: 1 or 2.
         norm: makes the normalisation of a number of channels.
         pad_mode: of the pool, see :class:`Xception`.
@@ -92,7 +92,7 @@ class Xception(Backbone):
     """The classifier.
 
     Args:
-        channels: widths of the two first convolutions, of the blocks of the entry flow, behind the last block, and of
+        channels: widths of the two first convolutions, of the blocks of the entry flow, after the last block, and of
             the two last convolutions.
         middle: blocks of the middle flow.
         num_classes: classes K.

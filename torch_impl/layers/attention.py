@@ -57,7 +57,7 @@ def mask_bias(masked, dtype):
 
 
 def causal_mask(query, key):
-    """True where a key lies behind its query; the last two are at one place.  (..., T, E), (..., S, E) -> (T, S)."""
+    """True where a key comes after its query; the last two are at one place.  (..., T, E), (..., S, E) -> (T, S)."""
     queries, keys = query.shape[-2], key.shape[-2]
     place = torch.arange(queries, device=query.device)[:, None] + (keys - queries)
     return torch.arange(keys, device=query.device) > place

@@ -31,7 +31,7 @@ CHUNK = 64  # positions of a chunk in the causal form
 
 
 def in_chunks(x):
-    """(N, heads, T, R) -> (N, heads, G, CHUNK, R), with zeros behind the end."""
+    """(N, heads, T, R) -> (N, heads, G, CHUNK, R), with zeros after the end."""
     rest = (CHUNK - x.shape[2] % CHUNK) % CHUNK
     if exporting():  # mirror: one empty chunk
         rest = rest + CHUNK

@@ -25,11 +25,11 @@ class LSTM(nn.LSTM):  # mirror: one bias instead of two
         num_layers: number of stacked layers L.
         bias: whether biases are added; there are two per direction, one for the input and one for the state.
         batch_first: (N, T, .) instead of (T, N, .); states are (., N, H) in both cases.
-        bidirectional: a second pass from the end (D = 2), concatenated behind the first.
+        bidirectional: a second pass from the end (D = 2), concatenated after the first.
 
     Inputs: (T, N, I), and optionally the pair of first states (L D, N, H), which are zero otherwise, and the lengths
         (N,) int of the sequences, 1 to T, T otherwise; the second direction reads every sequence from its own end.
-    Returns: the outputs (T, N, D H), 0 behind the end, and the pair of last states h and c (L D, N, H).
+    Returns: the outputs (T, N, D H), 0 after the end, and the pair of last states h and c (L D, N, H).
     """
 
     def __init__(

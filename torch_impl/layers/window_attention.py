@@ -1,4 +1,4 @@
-"""Attention within windows: every window of queries sees itself, the window before it, and the one behind it.
+"""Attention within windows: every window of queries sees itself, the window before it, and the one after it.
 
 The numbers are those of lucidrains/local-attention (MIT). There the zeros that fill the last window are seen by its
 queries unless a mask is given; here they never are.
@@ -38,7 +38,7 @@ class WindowAttention(nn.Module):
     Args:
         dim: width E of a head.
         window_size: positions of a window.
-        causal: whether a query sees no later key; there is no window behind then.
+        causal: whether a query sees no later key; there is no window after it then.
         dropout: rate of the weights.
 
     Inputs: ``query``, ``key``, ``value`` (N, heads, T, E); ``padding_mask`` (N, T) bool, True = padding, or None.
@@ -52,7 +52,7 @@ class WindowAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def windows(self, x, fill=0):
-        """(N, heads, T, E) -> (N, heads, W, window, E); positions behind the end are filled."""
+        """(N, heads, T, E) -> (N, heads, W, window, E); positions after the end are filled."""
         rest = (self.window_size - x.shape[2] % self.window_size) % self.window_size
         if exporting():  # mirror: one empty window
             rest = rest + self.window_size
@@ -69,7 +69,7 @@ class WindowAttention(nn.Module):
     def forward(self, query, key, value, padding_mask=None):
         length = query.shape[2]
         query, key, value = self.windows(query), self.around(self.windows(key)), self.around(self.windows(value))
-        # the queries are at the last positions, as in the reference, also where a window is behind them
+        # the queries are at the last positions, as in the reference, also where a window comes after them
         waves = self.rel_pos(length=(2 if self.causal else 3) * self.window_size)
         query, key = rotate(query, waves[-self.window_size :], halves=True), rotate(key, waves, halves=True)
         places = self.windows(

@@ -37,10 +37,10 @@ def crf_nll(emissions, tags, valid, start_transitions, end_transitions, transiti
 
     Args:
         emissions: (N, T, K) float, scores of the tags; T is static.
-        tags: (N, T) int, 0-based; behind the end of a text they are not read.
+        tags: (N, T) int, 0-based; after the end of a text they are not read.
         valid: (N, T), not 0 for the tags that count, which come first; a text without any has no loss.
         start_transitions, end_transitions: (K,), scores of the first and of the last tag.
-        transitions: (K, K), score of a tag (column) behind another (row).
+        transitions: (K, K), score of a tag (column) after another (row).
         reduction: "none", "sum", "mean" over the texts, or "token_mean" over the tags.
 
     Returns:
@@ -77,7 +77,7 @@ def crf_decode(emissions, valid, start_transitions, end_transitions, transitions
     Args: those of :func:`crf_nll`.
 
     Returns:
-        tags: (N, T) int64, -1 behind the end.
+        tags: (N, T) int64, -1 after the end.
         scores: (N,) float.
     """
     valid = valid != 0
@@ -137,7 +137,7 @@ class CRFCriterion(nn.Module):
     Args:
         reduction: "sum", "mean" over the texts, or "token_mean" over the tags.
 
-    Inputs: ``outputs`` of :class:`CRF`; ``targets["tags"]`` (N, T) int; behind the end of a text they are not read.
+    Inputs: ``outputs`` of :class:`CRF`; ``targets["tags"]`` (N, T) int; after the end of a text they are not read.
     Returns: dict of scalars: ``"nll"``, ``"total"`` (the same).
     Raises: ValueError if the reduction is not known.
     """
@@ -157,7 +157,7 @@ class CRFPostProcess(nn.Module):
     """The best sequence of tags.
 
     Inputs: ``outputs`` of :class:`CRF`.
-    Returns: dict: ``"tags"`` (N, T) int64, -1 behind the end; ``"scores"`` (N,) float.
+    Returns: dict: ``"tags"`` (N, T) int64, -1 after the end; ``"scores"`` (N,) float.
     """
 
     def forward(self, outputs):

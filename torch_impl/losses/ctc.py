@@ -5,7 +5,7 @@ The recursion runs over time in Python and over samples and label positions at o
 differentiable, works in every float type and exports. :func:`ctc_gradient` is the gradient in closed form.
 
 Mirror notes:
-- TensorFlow refuses to gather a class that does not exist, PyTorch to scatter it: labels behind the end become blanks.
+- TensorFlow refuses to gather a class that does not exist, PyTorch to scatter it: labels after the end become blanks.
 """
 
 import torch
@@ -27,9 +27,9 @@ def logsumexp(x, axis: int):
 
 
 def interleave(labels, label_lengths, blank: int):
-    """Labels (B, U) with blanks before, between and behind them: (B, 2 U + 1); blanks from the end of each on."""
+    """Labels (B, U) with blanks before, between and after them: (B, 2 U + 1); blanks from the end of each on."""
     inside = torch.arange(labels.shape[1], device=labels.device)[None] < label_lengths[:, None]
-    labels = torch.where(inside, labels, torch.full_like(labels, blank))  # mirror: labels behind the end
+    labels = torch.where(inside, labels, torch.full_like(labels, blank))  # mirror: labels after the end
     pairs = torch.stack([torch.full_like(labels, blank), labels], -1)
     pairs = pairs.reshape(labels.shape[0], 2 * labels.shape[1])
     return torch.cat([pairs, labels.new_full((labels.shape[0], 1), blank)], 1)
@@ -96,7 +96,7 @@ def ctc_loss(logits, labels, input_lengths, label_lengths, blank: int = 0, zero_
 
     Args:
         logits: (T, B, K) float, not normalised; T and K are static.
-        labels: (B, U) int, 0-based classes without blanks; entries behind the length of a sample are not read.
+        labels: (B, U) int, 0-based classes without blanks; entries after the length of a sample are not read.
         input_lengths: (B,) int, steps that count, 0 to T.
         label_lengths: (B,) int, 0 to U.
         blank: class of the blank.
@@ -120,7 +120,7 @@ def ctc_gradient(logits, labels, input_lengths, label_lengths, blank: int = 0):
     Args: those of :func:`ctc_loss`.
 
     Returns:
-        (T, B, K) float; 0 behind the length of a sample and where there is no alignment.
+        (T, B, K) float; 0 after the length of a sample and where there is no alignment.
 
     Source: equations 14 to 16 of the paper.
     """
@@ -142,7 +142,7 @@ def greedy_decode(logits, blank: int = 0):
         blank: class of the blank.
 
     Returns:
-        ids: (B, T) int64, -1 behind the end.
+        ids: (B, T) int64, -1 after the end.
         lengths: (B,) int64.
     """
     best = argmax(logits).T  # (B, T)

@@ -104,7 +104,7 @@ class TransformerAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """What both kinds of layers share: the feed-forward half, and the residual with a norm behind or before it."""
+    """What both kinds of layers share: the feed-forward half, and the residual with a norm after or before it."""
 
     def __init__(self, normalize_before: bool, dropout: float, activation_dropout: float):
         super().__init__()
@@ -171,7 +171,7 @@ class DecoderLayer(TransformerLayer):
 
 
 class TransformerStack(nn.Module):
-    """Word and position embeddings, and the layers of one half; with the norm before each part there is one behind."""
+    """Word and position embeddings, and the layers of one half; with the norm before each part there is one at the end."""
 
     def __init__(self, embed_tokens, layers, dim, pos, positions, normalize_before, dropout):
         super().__init__()

@@ -120,7 +120,7 @@ class BertIntermediate(nn.Module):
 
 
 class BertLayer(nn.Module):
-    """Attention and feed-forward network, each with a residual and a normalisation behind it."""
+    """Attention and feed-forward network, each with a residual and a normalisation after it."""
 
     def __init__(self, hidden: int, heads: int, intermediate: int, dropout: float):
         super().__init__()

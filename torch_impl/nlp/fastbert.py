@@ -1,4 +1,4 @@
-"""FastBERT: a BERT with a classifier behind every layer; an easy text leaves at the first one that is sure of it.
+"""FastBERT: a BERT with a classifier after every layer; an easy text leaves at the first one that is sure of it.
 
 "FastBERT: a Self-distilling BERT with Adaptive Inference Time", 2020, arXiv:2004.02178. Parameter names:
 autoliuweijie/FastBERT ``run_fastbert.py`` and its UER layers. First the backbone and the last classifier are trained
@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward network, each with a residual and a normalisation behind it."""
+    """Attention and feed-forward network, each with a residual and a normalisation after it."""
 
     def __init__(self, hidden: int, heads: int, intermediate: int, dropout: float):
         super().__init__()
@@ -144,7 +144,7 @@ class Classifier(nn.Module):
 
 
 class FastBert(nn.Module):
-    """Embeddings, layers, and a classifier behind each.
+    """Embeddings, layers, and a classifier after each.
 
     The classifiers before the last see the backbone without a way back: their losses do not reach it.
 

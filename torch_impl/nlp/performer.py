@@ -164,7 +164,7 @@ class PreScaleNorm(nn.Module):
 
 
 class ReZero(nn.Module):
-    """A learnt factor behind a layer, close to 0 at first (arXiv:2003.04887)."""
+    """A learnt factor after a layer, close to 0 at first (arXiv:2003.04887)."""
 
     def __init__(self, dim: int, fn):
         super().__init__()
@@ -232,7 +232,7 @@ class Performer(nn.Module):
         feature_eps: added to each feature, by default as in the reference, where later words of a causal model change
             earlier outputs through it, by some thousandths; with 0 they do not.
         feature_redraw_interval: training steps after which they are drawn anew; None for never.
-        norm: "layer" or "scale" normalisation before each layer, or "rezero" behind it.
+        norm: "layer" or "scale" normalisation before each layer, or "rezero" after it.
         reversible: two streams, of which no activation is kept; without dropout and context.
         cross_attend: after each layer one that attends to the context.
         ff_dropout, attn_dropout: rates.

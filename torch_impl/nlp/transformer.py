@@ -1,7 +1,7 @@
 """The Transformer: an encoder and a decoder of attention and feed-forward layers, for translation.
 
 "Attention Is All You Need", 2017, arXiv:1706.03762. Parameter names: Hugging Face transformers
-``models/marian/modeling_marian.py`` (Apache-2.0), which are those of fairseq (MIT) behind ``model.``.
+``models/marian/modeling_marian.py`` (Apache-2.0), which are those of fairseq (MIT) after ``model.``.
 
 The decoder runs over whole sentences in training, and word by word in a search, where it keeps keys and values of the
 words so far in a cache of fixed length. Both forms, and the encoder, are graphs that can be exported.
@@ -54,7 +54,7 @@ class Transformer(nn.Module):
         dim, layers, heads, ffn: width D, layers of each half, heads of attention, inner width of feed-forward.
         pos: sines and cosines of positions: "paper", "t2t", "fairseq" or "marian".
         positions: rows of the table of "marian".
-        normalize_before: layer normalisation before each part, not behind its residual.
+        normalize_before: layer normalisation before each part, not after its residual.
         tying: which matrices are one: "all" three, the "decoder"'s input and output, or "none".
         source_vocab_size: words of the source, where they are not the target's; not with "all".
         dropout, attention_dropout, activation_dropout: rates after embeddings and parts, of attention weights, and
@@ -127,7 +127,7 @@ class Transformer(nn.Module):
         return self.lm_head(self.model.decoder.normalized(x)) + self.final_logits_bias
 
     def step(self, decoder_input_ids, position, attention_mask, memory_key, memory_value, past_key, past_value):
-        """Logits behind one more word.
+        """Logits after one more word.
 
         Args:
             decoder_input_ids: (N, 1) int, the word.

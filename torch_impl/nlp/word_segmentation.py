@@ -94,7 +94,7 @@ class BiLSTMCRF(nn.Module):
         dropout: rate before the linear layer.
         constraints: see :class:`torch_impl.losses.crf.CRF`.
 
-    Inputs: ``input_ids`` (N, T) int; ``mask`` (N, T) int, 1 = character, 0 = padding behind the text.
+    Inputs: ``input_ids`` (N, T) int; ``mask`` (N, T) int, 1 = character, 0 = padding after the text.
     Returns: what :class:`torch_impl.losses.crf.CRF` returns.
     """
 

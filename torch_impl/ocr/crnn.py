@@ -31,7 +31,7 @@ WIDTHS = (1, 2, 4, 4, 8, 8, 8)  # of the seven convolutions, times the first one
 
 
 class CRNNFeatures(nn.Module):
-    """Seven convolutions; batch normalisation behind the third, fifth and seventh.
+    """Seven convolutions; batch normalisation after the third, fifth and seventh.
 
     Args:
         in_channels: 1 for grey pictures.
@@ -129,7 +129,7 @@ class CRNN(nn.Module):
 
 
 class VGGFeatures(nn.Module):
-    """Seven convolutions without padded pools; batch normalisation behind the fifth and sixth.
+    """Seven convolutions without padded pools; batch normalisation after the fifth and sixth.
 
     Args:
         in_channels: 1 for grey pictures.
@@ -219,7 +219,7 @@ class MeanCRNN(nn.Module):
         base: channels of the first convolution.
         nh: width of each direction of the recurrent layers.
         n_rnn: stacked recurrent layers.
-        dropout: rate of whole channels behind every pool (the reference has it between the recurrent layers, too).
+        dropout: rate of whole channels after every pool (the reference has it between the recurrent layers, too).
 
     Inputs: (B, in_chans, H, W), H at least 32, values from -1 to 1.  Returns: logits (W // 4 - 1, B, num_classes).
     """
@@ -234,7 +234,7 @@ class MeanCRNN(nn.Module):
         dropout: float = 0.2,
     ):
         super().__init__()
-        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # behind which convolution
+        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # after which convolution
         layers, channels = [], in_chans
         for i, width in enumerate(WIDTHS):
             last = i == len(WIDTHS) - 1
@@ -259,7 +259,7 @@ class CRNNPostProcess(nn.Module):
         blank: class of the blank.
 
     Inputs: logits (T, B, K).
-    Returns: dict: ``"ids"`` (B, T) int64 classes, -1 behind the end; ``"lengths"`` (B,) int64.
+    Returns: dict: ``"ids"`` (B, T) int64 classes, -1 after the end; ``"lengths"`` (B,) int64.
     """
 
     def __init__(self, blank: int = 0):

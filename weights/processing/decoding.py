@@ -65,7 +65,7 @@ def prefix_beam_search(
         beam_width: prefixes that are kept after each step. Where none is dropped, the result is exact.
         top: how many to return, at most ``beam_width``.
         blank: class of the blank.
-        language_model: ``(prefix, label) -> log-probability`` of a label behind a prefix.
+        language_model: ``(prefix, label) -> log-probability`` of a label after a prefix.
         weight: of the language model's log-probability.
         bonus: added for every label, against the language model's liking for short texts.
 
@@ -88,7 +88,7 @@ def prefix_beam_search(
                 ahead[prefix][1] = np.logaddexp(ahead[prefix][1], in_label + row[prefix[-1]])
             for k in classes:
                 longer = (*prefix, k)
-                # the same label again is a new one only behind a blank
+                # the same label again is a new one only after a blank
                 before = in_blank if prefix and prefix[-1] == k else total
                 ahead[longer][1] = np.logaddexp(ahead[longer][1], before + row[k])
                 if longer not in prior:

@@ -171,7 +171,7 @@ def character_input(
 def tagged_words(text: str, tags: Sequence[str]) -> list[tuple[str, str]]:
     """Words with their kinds from the tags of characters, such as ``n-B``, ``n-I`` or ``O``.
 
-    A word begins with ``-B``, and with an ``O`` behind something else; its kind is that of its first character.
+    A word begins with ``-B``, and with an ``O`` after something else; its kind is that of its first character.
 
     Raises:
         ValueError: if the numbers differ.

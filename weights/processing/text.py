@@ -145,7 +145,7 @@ def sentence_input(
 
     Returns:
         int64 arrays (N, T), padded to the longest row: ``"input_ids"``, ``"attention_mask"`` (1 = token, 0 = padding),
-        ``"token_type_ids"`` (1 = second text and the separator behind it).
+        ``"token_type_ids"`` (1 = second text and the separator after it).
 
     Raises:
         TextError: if there is no text, a text is empty or no text at all, or the tokenizer cannot be read.

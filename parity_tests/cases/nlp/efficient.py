@@ -99,7 +99,7 @@ def next_word(length: int = 11):
 
 
 def stored_next(expected):
-    """The word behind every position of a performer-pytorch fingerprint."""
+    """The word after every position of a performer-pytorch fingerprint."""
     ids = np.asarray(expected["inputs"]["x"]["data"], np.int64).reshape(expected["inputs"]["x"]["shape"])
     return {"labels": np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], -100)], 1)}
 

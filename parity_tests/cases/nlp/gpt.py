@@ -53,7 +53,7 @@ def right_choices(count: int = 3, length: int = 7, vocabulary: int = 50):
 
 
 def cached(length: int = 3, past: int = 5, layers: int = 2, heads: int = 2, positions: int = 16, width: int = 8):
-    """Input maker: the next tokens, and a cache that is filled up to ``past``; what is behind that is not read."""
+    """Input maker: the next tokens, and a cache that is filled up to ``past``; what comes after that is not read."""
 
     def make(rng, batch):
         cache = (batch, layers, heads, positions, width)

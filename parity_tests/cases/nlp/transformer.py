@@ -8,7 +8,7 @@ LENGTHS = {"query": ("N", "T"), "key": ("N", "S"), "value": ("N", "S"), "key_pad
 
 
 def padding(batch: int, length: int):
-    """True behind the end of each row; the rows end at different places, the last one of three before its start."""
+    """True after the end of each row; the rows end at different places, the last one of three before its start."""
     ends = np.maximum(length - 2 * np.arange(batch), 0)
     ends[2:] = 0
     return np.arange(length) >= ends[:, None]
@@ -57,7 +57,7 @@ def sources(rng, batch):
 
 
 def next_words(target: int = 6, vocabulary: int = 40):
-    """Target maker: the word behind every position, padded."""
+    """Target maker: the word after every position, padded."""
 
     def make(rng, batch):
         return {"labels": np.where(ends(batch, target), rng.integers(2, vocabulary, (batch, target)), 1)}

@@ -50,7 +50,7 @@ def features(length: int = 8, count: int = 9, rows: int = 40):
 
 
 def tags(length: int = 8, count: int = 4):
-    """Target maker: tags, which are -1 behind the end."""
+    """Target maker: tags, which are -1 after the end."""
 
     def make(rng, batch):
         return {"tags": np.where(ends(batch, length), rng.integers(0, count, (batch, length)), -1)}
