@@ -183,7 +183,7 @@ class DecoderLayer(TransformerLayer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TransformerStack(keras.layers.Layer):
-    """Word and position embeddings, and the layers of one half; with the norm before each part there is one at the end."""
+    """Word and position embeddings, and the layers of one half; with the norm before each part there is one after."""
 
     def __init__(self, embed_tokens, layers, dim, pos, positions, normalize_before, dropout, **kwargs):
         super().__init__(**kwargs)

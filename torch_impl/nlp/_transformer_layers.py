@@ -171,7 +171,7 @@ class DecoderLayer(TransformerLayer):
 
 
 class TransformerStack(nn.Module):
-    """Word and position embeddings, and the layers of one half; with the norm before each part there is one at the end."""
+    """Word and position embeddings, and the layers of one half; with the norm before each part there is one after."""
 
     def __init__(self, embed_tokens, layers, dim, pos, positions, normalize_before, dropout):
         super().__init__()
