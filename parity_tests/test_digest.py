@@ -54,8 +54,9 @@ def test_a_definition_makes_only_those_stale_that_reach_it(changed):
         "torch_impl/classification/squeezenet.py", lambda text: text.replace("1.1", "1.2").replace("64", "65")
     )
     assert stale and {cases()[name].entry.module for name in stale} <= {"classification.squeezenet"}
-    everywhere = changed("tf_impl/layers/model.py", lambda text: text.replace("(bool, int", "(int"))
+    everywhere = changed("tf_impl/layers/model.py", lambda text: text.replace("object.__setattr__", "setattr"))
     assert len(everywhere) > 100
+    assert not changed("tf_impl/layers/model.py", lambda text: text.replace("(bool, int", "(int"))  # of a config
 
 
 def test_comments_and_docstrings_make_none_stale(changed):

@@ -18,6 +18,7 @@ SAVED = curves.read()
 STEPS = 2  # of a quick test
 # one step as a graph and as single operations, on this processor or another
 ON_THE_CURVE = 1e-7
+FOLLOWED, LOST = 0.75, 0.6  # overlap of a tracker that follows an object, and of one that has learnt nothing
 EVERY = pytest.mark.parametrize("name", SAVED)
 SLOW = {"byol", "simclr_v1", "swav"}  # whose networks take long to build
 
@@ -87,6 +88,11 @@ def check(found: dict) -> None:
         assert difference == 0 if parted["float64"] == run.steps else difference < 0.05
         assert min(after.values()) > max(recall["before"], recall["pixels"] if run.beats_pixels else 0)
 
+    if overlap := found.get("overlap"):
+        after = overlap["after"]
+        assert abs(after["tf_impl"] - after["torch_impl"]) < 0.05
+        assert overlap["before"] < LOST < FOLLOWED < min(after.values())
+
 
 @EVERY
 def test_saved_curves_fall_together_and_recall_rises(name):
@@ -105,6 +111,17 @@ def test_whole_runs_confirm_the_saved_curves(name):
     for package, losses in found["losses"]["float64"].items():
         saved = SAVED[name]["losses"]["float64"][package]
         assert curves.apart({"found": losses, "saved": saved})[:10].max() <= ON_THE_CURVE
+
+
+@pytest.mark.parametrize("package", PANELS)
+def test_a_tracker_that_was_trained_follows_an_object(package):
+    """A part of the whole run, with larger steps, in single precision."""
+    run, sequences = dataclasses.replace(RUNS["siamfc"], learning_rate=2e-3), pictures.sequences(3, 8)
+    learner = Learner(run, package, "float32")
+    before = learner.overlap(sequences)
+    for _ in range(80):
+        learner.step()
+    assert before < LOST < FOLLOWED < learner.overlap(sequences)
 
 
 # the pieces
@@ -135,6 +152,21 @@ def test_held_out_crops_are_from_elsewhere():
     seen, held_out = (pictures.crops(places, rng, 200, 8, training) for training in (True, False))
     assert seen.max() < 60 <= held_out.min()
     assert seen.shape == (200, 8, 8)
+
+
+def test_a_piece_moves_as_its_boxes_say():
+    frames, boxes = pictures.moving(np.random.default_rng(0), 60, 9)
+    assert frames.shape == (60, pictures.FRAME, pictures.FRAME, 3) and frames.dtype == np.uint8
+    x, y, width, height = boxes[0]
+    pieces = [frame[y : y + height, x : x + width] for frame, (x, y, *_) in zip(frames, boxes)]
+    assert all(np.array_equal(piece, pieces[0]) for piece in pieces)
+    steps = np.abs(np.diff(boxes[:, :2], axis=0))
+    assert steps.max() <= 9 + 1 and (steps.max(0) > 0).all() and len(np.unique(boxes[:, 2:], axis=0)) == 1
+    # what no box has covered is the same in all frames
+    free = np.ones(frames.shape[1:3], bool)
+    for x, y, width, height in boxes:
+        free[y : y + height, x : x + width] = False
+    assert free.any() and not np.ptp(frames[:, free], axis=0).any()
 
 
 def test_batches_depend_on_their_number_only():

@@ -1,5 +1,6 @@
 """``diptych predict`` of trackers: objects that move in a known way, the loops with made-up networks, the files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,14 +9,14 @@ from click.testing import CliRunner
 from PIL import Image
 from skimage import data
 
-from scripts import frames, tracks
+from scripts import followers, frames, tracks
 from scripts.answer import ENGINES
 from scripts.cli import main
 from scripts.files import twins
 from scripts.output import Problem, frameworks
 from scripts.questions import Request
 from weights import catalog, store
-from weights.processing.tracking import centertrack, fairmot, siamfcpp, siammask
+from weights.processing.tracking import centertrack, dimp, fairmot, siamfcpp, siammask
 
 BOX = (80, 60, 50, 40)
 STEP = (5, 3)  # pixels a frame, right and down
@@ -25,6 +26,14 @@ SMALL = {
     "siamrpn_r50_l234_dwxcorr_otb": {"layers": (1,) * 4, "planes": (4,) * 4, "channels": (4,) * 3},
     "siammask_base": {"layers": (1,) * 3, "planes": (2,) * 3, "channels": 4},
     "siamfcpp_alexnet": {"channels": (4, 6, 8, 8, 6)},
+}
+RESNET = {"layers": (1,) * 4, "planes": (4, 6, 8, 10)}
+LEARNING = {
+    "dimp18": {**RESNET, "channels": 6, "width": 8, "num_classes": 2},
+    "siamrcnn_r50": {
+        **{**RESNET, "channels": 8, "units": 12, "groups_of_norm": 2},
+        **{"candidates": (30, 20), "proposals": (20, 10), "samples": 12},
+    },
 }
 
 
@@ -90,6 +99,25 @@ def test_four_engines_follow_alike(name, sequence):
         boxes = np.array([row["box"] for row in engine["answers"]])
         assert np.isfinite(boxes).all() and (np.ptp(boxes, axis=0) > 0).all()
         assert ("pixels" in engine["answers"][-1]) == ("mask" in name)
+
+
+@pytest.mark.parametrize("name", ["dimp18", pytest.param("siamrcnn_r50", marks=pytest.mark.slow)])
+def test_four_engines_learn_and_find_again_alike(name, sequence, monkeypatch):
+    model = catalog.get(name)
+    if name == "dimp18":
+        monkeypatch.setattr(dimp, "NOT_FOUND", 0.0)  # of a network that has learnt nothing
+    else:
+        small = {"images": dataclasses.replace(model.inputs["images"], shape=("N", 3, 64, 64))}
+        model = dataclasses.replace(model, inputs={**model.inputs, **small})
+    request = Request([str(sequence / "frames")], box=BOX)
+    found = tracks.ask(model, request, "seeded", sequence / "onnx", LEARNING[name])
+    assert found["difference"] < 1e-4
+    assert len(found["files"]) == 2 * len(followers.FOLLOWERS[name])
+    for engine in found["engines"].values():
+        rows = engine["answers"]
+        boxes = np.array([row["box"] for row in rows])
+        assert len(boxes) == 4 and np.isfinite(boxes).all() and np.ptp(boxes, axis=0).any()
+        assert all(row["score"] >= 0 for row in rows) and ("state" in rows[-1]) == (name == "dimp18")
 
 
 def test_siamfcpp_goes_where_the_network_points():
@@ -173,8 +201,6 @@ def test_a_frame_keeps_its_proportions(fit, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fairmot_dla34", "centertrack_mot17"])
 def test_four_engines_identify_alike(name, sequence, monkeypatch):
-    import dataclasses
-
     model = catalog.get(name)
     inputs = {
         key: dataclasses.replace(tensor, shape=(*tensor.shape[:2], 64, 96)) for key, tensor in model.inputs.items()
@@ -232,7 +258,8 @@ def test_what_engines_agree_on_is_drawn_once():
         (["siamfc_alexnet_v1", "frames", "--box", "8,6,5,4", "--seed", "1"], "leave the other options out"),
         (["siamfc_alexnet_v1", "frames", "--box", "8,6,5,4", "--option", "channel=3"], "--option channel=3 does not"),
         (["fairmot_dla34", "frames", "--box", "8,6,5,4"], "finds the objects itself; leave it out"),
-        (["dimp18", "frames", "--box", "8,6,5,4"], "dimp18 is none of them"),
+        (["dimp18", "frames"], "say where it is in the first frame, with --box"),
+        (["dimp_overlaps", "frames", "--box", "8,6,5,4"], "dimp_overlaps is none of them"),
         (["siamfcpp_tinyconv", "frames", "--box", "8,6,5,4"], "siamfcpp_tinyconv is none of them"),
         (["squeezenet1_1", "one/0.png", "--box", "8,6,5,4"], "--box: squeezenet1_1 has no use for it"),
         (["mtcnn", "one/0.png", "--box", "8,6,5,4"], "leave the other options out"),

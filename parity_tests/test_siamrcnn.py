@@ -9,6 +9,7 @@ from parity_tests.harness.case import get
 from parity_tests.harness.measure import Proof
 from torch_impl.tracking import siamrcnn
 from weights import catalog
+from weights.processing.tracking.siamrcnn import MEAN, STD, SiamRCNNTracker, fitted
 from weights.processing.tracking.tracklets import Tracklets
 
 
@@ -59,3 +60,48 @@ def test_a_tracklet_that_begins_before_the_first_one_ends_has_no_chain():
     tracks.update(boxes(14, 72), [None] * 2, [0.9, 0.9], [[0.9, 0.0], [0.0, 0.9]], [0.9, 0.9])
     assert tracks.all[1].end == 3 and tracks.all[1].start == 1
     assert tracks.all[1].score < -1e19
+
+
+def test_a_frame_is_fitted_and_padded():
+    image = np.full((50, 90, 3), 200, np.uint8)
+    values, scale = fitted(image, 100, 160)  # the longer side is the limit
+    assert scale == 160 / 90 and values.shape == (1, 3, 96, 160) and values.dtype == np.float32
+    np.testing.assert_allclose(values[0, :, 88, 0], (200 - np.array(MEAN)) / STD, rtol=1e-6)
+    assert not values[0, :, 89:].any()
+
+
+class Two:
+    """A network that sees two things, the first of which is the object; it is hidden in frame 3."""
+
+    def __init__(self):
+        self.frame, self.given = 0, []
+
+    def track(self, reference, image, active):
+        self.frame += 1
+        self.given.append(active[0])
+        x = 2 * (10 + 3.0 * self.frame)  # the input has twice the frame's size
+        boxes = np.array([[[x, 20, x + 40, 60], [120, 100 - x, 160, 140 - x], [0, 0, 0, 0]]])
+        features = np.eye(3)[None, :, :, None, None]
+        valid = np.array([[self.frame != 3, True, False]])
+        return {"boxes": boxes, "scores": np.array([[0.9, 0.4, 0]]), "valid": valid, "features": features}
+
+    def similarity(self, references, features, reference_boxes, boxes, image_size):
+        assert image_size.tolist() == [160, 192]
+        near = (np.abs(reference_boxes[:, None] - boxes) < 20).all(-1)
+        return near * (references[:, None] * features).sum((2, 3, 4))
+
+
+def test_the_object_is_found_again_among_others():
+    network = Two()
+    first = np.eye(3)[:1, :, None, None]
+    tracker = SiamRCNNTracker(lambda image, box: first, network.track, network.similarity, 4, 160)
+    image = np.zeros((80, 96, 3), np.uint8)
+    tracker.initialise(image, (10, 10, 20, 20))
+    for frame in range(1, 6):
+        found = tracker.track(image)
+        shown = frame if frame != 3 else 2
+        np.testing.assert_allclose(found["box"], (10 + 3 * shown, 10, 20, 20))
+        assert (found["score"] > 0.9) == (frame != 3) and found["score"] >= 0
+    np.testing.assert_allclose(network.given[0], [[20, 20, 60, 60], [0] * 4, [0] * 4, [0] * 4])
+    assert [int(given.any(1).sum()) for given in network.given] == [1, 2, 2, 1, 2]
+    assert [(tracklet.start, tracklet.end) for tracklet in tracker.tracklets.all] == [(0, 3), (1, 6), (4, 6)]

@@ -214,8 +214,8 @@ def predict(
     """Answers of all engines; 1 if they differ by more than ``TOLERANCE``."""
     timed = f"median of {RUNS} runs"
     with tempfile.TemporaryDirectory() as folder:
-        surfaces = mesh is not None or request.basis is not None
-        unused = request.index or request.rerank or request.seed is not None or surfaces
+        others = request.index or request.rerank or request.seed is not None
+        unused = others or mesh is not None or request.basis is not None
         if name in ("mtcnn", "mtcnn_cascade"):
             from scripts import cascade
 
@@ -236,6 +236,13 @@ def predict(
                 raise Problem(f"{name} takes a picture, --checkpoint, --frames and --draw; leave the other options out")
             found = animation.ask(model_of(name), request, checkpoint, Path(folder), options, key, draw)
             timed = "median of a frame"
+        elif model_of(name).name == "pifuhd":
+            from scripts import surfaces
+
+            if others or request.basis is not None or request.frames is not None:
+                raise Problem(f"{name} takes a picture, --checkpoint, --box, --mesh and --draw; leave the others out")
+            found = surfaces.ask(model_of(name), request, checkpoint, Path(folder), options, key, draw, mesh)
+            timed = "a reconstruction"
         else:
             found = ask(model_of(name), request, checkpoint, Path(folder), options, key, draw, mesh)
     del found["files"]

@@ -26,6 +26,7 @@ __all__ = ["bench", "ratio", "spread", "timed"]
 
 WARM_UP = 3
 LENGTH = 128  # of texts, by default
+PACKAGES = ("torchvision", "timm", "transformers", "segmentation_models_pytorch")  # whose models are built by one call
 # model -> keras.applications' builder, its arguments, and the options that make ours the same network
 KERAS: dict[str, tuple[str, dict, dict]] = {
     "mobilenet_v2": ("MobileNetV2", {}, {}),
@@ -99,8 +100,8 @@ def _keras_pair(model: catalog.Model, inputs: Mapping[str, np.ndarray]) -> dict[
 def _reference(model: catalog.Model):
     """The module that the catalogue names as reference, in evaluation mode, or why there is none."""
     package = model.reference.partition(".")[0]
-    if package not in ("torchvision", "timm", "transformers"):
-        return f"the reference, {model.reference}, is no model of torchvision, timm or transformers"
+    if package not in PACKAGES:
+        return f"the reference, {model.reference}, is no model of {', '.join(PACKAGES)}"
     try:
         importlib.import_module(package)
     except ImportError:
@@ -116,6 +117,8 @@ def _reference(model: catalog.Model):
     build = getattr(importlib.import_module(path), builder)
     if path.startswith(("torchvision.models.detection", "torchvision.models.segmentation")):
         options["weights_backbone"] = None  # by default they are downloaded
+    if package == "segmentation_models_pytorch":
+        options["encoder_weights"] = None
     if package == "transformers":  # the published base size is what a configuration is without arguments
         arguments = [build.config_class(use_cache=False)]
     theirs = build(*arguments, **options).eval()

@@ -291,7 +291,7 @@ def export(
 @key
 @as_json
 def convert(source, target, name, checkpoint, options, key, as_json):
-    """Turn SOURCE (.pth, .safetensors, .weights.h5) into TARGET (.safetensors, .weights.h5, .pth)."""
+    """Turn SOURCE (.pth, .safetensors, .weights.h5, .h5, .keras) into TARGET (.safetensors, .weights.h5, .pth)."""
     from scripts.files import convert
 
     convert(source, target, name, checkpoint, as_json, options, key)
@@ -355,9 +355,7 @@ def predict(name, inputs, checkpoint, top, draw, index, rerank, seed, box, frame
 @click.option("--batch", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Size of the batch.")
 @click.option("--length", type=click.IntRange(1, 10**9), default=128, show_default=True, help="Of texts, in tokens.")
 @click.option("--runs", type=click.IntRange(1, 10**9), default=20, show_default=True, help="Rounds.")
-@click.option(
-    "--against", type=click.Choice(["reference"]), help="Also keras.applications, torchvision, timm and transformers."
-)
+@click.option("--against", type=click.Choice(["reference"]), help="Also keras.applications and the reference.")
 @as_json
 def bench(names, threads, batch, length, runs, against, as_json):
     """Time panels and ONNX files in turn: medians, quartiles and ratios."""

@@ -12,10 +12,12 @@ from pathlib import Path
 import click
 import numpy as np
 
+from scripts import keras_files
 from scripts.output import Problem, frameworks, line, print_json, table, written
 from weights import catalog, checkpoints, onnx_file, store
 from weights.onnx_file import histogram, stray_transposes
 from weights.processing import lac
+from weights.processing.text import TextError
 from weights.seeded import seeded
 
 __all__ = ["asked", "convert", "example", "export", "export_files", "fetch", "model_of", "twins"]
@@ -145,14 +147,21 @@ def read(path: Path, key: str | None = None) -> Arrays:
         StoreError, TextError, Problem: if it cannot be read, or is none of them.
     """
     if path.is_dir() and not path.suffix:
-        return lac.open_tensors(path)
+        try:
+            return lac.open_tensors(path)
+        except TextError as error:
+            raise Problem(
+                f"{path}: a folder; a file of weights was expected, or a folder of PaddlePaddle's tensors: {error}"
+            ) from None
     name = path.name.lower()
     if key is not None and not name.endswith(TORCH_FILES):
         raise Problem(f"--key: {path} is no file of PyTorch's, and holds one set of weights; leave the option out")
     if name.endswith(".safetensors"):
         return store.load(path)
     if not name.endswith(TORCH_FILES):
-        raise Problem(f"{path}: unknown kind of file; .safetensors, .weights.h5 or {', '.join(TORCH_FILES)} is needed")
+        raise Problem(
+            f"{path}: unknown kind of file; .safetensors or {', '.join(TORCH_FILES)} is needed; convert reads .h5, too"
+        )
     if not path.is_file():
         raise Problem(f"{path}: there is no such file; check the path")
     import torch_impl.state
@@ -443,7 +452,7 @@ def convert(
         raise Problem(f"{target}: unknown kind of file; .safetensors, .weights.h5 or .pth can be written")
     if not target.parent.is_dir():
         raise Problem(f"{target}: the folder {target.parent} is not there; make it first")
-    from_keras = source.name.endswith(".weights.h5")
+    from_keras = source.name.lower().endswith(keras_files.SUFFIXES)
     if from_keras and not source.is_file():
         raise Problem(f"{source}: there is no such file; check the path")
     frameworks()
@@ -458,7 +467,9 @@ def convert(
         try:
             panel.model.load_weights(source)
         except Exception as error:  # h5py and Keras raise many types for damaged and for other models' files
-            raise Problem(f"{source}: not Keras weights of {name}: {line(error)}") from None
+            if not keras_files.of_applications(model):
+                raise Problem(f"{source}: not Keras weights of {name}: {line(error)}") from None
+            fill(panel, keras_files.read(source, model, options or {}), str(source))
     else:
         fill(panel, fitted(panel, tensors, str(source)), str(source))
     state = panel.state()

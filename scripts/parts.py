@@ -1,6 +1,8 @@
-"""Networks that are asked part by part, with what is between the parts on the host: trackers, animation."""
+"""Networks that are asked part by part, with what is between the parts on the host: trackers, animation, surfaces."""
 
-from collections.abc import Callable, Mapping
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from scripts.answer import engines
 from scripts.files import PANELS, built, export_files, fill
 from weights import catalog
 
-__all__ = ["Part"]
+__all__ = ["Part", "options_of"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -23,13 +25,23 @@ class Part:
         state: tensors by name, among them its own.
         source: where they are from, for messages.
         folder: of the ONNX files.
+        dynamic: names of dynamic axes by input, where it is not the first of each alone.
 
     Raises:
         Problem: if tensors are missing or have other shapes.
     """
 
-    def __init__(self, entry: catalog.Model, options: Mapping, state: Mapping, source: str, folder: Path):
+    def __init__(
+        self,
+        entry: catalog.Model,
+        options: Mapping,
+        state: Mapping,
+        source: str,
+        folder: Path,
+        dynamic: Mapping[str, Sequence[str | None]] | None = None,
+    ):
         self.entry, self.options, self.state, self.source, self.folder = entry, options, state, source, folder
+        self.dynamic = dynamic or {}
         self.panels: dict = {}
         self.files: dict[str, str] = {}
         self.functions: dict[tuple, dict[str, Callable[[Arrays], Arrays]]] = {}
@@ -46,16 +58,24 @@ class Part:
 
         import parity_tests.harness.panels as harness
 
-        examples = {name: np.concatenate([array] * 2) for name, array in feed.items()}
+        whole = {name for name, axes in self.dynamic.items() if axes[0] is None}
+        examples = {name: array if name in whole else np.concatenate([array] * 2) for name, array in feed.items()}
         if not self.panels:
             for name, kind in PANELS.items():
                 panel = built(getattr(harness, kind), self.entry, None, self.options, examples)
                 fill(panel, {key: self.state[key] for key in panel.shapes() if key in self.state}, self.source)
                 self.panels[name] = panel
         number = str(len(self.functions))
-        files = export_files(self.panels, self.folder / self.entry.name / number, examples, None, {})
+        files = export_files(self.panels, self.folder / self.entry.name / number, examples, None, self.dynamic)
         self.files |= {f"{self.entry.name} {number} {name}": str(path) for name, path in files.items()}
         functions = engines(self.entry, self.panels, files, torch.get_num_threads())
         for function in functions.values():  # the first run traces and warms up
             function(feed)
         return functions
+
+
+def options_of(entry: catalog.Model, options: Mapping) -> dict:
+    """Those of the whole's options that a part has, too."""
+    builder = inspect.signature(getattr(importlib.import_module(f"torch_impl.{entry.module}"), entry.builder))
+    known = {**builder.parameters, **inspect.signature(builder.return_annotation).parameters}
+    return {name: value for name, value in options.items() if name in known}

@@ -17,6 +17,7 @@ from PIL import Image
 from scripts import draw, frames
 from scripts.answer import ENGINES, agreement, answered, engines, results_of
 from scripts.files import asked, export_files, twins
+from scripts.followers import FOLLOWERS, Follower, followers
 from scripts.output import Problem, frameworks
 from scripts.parts import Part
 from scripts.questions import Request
@@ -31,6 +32,7 @@ SINGLE = (
     *siamrpn.SETTINGS,
     *siammask.SETTINGS,
     "siamfcpp_alexnet",
+    *FOLLOWERS,
 )
 MULTIPLE = ("fairmot_dla34", "fairmot_dla34_wh2", *centertrack.SETTINGS)
 SMALLEST = 2  # side of a box, pixels
@@ -74,7 +76,7 @@ def halves(model: catalog.Model, options: Mapping, state: Arrays, folder: Path) 
     return Part(template, of_template, *own), Part(track, options, *own)
 
 
-class Siamese:
+def siamese(model: catalog.Model, template: Part, track: Part, engine: str) -> Follower:
     """A tracker of one object as one engine drives it.
 
     Args:
@@ -82,50 +84,30 @@ class Siamese:
         template, track: the halves.
         engine: its name.
     """
+    one_based = model.module == "tracking.siamfc"
 
-    def __init__(self, model: catalog.Model, template: Part, track: Part, engine: str):
-        self.name = model.name
-        self.one_based = model.module == "tracking.siamfc"
-        self.channels = slice(None) if self.one_based else slice(None, None, -1)  # RGB, the others BGR
+    def first(crop):
+        (name,) = template.entry.inputs
+        found = template(engine, {name: crop})
+        *names, _ = track.entry.inputs
+        return found if len(names) > 1 else dict(zip(names, found.values(), strict=True))  # of any order
 
-        def first(crop):
-            (name,) = template.entry.inputs
-            found = template(engine, {name: crop})
-            *names, _ = track.entry.inputs
-            return found if len(names) > 1 else dict(zip(names, found.values(), strict=True))  # of any order
+    def later(memory, crop):
+        *_, search = track.entry.inputs
+        again = {name: np.repeat(memory[name], len(crop), 0) for name in track.entry.inputs if name != search}
+        return track(engine, {**again, search: crop})
 
-        def later(memory, crop):
-            *_, search = track.entry.inputs
-            again = {name: np.repeat(memory[name], len(crop), 0) for name in track.entry.inputs if name != search}
-            return track(engine, {**again, search: crop})
-
-        if self.one_based:
+    def make():
+        if one_based:
             sizes = {"cells": 33, "stride": 4} if model.name == "siamfc_alexnet_v2" else {}
-            self.loop = siamfc.SiamFCTracker(first, lambda memory, crop: later(memory, crop)["response"], **sizes)
-        elif model.module == "tracking.siamfcpp":
-            self.loop = siamfcpp.SiamFCPPTracker(first, later)
-        elif model.module == "tracking.siammask":
-            self.loop = siammask.SiamMaskTracker(first, later, **siammask.SETTINGS[model.name])
-        else:
-            self.loop = siamrpn.SiamRPNTracker(first, later, **siamrpn.SETTINGS[model.name])
+            return siamfc.SiamFCTracker(first, lambda memory, crop: later(memory, crop)["response"], **sizes)
+        if model.module == "tracking.siamfcpp":
+            return siamfcpp.SiamFCPPTracker(first, later)
+        if model.module == "tracking.siammask":
+            return siammask.SiamMaskTracker(first, later, **siammask.SETTINGS[model.name])
+        return siamrpn.SiamRPNTracker(first, later, **siamrpn.SETTINGS[model.name])
 
-    def start(self, frame: np.ndarray, box: Sequence[float]) -> None:
-        """The first frame, RGB, and the object in it: x, y, width, height in pixels, 0-based."""
-        x, y, *size = box
-        self.loop.initialise(frame[..., self.channels], (x + self.one_based, y + self.one_based, *size))
-
-    def step(self, frame: np.ndarray) -> list[dict]:
-        """A later frame.
-
-        Raises:
-            Problem: if the network's answer is no box.
-        """
-        with np.errstate(all="ignore"):
-            found = self.loop.track(frame[..., self.channels])
-        if not np.isfinite([*found["box"], found["score"]]).all():
-            raise Problem(f"{self.name}: its box is not finite any more; were these weights trained?")
-        box = found["box"] - np.array([self.one_based, self.one_based, 0, 0])
-        return [{"box": box.tolist(), "score": found["score"], **({"mask": found["mask"]} if "mask" in found else {})}]
+    return Follower(model, make, "RGB" if one_based else "BGR", one_based)
 
 
 class FairMOT:
@@ -218,9 +200,11 @@ def made(
 
     if model.name in SINGLE:
         state = twins(model, weights, ("torch",), options, key)[0]["torch"].state()
+        if model.name in FOLLOWERS:
+            return followers(model, state, options or {}, folder)
         pair = halves(model, options or {}, state, folder)
         files = ChainMap(*(part.files for part in pair))  # they grow: a file for each size
-        return {engine: Siamese(model, *pair, engine) for engine in ENGINES}, files
+        return {engine: siamese(model, *pair, engine) for engine in ENGINES}, files
     panels, _ = twins(model, weights, options=options, key=key)
     kind = FairMOT if model.module == "tracking.fairmot" else CenterTrack
     feed = kind(model, None).feed(frame)

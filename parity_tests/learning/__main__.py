@@ -22,6 +22,8 @@ def main(names: list[str]) -> int:
         if recall := found.get("recall"):
             after = min(recall["after"].values())
             line += f"; recall {recall['before']:.3f} -> {after:.3f}, pixels {recall['pixels']:.3f}"
+        if overlap := found.get("overlap"):
+            line += f"; overlap {overlap['before']:.3f} -> {min(overlap['after'].values()):.3f}"
         print(line, flush=True)
     return 0
 

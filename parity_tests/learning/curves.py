@@ -28,6 +28,7 @@ RUN = {
     "worst": dict.fromkeys(PRECISIONS, figure),
     "parted": dict.fromkeys(PRECISIONS, (int, NONE)),
     "recall?": {"pixels": figure, "before": figure, "after": dict.fromkeys(PANEL_NAMES, figure)},
+    "overlap?": {"before": figure, "after": dict.fromkeys(PANEL_NAMES, figure)},
     "points?": {"labels": [int], **{name: [[float, float]] for name in PANEL_NAMES}},
     "versions": {str: str},
 }
@@ -82,6 +83,8 @@ def measure(run, tell=lambda step: None) -> dict:
     }
     if looked_at:
         found["recall"] = {"pixels": recall(held_out["images"].reshape(len(held_out["images"]), -1))}
+    if run.follows:
+        found["overlap"] = {}
     if run.embedding == 2:
         found["points"] = {"labels": held_out["labels"].tolist()}
     for precision, limit in PRECISIONS.items():
@@ -91,12 +94,17 @@ def measure(run, tell=lambda step: None) -> dict:
             learner = Learner(run, package, precision)
             if looked_at and precision == "float64":
                 found["recall"].setdefault("before", recall(learner.embeddings(held_out["images"])))
+            if run.follows and "before" not in found["overlap"]:
+                found["overlap"]["before"] = round(learner.overlap(pictures.sequences()), 4)
             curve: dict[str, list[float]] = {loss: [] for loss in run.shown}
             for step in range(steps):
                 for loss, value in learner.step().items():
                     curve[loss].append(value)
                 tell(step)
             curves[package] = curve
+            if run.follows and precision == "float64":
+                after = round(learner.overlap(pictures.sequences()), 4)
+                found["overlap"].setdefault("after", {})[package] = after
             if looked_at and precision == "float64":
                 embeddings = learner.embeddings(held_out["images"])
                 found["recall"].setdefault("after", {})[package] = recall(embeddings)

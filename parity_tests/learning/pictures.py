@@ -5,7 +5,18 @@ from functools import cache
 import numpy as np
 from skimage import data
 
-__all__ = ["COLOURED", "SIZE", "TEXTURES", "batch", "held_out", "pairs", "standardized", "views"]
+__all__ = [
+    "COLOURED",
+    "SIZE",
+    "TEXTURES",
+    "batch",
+    "held_out",
+    "moving",
+    "pairs",
+    "sequences",
+    "standardized",
+    "views",
+]
 
 SIZE = 24  # of a crop, in pixels
 BORDER = 0.6  # share of a photograph's width that is for training
@@ -13,6 +24,7 @@ BORDER = 0.6  # share of a photograph's width that is for training
 TEXTURES = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
 COLOURED = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "rocket")
 LUMA = (0.299, 0.587, 0.114)
+FRAME, OBJECT = 176, (28, 45)  # sides of a frame and of what moves in it, pixels
 
 
 @cache
@@ -80,3 +92,35 @@ def pairs(step: int, count: int, size: int, training: bool = True) -> np.ndarray
     return np.concatenate(
         [crops(coloured(COLOURED[(step + i) % len(COLOURED)]), rng, 1, size, training) for i in range(count)]
     )
+
+
+def moving(rng, count: int, speed: float, training: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """A piece of one photograph moves over another one, and is thrown back where the frame ends.
+
+    Args:
+        rng: of the photographs, of their parts, and of the way.
+        count: frames.
+        speed: most pixels that it moves from frame to frame, in each direction.
+        training: see :func:`crops`.
+
+    Returns:
+        (count, FRAME, FRAME, 3) uint8; (count, 4) left, top, width and height of the piece, pixels.
+    """
+    names = rng.choice(COLOURED, 2, replace=False)
+    height, width = rng.integers(*OBJECT, 2)
+    (ground,), (piece,) = (
+        crops(coloured(name), rng, 1, side, training) for name, side in zip(names, (FRAME, max(OBJECT)), strict=True)
+    )
+    room = FRAME - np.array([width, height])
+    way = rng.uniform(0, room) + np.arange(count)[:, None] * rng.uniform(-speed, speed, 2)
+    corners = np.round(room - np.abs(room - way % (2 * room))).astype(int)
+    frames = np.repeat(ground[None], count, 0)
+    for frame, (x, y) in zip(frames, corners, strict=True):
+        frame[:, y : y + height, x : x + width] = piece[:, :height, :width]
+    boxes = np.concatenate([corners, np.tile([width, height], (count, 1))], 1)
+    return (255 * frames).round().astype(np.uint8).transpose(0, 2, 3, 1), boxes
+
+
+def sequences(many: int = 6, count: int = 16) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As :func:`moving`, of the parts of the photographs that training does not see."""
+    return [moving(np.random.default_rng((10, i)), count, 8, False) for i in range(many)]

@@ -8,6 +8,8 @@ import numpy as np
 
 from parity_tests.learning import pictures
 from weights import catalog
+from weights.processing.tracking.siamfc import CONTEXT, EXEMPLAR, cut
+from weights.processing.tracking.targets import response_labels
 
 __all__ = ["CLASSES", "RUNS", "Run"]
 
@@ -36,6 +38,7 @@ class Run:
         settled: the step from which on the loss measures the same thing.
         together: for how many steps float64 must keep both curves within 1e-6 of each other; None for all.
         beats_pixels: whether the recall must be above that of raw pixels, too.
+        follows: whether it is SiamFC, whose boxes are compared with those of objects that move.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Run:
     settled: int = 0
     together: int | None = None
     beats_pixels: bool = True
+    follows: bool = False
 
     @property
     def entry(self) -> catalog.Model:
@@ -144,6 +148,7 @@ METRIC = [
     # alone, the hardest pairs of these crops draw all embeddings into one point
     pairs("triplet_hard", options={"normalize": True}, beside=SOFTMAX),
     pairs("triplet_facenet", together=80),
+    pairs("triplet_weighted"),
     pairs("triplet_all", options={"reduction": "mean"}),
 ]
 
@@ -287,4 +292,39 @@ GAN = [
     ),
 ]
 
-RUNS = {run.name: run for run in (*METRIC, *CONTRASTIVE, *GAN)}
+
+# trackers
+
+
+def found_again(step: int, count: int = 3, cells: int = 7) -> tuple[Arrays, Arrays]:
+    """An object in one frame, and around its middle in another; it may have gone anywhere meanwhile."""
+    rng = np.random.default_rng((9, step))
+    side = EXEMPLAR + 8 * (cells - 1)
+    inputs: dict[str, list] = {"exemplar": [], "search": []}
+    for _ in range(count):
+        (first, last), boxes = pictures.moving(rng, 2, 60)
+        size = boxes[0, :1:-1]
+        before, now = boxes[:, 1::-1] + (size - 1) / 2
+        around = np.sqrt((size + CONTEXT * size.sum()).prod())
+        fill = first.mean((0, 1))
+        inputs["exemplar"].append(cut(first, before, around, EXEMPLAR, fill))
+        inputs["search"].append(cut(last, now, around * side / EXEMPLAR, side, fill))
+    labels = np.tile(response_labels(cells, cells), (count, 1, 1, 1))
+    return {name: np.stack(crops) for name, crops in inputs.items()}, {"labels": labels}
+
+
+TRACKING = [
+    Run(
+        "siamfc",
+        "siamfc_alexnet_v1",
+        found_again,
+        {"channels": (8, 12, 16, 16, 12), "out_scale": 0.01},
+        steps=200,
+        learning_rate=1e-3,
+        optimizer="adam",
+        falls=("total", 0.6),
+        follows=True,
+    )
+]
+
+RUNS = {run.name: run for run in (*METRIC, *CONTRASTIVE, *GAN, *TRACKING)}

@@ -12,6 +12,8 @@ from parity_tests.learning.runs import CLASSES, Run
 from tf_impl.training.optimizers import Adam
 from tf_impl.training.sgd import SGD
 from weights import catalog
+from weights.processing.tracking.anchors import overlaps
+from weights.processing.tracking.siamfc import SiamFCTracker
 from weights.seeded import seeded
 
 __all__ = ["PANELS", "Learner"]
@@ -159,3 +161,22 @@ class Learner:
         network = getattr(self.panel.model, self.run.trunk) if self.run.trunk else self.panel.model
         maps = network.forward_features(images)["c5"]
         return maps.mean((2, 3)) if self.package == "torch_impl" else tf.reduce_mean(maps, (1, 2))
+
+    def overlap(self, sequences) -> float:
+        """Mean IoU of SiamFC's boxes with those of objects that move: of frames (T, H, W, 3) and boxes (T, 4)."""
+
+        def response(exemplar, crops):
+            inputs = {"exemplar": np.repeat(exemplar, len(crops), 0), "search": crops}
+            return self.panel.outputs(inputs)["response"]
+
+        tracker, found = SiamFCTracker(lambda exemplar: exemplar, response), []
+        for frames, boxes in sequences:
+            boxes = boxes + np.array([1, 1, 0, 0])  # 1-based
+            tracker.initialise(frames[0], boxes[0])
+            for frame, box in zip(frames[1:], boxes[1:], strict=True):
+                pair = np.stack([tracker.track(frame)["box"], box])
+                pair[:, :2] += pair[:, 2:] / 2
+                found.append(overlaps(*pair))
+        if self.package == "torch_impl":
+            self.panel.model.train()
+        return float(np.mean(found))

@@ -285,6 +285,7 @@ def learning(site: Site, learned: Mapping[str, dict]) -> dict:
             "worst": found["worst"],
             "parted": found["parted"],
             "recall": found.get("recall"),
+            "overlap": found.get("overlap"),
             "plane": None,
         }
         if plane := found.get("points"):

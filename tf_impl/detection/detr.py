@@ -26,6 +26,7 @@ from tf_impl.layers.linear import Dense, Embedding
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.layers.positions import sinusoids
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size, resize_nearest
 from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax
@@ -64,11 +65,11 @@ class SinePositions(keras.layers.Layer):
         self.dim = dim
 
     def call(self, padding, like):
-        inside = tf.cast(~padding, like.dtype)
+        inside = single(tf.cast(~padding, like.dtype))
         rows, columns = tf.cumsum(inside, 1), tf.cumsum(inside, 2)
         rows = rows / (rows[:, -1:] + 1e-6) * (2 * math.pi)
         columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
-        return tf.concat((sinusoids(rows, self.dim // 2), sinusoids(columns, self.dim // 2)), -1)
+        return tf.cast(tf.concat((sinusoids(rows, self.dim // 2), sinusoids(columns, self.dim // 2)), -1), like.dtype)
 
 
 @keras.saving.register_keras_serializable("diptych", "detr.LearnedPositions")

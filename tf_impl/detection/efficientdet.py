@@ -133,7 +133,8 @@ class EfficientDet(Model):
         fpn_cells: cells of the pyramid.
         repeats: convolutions of each head.
         num_classes: classes K, without a background.
-        pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
+        pad_mode: "same" (the TensorFlow release), "torch" (as much on both sides) or "zeros" ("same", but the pyramid
+            pads with 0 when it pools; mmdet).
         bias: whether convolutions have one although a normalisation follows (the TensorFlow release).
         weighted: whether the pyramid weighs what it adds.
         bn_eps, drop_path, stages: of the backbone, see :class:`EfficientNet`.
@@ -165,7 +166,7 @@ class EfficientDet(Model):
             depth,
             0.0,
             stages=stages,
-            pad_mode=pad_mode,
+            pad_mode="same" if pad_mode == "zeros" else pad_mode,
             bn_eps=bn_eps,
             drop_path=drop_path,
             features_only=True,

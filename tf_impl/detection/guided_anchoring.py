@@ -42,6 +42,7 @@ from tf_impl.layers.deform_conv import deform_conv2d
 from tf_impl.layers.initialization import SmallNormal
 from tf_impl.layers.model import Model
 from tf_impl.layers.nms import batched_nms
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size
 from tf_impl.layers.rows import anchor_rows, take_rows
 from tf_impl.layers.top_k import top_k
@@ -158,8 +159,8 @@ class GARPNHead(ProposalNetwork):
             y, column = (np.arange(n) * stride for n in map_size(x))
             y, column = np.meshgrid(y, column, indexing="ij")
             squares = np.stack([column - half, y - half, column + half, y + half], -1).reshape(-1, 4)
-            found = [anchor_rows(values, width) for values, width in zip(self.maps(x), (1, 4, 2, 1))]
-            levels.append((*found, tf.constant(squares, x.dtype)))
+            found = [anchor_rows(single(values), width) for values, width in zip(self.maps(x), (1, 4, 2, 1))]
+            levels.append((*found, tf.constant(squares, found[0].dtype)))
         proposals = self.best(levels, image_size, learning)
         logits, deltas, shapes, locations = (tf.concat(parts, 1) for parts in list(zip(*levels))[:4])
         return {

@@ -30,6 +30,7 @@ from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.initialization import KaimingNormal
 from tf_impl.layers.pooling import AveragePooling2D
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size, resize_bilinear
 from tf_impl.layers.rows import take_rows
 from tf_impl.rois.extractors import RoIExtractor
@@ -158,10 +159,12 @@ class HTCRoIHead(CascadeRoIHead):
         if self.semantic_head is None:
             return x
         semantic = self.semantic_roi_extractor({FUSED: maps["semantic"]}, boxes)
-        return x + (semantic if semantic.shape[1] == x.shape[1] else self.pool(semantic))
+        semantic = semantic if semantic.shape[1] == x.shape[1] else self.pool(semantic)
+        return x + tf.cast(semantic, x.dtype)
 
     def classify(self, stage: int, maps, boxes):
-        logits, deltas = self.bbox_head[stage](self.pooled(self.bbox_roi_extractor[stage], maps, boxes))
+        found = self.bbox_head[stage](self.pooled(self.bbox_roi_extractor[stage], maps, boxes))
+        logits, deltas = (single(values) for values in found)
         rows = (-1, boxes.shape[1] or tf.shape(boxes)[1])
         return tf.reshape(logits, (*rows, logits.shape[-1])), tf.reshape(deltas, (*rows, 4))
 

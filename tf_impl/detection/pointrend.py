@@ -19,6 +19,7 @@ from tf_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, Two
 from tf_impl.layers.conv_module import ConvModule
 from tf_impl.layers.convolution import Conv1D
 from tf_impl.layers.linear import Dense
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size, resize_bilinear
 from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import argmax, top_k
@@ -58,7 +59,7 @@ class SimpleRoIExtractor(keras.layers.Layer):
     """
 
     def __init__(self, output_size: int, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.output_size = output_size
 
     def call(self, maps, boxes):
@@ -79,7 +80,7 @@ def fine_features(maps, boxes, points):
     Returns:
         (N * R, P, C).
     """
-    x = maps[FINE]
+    x = tf.cast(maps[FINE], boxes.dtype)
     height, width = map_size(x)
     size = tf.cast(tf.stack([STRIDE * width, STRIDE * height]), x.dtype)
     places = box_points(tf.stop_gradient(boxes), points) / size
@@ -199,18 +200,18 @@ class PointRendRoIHead(StandardRoIHead):
         if targets is not None:
             return {**found, **self.learn(maps, found, targets)}
         if given:
-            coarse = self.segment(maps, proposals)
+            coarse = single(self.segment(maps, proposals))
             labels = argmax(found["class_logits"][..., :-1])
             return {**found, "mask_logits": coarse, "refined_logits": self.refine(maps, proposals, coarse, labels)}
         found |= self.postprocess({**found, "image_size": image_size})
-        logits = self.segment(maps, found["boxes"])
+        logits = single(self.segment(maps, found["boxes"]))
         return {**found, "mask_logits": self.refine(maps, found["boxes"], logits, found["labels"])}
 
     def point_logits(self, maps, boxes, coarse, labels, points):
         """Logits (N, R, P) of one class at points (N, R, P, 2) of boxes, given the coarse ones (N, R, K, 7, 7)."""
         fine, rows = fine_features(maps, boxes, points), flat(points, 0)
         coarse = tf.transpose(flat(coarse, 0), (0, 2, 3, 1))
-        logits = tf.transpose(self.point_head(fine, point_sample(coarse, rows)), (0, 2, 1))  # (N * R, K, P)
+        logits = single(tf.transpose(self.point_head(fine, point_sample(coarse, rows)), (0, 2, 1)))  # (N * R, K, P)
         logits = tf.reshape(logits, (-1, points.shape[1] or tf.shape(points)[1], *logits.shape[1:]))
         return of_class(logits, labels)
 
@@ -218,7 +219,7 @@ class PointRendRoIHead(StandardRoIHead):
         """What the losses of masks are computed of."""
         boxes = found["proposals"][:, : int(self.samples * SHARE)]
         labels = take_rows(targets["labels"], found["matched"][:, : boxes.shape[1]])
-        coarse = self.segment(maps, boxes)
+        coarse = single(self.segment(maps, boxes))
         logits = of_class(coarse, labels)  # (N, P, 7, 7)
         points = self.choose(tf.stop_gradient(logits), targets)
         return {

@@ -37,7 +37,7 @@ __all__ = [
 
 def coordinate_grid(size, like):
     """Places of all cells, x and y from -1 to 1 at the centres of the outer ones.  (H, W, 2)."""
-    y, x = (2 * tf.range(n, dtype=like.dtype) / (n - 1) - 1 for n in size)
+    y, x = (2 * tf.cast(tf.range(n), like.dtype) / (n - 1) - 1 for n in size)
     return tf.stack(tf.meshgrid(x, y), -1)
 
 

@@ -26,6 +26,7 @@ from tf_impl.face.retinaface import (
 from tf_impl.layers.grid_sample import grid_sample
 from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size
 from tf_impl.layers.rows import take_rows
 from tf_impl.layers.top_k import top_k
@@ -107,13 +108,13 @@ class DenseFace(Model):
     def decode(self, codes):
         """Form (R, V, 3) and texture (R, V, 3)."""
         x = tf.reshape(self.fc(codes), (-1, len(self.meshes[0].vertices), self.width))
-        mean = tf.constant(self.meshes[-1].vertices, x.dtype)
+        mean = tf.constant(self.meshes[-1].vertices, codes.dtype)
         for mesh, conv in zip(self.meshes[1:], self.convs, strict=True):
             larger, laplacian = (tf.constant(m, x.dtype) for m in (mesh.enlargement, self.laplacian(mesh)))
             x = tf.nn.relu(conv(tf.matmul(larger, x), laplacian))
         laplacian = tf.constant(self.laplacian(self.meshes[-1]), x.dtype)
         form, texture = tf.split(self.last(x, laplacian), 2, 2)
-        return mean + form, GREY + texture
+        return mean + single(form), GREY + single(texture)
 
     @staticmethod
     def laplacian(mesh):
@@ -129,7 +130,7 @@ class DenseFace(Model):
         return texture * (1 + ambient[:, None] + colour[:, None] * bright)
 
     def call(self, codes, training=False):
-        form, shift, angles, zoom, lamp, colour, ambient = tf.split(codes, CODE, 1)
+        form, shift, angles, zoom, lamp, colour, ambient = tf.split(single(codes), CODE, 1)
         vertices, texture = self.decode(form)
         triangles = tf.constant(self.meshes[-1].triangles)
         vertices = tf.matmul(vertices, rotation_of(angles)) + shift[:, None]

@@ -30,12 +30,11 @@ __all__ = [
     "attend",
     "causal_mask",
     "mask_bias",
+    "masked_score",
     "masked_softmax",
     "merge_heads",
     "split_heads",
 ]
-
-MASKED = -1e9  # score of a key that must not be seen; finite, so that a row without any key stays finite
 
 
 def split_heads(x, heads: int):
@@ -49,9 +48,14 @@ def merge_heads(x):
     return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, tf.shape(x)[2], x.shape[1] * x.shape[3]))
 
 
+def masked_score(dtype) -> float:
+    """Score of a key that must not be seen; finite, so that a row without any key stays finite."""
+    return -6e4 if tf.as_dtype(dtype) == tf.float16 else -1e9
+
+
 def mask_bias(masked, dtype):
     """What is added to the scores: 0 where ``masked`` is False, a large negative number where it is True."""
-    return tf.cast(masked, dtype) * MASKED
+    return tf.cast(masked, dtype) * masked_score(dtype)
 
 
 def causal_mask(query, key):

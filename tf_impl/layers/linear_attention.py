@@ -14,7 +14,7 @@ Mirror notes:
 
 import tensorflow as tf
 
-from .attention import MASKED
+from .attention import mask_bias
 
 __all__ = [
     "favor_attention",
@@ -94,7 +94,7 @@ def softmax_features(x, projection, is_query: bool, masked=None, eps: float = 1e
     x = x * x.shape[-1] ** -0.25
     exponent = tf.matmul(x, projection, transpose_b=True)
     if masked is not None:
-        exponent = exponent + tf.cast(masked, x.dtype) * MASKED
+        exponent = exponent + mask_bias(masked, x.dtype)
     largest = tf.stop_gradient(tf.reduce_max(exponent, -1 if is_query else (-2, -1), keepdims=True))
     y = tf.exp(exponent - tf.reduce_sum(tf.square(x), -1, keepdims=True) / 2 - largest) + eps
     if masked is not None:

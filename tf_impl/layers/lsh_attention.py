@@ -4,9 +4,11 @@
 (MIT). Query and key are one vector; the key is that vector at length 1, and a position hardly attends to itself.
 """
 
+import math
+
 import tensorflow as tf
 
-from .attention import MASKED
+from .attention import masked_score
 from .positions import rotate
 from .rows import take_rows
 from .top_k import argmax
@@ -96,21 +98,21 @@ def lsh_attention(
     of_key = with_chunk_before(of_query)
     vectors = chunked(take_rows(qk, place))
     scores = shared_scores(vectors, with_chunk_before(vectors))  # (N, C, L, 2 L)
+    masked = tf.cast(masked_score(scores.dtype), scores.dtype)
     if padding_mask is not None:
         padding = chunked(take_rows(padding_mask, place))
-        scores = tf.where(
-            padding[..., None] | with_chunk_before(padding)[:, :, None], tf.cast(MASKED, scores.dtype), scores
-        )
+        scores = tf.where(padding[..., None] | with_chunk_before(padding)[:, :, None], masked, scores)
     if causal:
-        scores = tf.where(of_query[..., None] < of_key[:, :, None], tf.cast(MASKED, scores.dtype), scores)
+        scores = tf.where(of_query[..., None] < of_key[:, :, None], masked, scores)
     scores = tf.where(of_query[..., None] == of_key[:, :, None], tf.cast(SELF, scores.dtype), scores)
     if not allow_duplicates:
         chunk = tf.transpose(tf.reshape(restore // bucket_size, (-1, rounds, length)), (0, 2, 1))  # (N, T, H)
         of_query = chunked(take_rows(chunk, place))[:, :, :, None]
         of_key = with_chunk_before(chunked(take_rows(chunk, place)))[:, :, None]
         met = (of_query == of_key) | (of_query == (of_key + 1) % chunks)  # (N, C, L, 2 L, H)
+        times = tf.reduce_sum(tf.cast(met, scores.dtype), -1)
         # a pair across the border of two rounds meets in neither; 1e-9 as in the reference, which adds it
-        scores = scores - tf.math.log(tf.maximum(tf.reduce_sum(tf.cast(met, scores.dtype), -1), 1e-9))
+        scores = scores - tf.where(times > 0, tf.math.log(tf.maximum(times, 1)), math.log(1e-9))
     # sums over the keys, relative to the largest score, so that the rounds can be added without a logarithm of -5e4
     largest = tf.stop_gradient(tf.reduce_max(scores, -1, keepdims=True))
     value = tf.concat([value, tf.ones_like(value[..., :1])], -1)
@@ -132,10 +134,11 @@ def shared_qk_attention(qk, value, padding_mask=None, causal: bool = False):
     Returns: (N, T, F).
     """
     scores = shared_scores(qk, qk)
+    masked = tf.cast(masked_score(scores.dtype), scores.dtype)
     place = tf.range(tf.shape(qk)[1])
     scores = tf.where(place[:, None] == place, tf.cast(SELF, scores.dtype), scores)
     if padding_mask is not None:
-        scores = tf.where(padding_mask[:, :, None] | padding_mask[:, None], tf.cast(MASKED, scores.dtype), scores)
+        scores = tf.where(padding_mask[:, :, None] | padding_mask[:, None], masked, scores)
     if causal:
-        scores = tf.where(place[:, None] < place, tf.cast(MASKED, scores.dtype), scores)
+        scores = tf.where(place[:, None] < place, masked, scores)
     return tf.matmul(tf.nn.softmax(scores), value)

@@ -12,7 +12,7 @@ import keras
 
 from .names import mark_containers, named_layers
 
-__all__ = ["Model", "TokenModel"]
+__all__ = ["Model", "TextModel", "TokenModel"]
 
 KEPT = ("name", "trainable", "dtype")  # what Keras writes into every config
 
@@ -102,20 +102,44 @@ class Model(keras.Model):
             config["dtype"] = keras.saving.deserialize_keras_object(dtype) if isinstance(dtype, dict) else dtype
         return cls(**config)
 
+    def get_build_config(self):
+        """Every input that the model was built with; Keras itself keeps the first one only."""
+        try:
+            given = self.input
+        except (AttributeError, ValueError):  # it was never called with symbolic tensors
+            return super().get_build_config()
+        specs = [{"shape": list(x.shape), "dtype": x.dtype} for x in keras.tree.flatten(given)]
+        return {"inputs": specs}
+
     def build_from_config(self, config):
-        mark_containers(self)
-        super().build_from_config(config)
+        if not mark_containers(self):
+            return
+        if "inputs" not in config:
+            super().build_from_config(config)
+            return
+        self(*(keras.Input(batch_shape=spec["shape"], dtype=spec["dtype"]) for spec in config["inputs"]))
 
 
 @keras.saving.register_keras_serializable("diptych")
-class TokenModel(Model):
-    """A model whose inputs are all token indices or masks, (N, T) int: ``build()`` needs no example of them.
-
-    ``token_axes`` is the number of axes of an input, where it is not 2.
+class TextModel(Model):
+    """A model that ``fit``, ``evaluate`` and ``predict`` may give its inputs as a dictionary, or as a list in the order
+    of its arguments.
     """
 
-    token_axes = 2
+    def __call__(self, *args, **kwargs):
+        first = args[0] if len(args) == 1 else None
+        if isinstance(first, Mapping):
+            return super().__call__(**first, **kwargs)
+        return super().__call__(*(first if isinstance(first, (list, tuple)) else args), **kwargs)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class TokenModel(TextModel):
+    """A model of token indices and masks, all (N, T) int: ``build()`` needs no example of them."""
+
+    token_shape = (None,)
 
     def build(self, input_shape=None):
         needed = [p for p in inspect.signature(self.call).parameters.values() if p.default is p.empty]
-        self.compute_output_spec(*(keras.Input((None,) * (self.token_axes - 1), dtype="int64") for _ in needed))
+        self.built = True  # but for its parts, which are built as they are called, those of training included
+        self(*(keras.Input(self.token_shape, dtype="int64") for _ in needed), training=True)

@@ -5,7 +5,7 @@ it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), w
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
 
 Mirror notes:
-- The fixed point is a Python loop in PyTorch and ``tf.while_loop`` in TensorFlow.
+- The fixed point is a Python loop in PyTorch, in an operator of its own, and ``tf.while_loop`` in TensorFlow.
 - The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
 """
 

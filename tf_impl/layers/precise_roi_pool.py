@@ -10,6 +10,8 @@ Mirror notes:
 
 import tensorflow as tf
 
+from .precision import single
+
 __all__ = ["precise_roi_pool"]
 
 
@@ -48,13 +50,14 @@ def precise_roi_pool(features, boxes_xyxy, output_size: int, spatial_scale: floa
         (R, P, K, K, C); 0 for a box without area.
     """
     height, width, channels = features.shape[1:]
-    x_first, y_first, x_last, y_last = tf.unstack(boxes_xyxy * spatial_scale, axis=-1)
+    x_first, y_first, x_last, y_last = tf.unstack(single(boxes_xyxy) * spatial_scale, axis=-1)
     rows, tall = _weights(y_first, y_last, output_size, height)
     columns, wide = _weights(x_first, x_last, output_size, width)
     count = boxes_xyxy.shape[1]
     x = tf.reshape(rows, (-1, count * output_size, height))
-    x = tf.matmul(x, tf.reshape(features, (-1, height, width * channels)))
+    x = tf.matmul(x, tf.reshape(single(features), (-1, height, width * channels)))
     x = tf.reshape(x, (-1, count, output_size, width, channels))
     x = tf.matmul(columns[:, :, None], x)  # mirror: NHWC
     area = (tall * wide)[:, :, None, None, None]
-    return tf.where(area > 0, x / tf.where(area > 0, area, tf.ones_like(area)), tf.zeros_like(x))
+    x = tf.where(area > 0, x / tf.where(area > 0, area, 1.0), 0.0)
+    return tf.cast(x, features.dtype)

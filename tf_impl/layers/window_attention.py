@@ -29,12 +29,13 @@ class RotaryFrequencies(keras.layers.Layer):
             shape=(dim // 2,),
             initializer=lambda shape, dtype: tf.cast(frequencies, dtype),
             trainable=False,
+            autocast=False,
         )
 
     def call(self, length: int):
         frequencies = tf.convert_to_tensor(self.inv_freq)
         angles = tf.range(length, dtype=frequencies.dtype)[:, None] * frequencies
-        return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
+        return tf.cast(tf.concat([tf.sin(angles), tf.cos(angles)], -1), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("diptych")

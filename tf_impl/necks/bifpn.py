@@ -43,13 +43,18 @@ def downsample(x, pad_mode: str):
 
     Args:
         x: (N, H, W, C).
-        pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
+        pad_mode: "same" (the TensorFlow release), "zeros" (the same, but what is padded is 0; mmdet) or "torch" (as
+            much on both sides).
 
     Returns:
         (N, ceil(H / 2), ceil(W / 2), C).
     """
     if pad_mode == "torch":
         return max_pool2d(x, 3, 2, 1)
+    if pad_mode == "zeros":
+        rows, columns = ((1 + n % 2) for n in map_size(x))
+        sides = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+        return tf.nn.max_pool2d(tf.pad(x, sides), 3, 2, "VALID")
     return tf.nn.max_pool2d(x, 3, 2, "SAME")  # mirror: "same" pooling
 
 

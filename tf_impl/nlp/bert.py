@@ -425,7 +425,7 @@ class BertForMultipleChoice(TokenModel):
     Returns: logits (N, choices).
     """
 
-    token_axes = 3
+    token_shape = (1, None)  # or any other number of choices
 
     def __init__(self, **options):
         super().__init__()

@@ -15,9 +15,9 @@ import keras
 import tensorflow as tf
 
 from tf_impl.layers.activation import gelu
-from tf_impl.layers.attention import MASKED, attend, merge_heads, split_heads
+from tf_impl.layers.attention import attend, mask_bias, merge_heads, split_heads
 from tf_impl.layers.linear import Dense, Embedding
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TextModel
 from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.losses.cross_entropy import ClassificationPostProcess, sparse_cross_entropy
 
@@ -186,7 +186,7 @@ def run(blocks, x, cache, training):
         start, keys, values = cache
         parts = [(start, keys[:, i], values[:, i]) for i in range(len(blocks))]
         tokens, seen = tf.cast(start, tf.int32) + tokens, tf.range(keys.shape[3])
-    bias = tf.cast(seen > tokens[:, None], x.dtype) * MASKED  # (T, S)
+    bias = mask_bias(seen > tokens[:, None], x.dtype)  # (T, S)
     all_keys, all_values = [], []
     for block, part in zip(blocks, parts, strict=True):
         x, k, v = block(x, bias, part, training=training)
@@ -289,7 +289,7 @@ class TiedHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class LMHeadModel(Model):
+class LMHeadModel(TextModel):
     """A decoder whose word embedding is also its output layer.
 
     Args:

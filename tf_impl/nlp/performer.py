@@ -21,7 +21,7 @@ from tf_impl.layers.activation import gelu
 from tf_impl.layers.attention import merge_heads, split_heads
 from tf_impl.layers.linear import Embedding, SequenceDense
 from tf_impl.layers.linear_attention import favor_attention, orthogonal_projection
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TextModel
 from tf_impl.layers.names import named_layers
 from tf_impl.layers.native import exporting
 from tf_impl.layers.normalization import LayerNormalization
@@ -382,7 +382,7 @@ class FixedPositionalEmbedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class PerformerLM(Model):
+class PerformerLM(TextModel):
     """A Performer between an embedding of words and scores of words.
 
     Args:
@@ -431,7 +431,7 @@ class PerformerLM(Model):
         padding, hidden = (None if mask is None else mask == 0 for mask in (attention_mask, context_mask))
         x = self.norm(self.performer(x, waves, padding, context, hidden, training=training))
         if self.to_out is None:
-            return tf.matmul(x, tf.convert_to_tensor(self.token_emb.embeddings), transpose_b=True)
+            return tf.matmul(x, tf.cast(self.token_emb.embeddings, x.dtype), transpose_b=True)
         return self.to_out(x)
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_impl.layers.attention import merge_heads, split_heads
 from tf_impl.layers.linear import Embedding, SequenceDense
 from tf_impl.layers.lsh_attention import lsh_attention, shared_qk_attention
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TextModel
 from tf_impl.layers.normalization import LayerNormalization
 from tf_impl.layers.reversible import ReversibleSequence
 from tf_impl.layers.window_attention import RotaryFrequencies
@@ -123,7 +123,7 @@ class AxialPositionalEmbedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class ReformerLM(Model):
+class ReformerLM(TextModel):
     """A Reformer between an embedding of words and scores of words.
 
     Args:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tf_impl import state
 from tf_impl.layers.attention import causal_mask, mask_bias
 from tf_impl.layers.linear import Embedding
-from tf_impl.layers.model import Model
+from tf_impl.layers.model import TextModel
 from tf_impl.nlp._transformer_layers import (
     PAD,
     DecoderLayer,
@@ -65,7 +65,7 @@ class TransformerHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Transformer(Model):
+class Transformer(TextModel):
     """Encoder, decoder, and scores of the next word.
 
     Args:
@@ -146,7 +146,7 @@ class Transformer(Model):
         return {"last_hidden_state": x, "memory_key": keys, "memory_value": values}
 
     def logits(self, x):
-        return self.lm_head(self.model.decoder.normalized(x)) + tf.convert_to_tensor(self.final_logits_bias)
+        return self.lm_head(self.model.decoder.normalized(x)) + tf.cast(self.final_logits_bias, x.dtype)
 
     def step(self, decoder_input_ids, position, attention_mask, memory_key, memory_value, past_key, past_value):
         """Logits behind one more word.

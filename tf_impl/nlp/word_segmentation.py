@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tf_impl import state
 from tf_impl.layers.linear import Embedding, SequenceDense
-from tf_impl.layers.model import Model, TokenModel
+from tf_impl.layers.model import TextModel, TokenModel
 from tf_impl.layers.paddle_gru import FC, DynamicGRU, bidirectional_gru
 from tf_impl.layers.recurrent import LSTM
 from tf_impl.losses.crf import BMES, CRF, CRFCriterion, CRFPostProcess
@@ -39,7 +39,7 @@ def lengths_of(mask):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class LinearCRF(Model):
+class LinearCRF(TextModel):
     """Random field whose emissions are sums of weights of features.
 
     Args:

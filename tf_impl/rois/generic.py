@@ -74,7 +74,7 @@ class GenericRoIExtractor(keras.layers.Layer):
         levels: tuple[str, ...] = ("p2", "p3", "p4", "p5"),
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.output_size, self.levels = output_size, tuple(levels)
         self.post_module = SquareAttention(num_heads)  # mirror: infers the widths
         self.pre_module = ConvModule(filters, 5, padding=2)
@@ -83,6 +83,7 @@ class GenericRoIExtractor(keras.layers.Layer):
         image, rows = image_index(boxes), tf.reshape(tf.stop_gradient(boxes), (-1, 4))
         found = 0
         for name in self.levels:
-            x = roi_align(maps[name], rows, image, self.output_size, 1 / 2 ** int(name[1:]), 2, True)  # mirror: NHWC
+            features = tf.cast(maps[name], rows.dtype)
+            x = roi_align(features, rows, image, self.output_size, 1 / 2 ** int(name[1:]), 2, True)  # mirror: NHWC
             found = found + self.pre_module(x)
         return self.post_module(found)

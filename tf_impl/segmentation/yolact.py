@@ -346,7 +346,7 @@ def cut_masks(masks, boxes):
     corners = boxes * tf.constant([width, height, width, height], boxes.dtype)
     low = (tf.minimum(corners[..., :2], corners[..., 2:]) - 1)[..., None, None]
     high = (tf.maximum(corners[..., :2], corners[..., 2:]) + 1)[..., None, None]
-    x, y = (tf.range(n, dtype=masks.dtype) for n in (width, height))
+    x, y = (tf.cast(tf.range(n), boxes.dtype) for n in (width, height))
     y = y[:, None]
     inside = (x >= low[:, :, 0]) & (x < high[:, :, 0]) & (y >= low[:, :, 1]) & (y < high[:, :, 1])
     return tf.where(inside, masks, 0.0)

@@ -25,6 +25,7 @@ from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.precise_roi_pool import precise_roi_pool
+from tf_impl.layers.precision import single
 
 __all__ = [
     "AtomIoUNet",
@@ -183,14 +184,16 @@ class DiMPSteepestDescentGN(keras.layers.Layer):
         return tf.concat((tf.nn.relu(1 - tf.abs(bins[..., :-1])), tf.clip_by_value(1 + bins[..., -1:], 0, 1)), -1)
 
     def call(self, kernel, features, boxes):
+        given, (kernel, features, boxes) = features.dtype, map(single, (kernel, features, boxes))
         images, size = features.shape[0], kernel.shape[1]
         height, width = (n + 2 * PAD - size + 1 for n in features.shape[2:4])
         bins = self.distances(boxes, height, width)
         shape = (images, -1, height, width)
-        label = tf.reshape(self.label_map_predictor(bins), shape)
-        mask = tf.reshape(self.target_mask_predictor(bins), shape)
-        weight = images**-0.5 * tf.reshape(self.spatial_weight_predictor(bins), shape)
-        step, reg = tf.exp(tf.convert_to_tensor(self.log_step_length)), tf.square(self.filter_reg)
+        label = single(tf.reshape(self.label_map_predictor(bins), shape))
+        mask = single(tf.reshape(self.target_mask_predictor(bins), shape))
+        weight = images**-0.5 * single(tf.reshape(self.spatial_weight_predictor(bins), shape))
+        step, reg = (single(tf.convert_to_tensor(value)) for value in (self.log_step_length, self.filter_reg))
+        step, reg = tf.exp(step), tf.square(reg)
         reg = tf.where(reg > 1e-6, reg, tf.constant(1e-6, reg.dtype))
         found = [kernel]
         for _ in range(self.iterations):
@@ -206,7 +209,7 @@ class DiMPSteepestDescentGN(keras.layers.Layer):
             length = squared / tf.where(bend > 1e-8, bend, tf.constant(1e-8, bend.dtype))
             kernel = kernel - (step * length)[:, None, None, None] * gradient
             found.append(kernel)
-        return found
+        return [tf.cast(kernel, given) for kernel in found]
 
 
 @keras.saving.register_keras_serializable("diptych", "dimp.LinearFilter")

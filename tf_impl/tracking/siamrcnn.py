@@ -30,6 +30,7 @@ from tf_impl.layers.linear import Dense
 from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import GroupNormalization
 from tf_impl.layers.pooling import max_pool2d
+from tf_impl.layers.precision import single
 from tf_impl.layers.resize import map_size
 from tf_impl.layers.rows import take_rows
 from tf_impl.losses.box import smooth_l1_loss
@@ -262,7 +263,7 @@ class SiamRCNNSimilarity(Model):
     """
 
     def __init__(self, channels: int = 256, units: int = 1024, groups_of_norm: int = 32, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         for i in range(1, len(STDS) + 1):
             setattr(self, f"cascade_rcnn_stage{i}", Stage(channels, units, groups_of_norm))
 
@@ -348,7 +349,8 @@ class SiamRCNN(SiamRCNNSimilarity):
         count = boxes.shape[1]
         features = self.roi_extractor(maps, boxes)
         reference = tf.repeat(reference, count, 0)
-        logits, deltas = getattr(self, f"cascade_rcnn_stage{stage + 1}")(reference, features)
+        answers = getattr(self, f"cascade_rcnn_stage{stage + 1}")(reference, features)
+        logits, deltas = (single(values) for values in answers)
         return tf.reshape(logits, (-1, count, 2)), tf.reshape(deltas, (-1, count, 4))
 
     def refine(self, stage: int, boxes, deltas, image_size):

@@ -40,6 +40,7 @@ from torch_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, 
 from torch_impl.layers.deform_conv import deform_conv2d
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.nms import batched_nms
+from torch_impl.layers.precision import single
 from torch_impl.layers.resize import map_size
 from torch_impl.layers.rows import anchor_rows, take_rows
 from torch_impl.layers.top_k import top_k
@@ -152,7 +153,7 @@ class GARPNHead(ProposalNetwork):
             y, column = (np.arange(n) * stride for n in map_size(x))
             y, column = np.meshgrid(y, column, indexing="ij")
             squares = np.stack([column - half, y - half, column + half, y + half], -1).reshape(-1, 4)
-            found = [anchor_rows(values, width) for values, width in zip(self.maps(x), (1, 4, 2, 1))]
+            found = [anchor_rows(single(values), width) for values, width in zip(self.maps(x), (1, 4, 2, 1))]
             levels.append((*found, torch.from_numpy(squares).to(x)))
         proposals = self.best(levels, image_size, learning)
         logits, deltas, shapes, locations = (torch.cat(parts, 1) for parts in list(zip(*levels))[:4])

@@ -29,6 +29,7 @@ from torch_impl.detection.cascade_rcnn import (
 from torch_impl.detection.faster_rcnn import TwoStageDetector, pyramid_detector
 from torch_impl.layers.conv_module import ConvModule
 from torch_impl.layers.initialization import kaiming_normal
+from torch_impl.layers.precision import single
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.rows import take_rows
 from torch_impl.rois.extractors import RoIExtractor
@@ -155,7 +156,8 @@ class HTCRoIHead(CascadeRoIHead):
         return x + (semantic if semantic.shape[-1] == x.shape[-1] else F.avg_pool2d(semantic, 2))
 
     def classify(self, stage: int, maps, boxes):
-        logits, deltas = self.bbox_head[stage](self.pooled(self.bbox_roi_extractor[stage], maps, boxes))
+        found = self.bbox_head[stage](self.pooled(self.bbox_roi_extractor[stage], maps, boxes))
+        logits, deltas = (single(values) for values in found)
         return logits.reshape(-1, boxes.shape[1], logits.shape[-1]), deltas.reshape(-1, boxes.shape[1], 4)
 
     def segment(self, stage: int, maps, boxes) -> list:

@@ -17,6 +17,7 @@ from torch_impl.detection._masks import SHARE, MaskCriterion, MaskPostProcess
 from torch_impl.detection._two_stage import of_class
 from torch_impl.detection.faster_rcnn import StandardRoIHead, TwoStageDetector, TwoStagePostProcess, pyramid_detector
 from torch_impl.layers.conv_module import ConvModule
+from torch_impl.layers.precision import single
 from torch_impl.layers.resize import map_size, resize_bilinear
 from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import argmax, top_k
@@ -190,24 +191,24 @@ class PointRendRoIHead(StandardRoIHead):
         if targets is not None:
             return {**found, **self.learn(maps, found, targets)}
         if given:
-            coarse = self.segment(maps, proposals)
+            coarse = single(self.segment(maps, proposals))
             labels = argmax(found["class_logits"][..., :-1])
             return {**found, "mask_logits": coarse, "refined_logits": self.refine(maps, proposals, coarse, labels)}
         found |= self.postprocess({**found, "image_size": image_size})
-        logits = self.segment(maps, found["boxes"])
+        logits = single(self.segment(maps, found["boxes"]))
         return {**found, "mask_logits": self.refine(maps, found["boxes"], logits, found["labels"])}
 
     def point_logits(self, maps, boxes, coarse, labels, points):
         """Logits (N, R, P) of one class at points (N, R, P, 2) of boxes, given the coarse ones (N, R, K, 7, 7)."""
         fine, rows = fine_features(maps, boxes, points), points.flatten(0, 1)
-        logits = self.point_head(fine, point_sample(coarse.flatten(0, 1), rows))
+        logits = single(self.point_head(fine, point_sample(coarse.flatten(0, 1), rows)))
         return of_class(logits.reshape(*points.shape[:2], *logits.shape[1:]), labels)
 
     def learn(self, maps, found, targets):
         """What the losses of masks are computed of."""
         boxes = found["proposals"][:, : int(self.samples * SHARE)]
         labels = take_rows(targets["labels"], found["matched"][:, : boxes.shape[1]])
-        coarse = self.segment(maps, boxes)
+        coarse = single(self.segment(maps, boxes))
         logits = of_class(coarse, labels)  # (N, P, 7, 7)
         points = self.choose(logits.detach(), targets)
         return {

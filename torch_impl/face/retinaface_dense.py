@@ -24,6 +24,7 @@ from torch_impl.face.retinaface import (
     RetinaFacePostProcess,
 )
 from torch_impl.layers.grid_sample import grid_sample
+from torch_impl.layers.precision import single
 from torch_impl.layers.resize import map_size
 from torch_impl.layers.rows import take_rows
 from torch_impl.layers.top_k import top_k
@@ -107,7 +108,7 @@ class DenseFace(nn.Module):
             larger, laplacian = (torch.from_numpy(m).to(x) for m in (mesh.enlargement, self.laplacian(mesh)))
             x = conv(torch.matmul(larger, x), laplacian).relu()
         form, texture = self.last(x, torch.from_numpy(self.laplacian(self.meshes[-1])).to(x)).split(3, 2)
-        return mean + form, GREY + texture
+        return mean + single(form), GREY + single(texture)
 
     @staticmethod
     def laplacian(mesh):
@@ -123,7 +124,7 @@ class DenseFace(nn.Module):
         return texture * (1 + ambient[:, None] + colour[:, None] * bright)
 
     def forward(self, codes):
-        form, shift, angles, zoom, lamp, colour, ambient = codes.split(CODE, 1)
+        form, shift, angles, zoom, lamp, colour, ambient = single(codes).split(CODE, 1)
         vertices, texture = self.decode(form)
         triangles = torch.from_numpy(self.meshes[-1].triangles).to(codes.device)
         vertices = torch.matmul(vertices, rotation_of(angles)) + shift[:, None]

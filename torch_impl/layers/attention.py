@@ -29,12 +29,11 @@ __all__ = [
     "attend",
     "causal_mask",
     "mask_bias",
+    "masked_score",
     "masked_softmax",
     "merge_heads",
     "split_heads",
 ]
-
-MASKED = -1e9  # score of a key that must not be seen; finite, so that a row without any key stays finite
 
 
 def split_heads(x, heads: int):
@@ -47,9 +46,14 @@ def merge_heads(x):
     return x.transpose(1, 2).flatten(2)
 
 
+def masked_score(dtype) -> float:
+    """Score of a key that must not be seen; finite, so that a row without any key stays finite."""
+    return -6e4 if dtype == torch.float16 else -1e9
+
+
 def mask_bias(masked, dtype):
     """What is added to the scores: 0 where ``masked`` is False, a large negative number where it is True."""
-    return masked.to(dtype) * MASKED
+    return masked.to(dtype) * masked_score(dtype)
 
 
 def causal_mask(query, key):

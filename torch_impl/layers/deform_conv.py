@@ -120,7 +120,7 @@ def _corners(position, size):
 def _weighted_rows(table, index, weight):
     """Sum of table rows.  table: (P, C), index, weight: (..., J) -> (..., C)."""
     shape = index.shape
-    index, weight = index.reshape(-1, shape[-1]), weight.reshape(-1, shape[-1])
+    index, weight = index.reshape(-1, shape[-1]), weight.to(table.dtype).reshape(-1, shape[-1])
     # mirror: four corners
     return F.embedding_bag(index, table, per_sample_weights=weight, mode="sum").reshape(*shape[:-1], table.shape[-1])
 

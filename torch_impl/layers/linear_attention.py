@@ -15,7 +15,7 @@ Mirror notes:
 import torch
 import torch.nn.functional as F
 
-from .attention import MASKED
+from .attention import mask_bias
 from .native import exporting
 
 __all__ = [
@@ -96,7 +96,7 @@ def softmax_features(x, projection, is_query: bool, masked=None, eps: float = 1e
     x = x * x.shape[-1] ** -0.25
     exponent = x @ projection.T
     if masked is not None:
-        exponent = exponent + masked.to(x.dtype) * MASKED
+        exponent = exponent + mask_bias(masked, x.dtype)
     largest = exponent.amax(-1 if is_query else (-2, -1), keepdim=True).detach()
     y = torch.exp(exponent - x.square().sum(-1, keepdim=True) / 2 - largest) + eps
     if masked is not None:

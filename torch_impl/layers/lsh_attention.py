@@ -4,9 +4,11 @@
 (MIT). Query and key are one vector; the key is that vector at length 1, and a position hardly attends to itself.
 """
 
+import math
+
 import torch
 
-from .attention import MASKED
+from .attention import masked_score
 from .positions import rotate
 from .rows import take_rows
 from .top_k import argmax
@@ -94,19 +96,23 @@ def lsh_attention(
     of_key = with_chunk_before(of_query)
     vectors = chunked(take_rows(qk, place))
     scores = shared_scores(vectors, with_chunk_before(vectors))  # (N, C, L, 2 L)
+    masked = masked_score(scores.dtype)
     if padding_mask is not None:
         padding = chunked(take_rows(padding_mask, place))
-        scores = torch.where(padding[..., None] | with_chunk_before(padding)[:, :, None], MASKED, scores)
+        scores = torch.where(
+            padding[..., None] | with_chunk_before(padding)[:, :, None], masked_score(scores.dtype), scores
+        )
     if causal:
-        scores = torch.where(of_query[..., None] < of_key[:, :, None], MASKED, scores)
+        scores = torch.where(of_query[..., None] < of_key[:, :, None], masked, scores)
     scores = torch.where(of_query[..., None] == of_key[:, :, None], SELF, scores)
     if not allow_duplicates:
         chunk = (restore // bucket_size).unflatten(1, (rounds, length)).transpose(1, 2)  # (N, T, H)
         of_query = chunked(take_rows(chunk, place))[:, :, :, None]
         of_key = with_chunk_before(chunked(take_rows(chunk, place)))[:, :, None]
         met = (of_query == of_key) | (of_query == (of_key + 1) % chunks)  # (N, C, L, 2 L, H)
+        times = met.to(scores.dtype).sum(-1)
         # a pair across the border of two rounds meets in neither; 1e-9 as in the reference, which adds it
-        scores = scores - torch.log(met.to(scores.dtype).sum(-1).clamp(min=1e-9))
+        scores = scores - torch.where(times > 0, times.clamp(min=1).log(), math.log(1e-9))
     # sums over the keys, relative to the largest score, so that the rounds can be added without a logarithm of -5e4
     largest = scores.amax(-1, keepdim=True).detach()
     value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
@@ -126,10 +132,11 @@ def shared_qk_attention(qk, value, padding_mask=None, causal: bool = False):
     Returns: (N, T, F).
     """
     scores = shared_scores(qk, qk)
+    masked = masked_score(scores.dtype)
     place = torch.arange(qk.shape[1], device=qk.device)
     scores = torch.where(place[:, None] == place, SELF, scores)
     if padding_mask is not None:
-        scores = torch.where(padding_mask[:, :, None] | padding_mask[:, None], MASKED, scores)
+        scores = torch.where(padding_mask[:, :, None] | padding_mask[:, None], masked, scores)
     if causal:
-        scores = torch.where(place[:, None] < place, MASKED, scores)
+        scores = torch.where(place[:, None] < place, masked, scores)
     return scores.softmax(-1) @ value

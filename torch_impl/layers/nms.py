@@ -5,7 +5,7 @@ it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), w
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
 
 Mirror notes:
-- The fixed point is a Python loop in PyTorch and ``tf.while_loop`` in TensorFlow.
+- The fixed point is a Python loop in PyTorch, in an operator of its own, and ``tf.while_loop`` in TensorFlow.
 - The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
 """
 
@@ -82,17 +82,28 @@ def _fixed_point_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_thres
     overlaps = torch.triu(overlaps, diagonal=1).to(scores.dtype)  # [i, j]: i is better than j
 
     eligible = torch.ones_like(scores, dtype=torch.bool) if score_threshold is None else scores > score_threshold
-    keep, before = eligible, None
-    while before is None or not torch.equal(keep, before):  # mirror: fixed point
-        better_kept = torch.matmul(keep.to(scores.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
-        keep, before = eligible & (better_kept == 0), keep
-
+    keep = _settle(overlaps, eligible)
     found = min(count, max_outputs)
     kept, position = top_k(keep.to(torch.int32), found)  # the kept ones first, in their order
     valid = kept > 0
     indices = torch.where(valid, order.gather(1, position), 0)
     padding = (0, max_outputs - found)
     return torch.nn.functional.pad(indices, padding), torch.nn.functional.pad(valid, padding)
+
+
+@torch.library.custom_op("diptych::settle", mutates_args=())  # a compiled graph has no loop that ends by its numbers
+def _settle(overlaps: torch.Tensor, eligible: torch.Tensor) -> torch.Tensor:
+    """Which boxes are kept, from ``overlaps`` (N, B, B) of better ones i with j, and which take part (N, B)."""
+    keep, before = eligible, None
+    while before is None or not torch.equal(keep, before):  # mirror: fixed point
+        better_kept = torch.matmul(keep.to(overlaps.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
+        keep, before = eligible & (better_kept == 0), keep
+    return keep
+
+
+@_settle.register_fake
+def _(overlaps, eligible):
+    return torch.empty_like(eligible)
 
 
 def _onnx_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):

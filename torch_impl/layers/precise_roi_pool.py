@@ -10,6 +10,8 @@ Mirror notes:
 
 import torch
 
+from .precision import single
+
 __all__ = ["precise_roi_pool"]
 
 
@@ -48,10 +50,10 @@ def precise_roi_pool(features, boxes_xyxy, output_size: int, spatial_scale: floa
         (R, P, C, K, K); 0 for a box without area.
     """
     height, width = features.shape[2:]
-    x_first, y_first, x_last, y_last = (boxes_xyxy * spatial_scale).unbind(-1)
+    x_first, y_first, x_last, y_last = (single(boxes_xyxy) * spatial_scale).unbind(-1)
     rows, tall = _weights(y_first, y_last, output_size, height)
     columns, wide = _weights(x_first, x_last, output_size, width)
-    x = torch.matmul(rows[:, :, None], features[:, None])  # (R, P, C, K, W)
+    x = torch.matmul(rows[:, :, None], single(features)[:, None])  # (R, P, C, K, W)
     x = torch.matmul(x, columns[:, :, None].transpose(3, 4))  # mirror: NCHW
     area = (tall * wide)[:, :, None, None, None]
-    return torch.where(area > 0, x / torch.where(area > 0, area, 1.0), 0.0)
+    return torch.where(area > 0, x / torch.where(area > 0, area, 1.0), 0.0).to(features.dtype)

@@ -43,7 +43,8 @@ def downsample(x, pad_mode: str):
 
     Args:
         x: (N, C, H, W).
-        pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
+        pad_mode: "same" (the TensorFlow release), "zeros" (the same, but what is padded is 0; mmdet) or "torch" (as
+            much on both sides).
 
     Returns:
         (N, C, ceil(H / 2), ceil(W / 2)).
@@ -52,7 +53,9 @@ def downsample(x, pad_mode: str):
         return F.max_pool2d(x, 3, 2, 1)
     rows, columns = ((1 + n % 2) for n in map_size(x))
     sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return F.max_pool2d(F.pad(x, sides, value=-math.inf), 3, 2)  # mirror: "same" pooling
+    return F.max_pool2d(
+        F.pad(x, sides, value=0.0 if pad_mode == "zeros" else -math.inf), 3, 2
+    )  # mirror: "same" pooling
 
 
 class SeparableConv(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from torch_impl.layers.activation import gelu
-from torch_impl.layers.attention import MASKED, attend, merge_heads, split_heads
+from torch_impl.layers.attention import attend, mask_bias, merge_heads, split_heads
 from torch_impl.layers.native import exporting
 from torch_impl.losses.cross_entropy import ClassificationPostProcess, sparse_cross_entropy
 
@@ -177,7 +177,7 @@ def run(blocks, x, cache):
         start, keys, values = cache
         parts = [(start, keys[:, i], values[:, i]) for i in range(len(blocks))]
         tokens, seen = start + tokens, torch.arange(keys.shape[3], device=x.device)
-    bias = (seen > tokens[:, None]).to(x.dtype) * MASKED  # (T, S)
+    bias = mask_bias(seen > tokens[:, None], x.dtype)  # (T, S)
     all_keys, all_values = [], []
     for block, part in zip(blocks, parts, strict=True):
         x, k, v = block(x, bias, part)

@@ -26,6 +26,7 @@ from torch_impl.boxes.sampling import has_area
 from torch_impl.detection._proposals import RATIOS, ProposalNetwork
 from torch_impl.detection._two_stage import TwoStageCriterion, TwoStagePostProcess, class_entropy
 from torch_impl.layers.initialization import normal
+from torch_impl.layers.precision import single
 from torch_impl.layers.resize import map_size
 from torch_impl.layers.rows import take_rows
 from torch_impl.losses.box import smooth_l1_loss
@@ -340,7 +341,8 @@ class SiamRCNN(SiamRCNNSimilarity):
         count = boxes.shape[1]
         features = self.roi_extractor(maps, boxes)
         reference = reference[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-        logits, deltas = getattr(self, f"cascade_rcnn_stage{stage + 1}")(reference, features)
+        answers = getattr(self, f"cascade_rcnn_stage{stage + 1}")(reference, features)
+        logits, deltas = (single(values) for values in answers)
         return logits.reshape(-1, count, 2), deltas.reshape(-1, count, 4)
 
     def refine(self, stage: int, boxes, deltas, image_size):

@@ -52,6 +52,6 @@ CASES = [
         pair(95, 127, 135),
         labels(5, 6),
         SMALL,
-        references=[],
+        references=[reference(3, 11, 13)],
     ),
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from weights.processing.tracking.siamrpn import resize
 
-__all__ = ["SiamFCTracker", "cubic_resize"]
+__all__ = ["SiamFCTracker", "cubic_resize", "cut"]
 
 EXEMPLAR, SEARCH = 127, 255
 CONTEXT, SCALES, STEP, RATE, PENALTY, WINDOW = 0.5, 3, 1.0375, 0.59, 0.9745, 0.176

@@ -1,0 +1,165 @@
+"""PIFuHD in the parts that a reconstruction asks: maps of the whole image once, then as many points as one likes.
+
+Papers, names of parameters: see ``pifuhd.py``. What to look at: the window is the whole of the large image here, and
+one camera serves both levels; a surface is found by asking where the field passes one half. A part holds the parameters
+that it uses, under the names that they have in the whole.
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch; points are (N, P, 3) here, (N, 3, P) there.
+- Keras infers the input widths.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.body.pifuhd import MLP, GlobalGenerator, HGFilter, PIFu, PIFuHD, inside, normals, project
+from tf_impl.layers.model import Model
+from tf_impl.layers.resize import map_size, resize_bilinear
+
+__all__ = ["PIFuHDFeatures", "PIFuHDField", "pifuhd_features", "pifuhd_field"]
+
+
+@keras.saving.register_keras_serializable("diptych", "pifuhd_parts.CoarseFeatures")
+class CoarseFeatures(Model):
+    """What the coarse level makes of an image.
+
+    Args:
+        num_stack, hg_depth, hg_dim, ngf, blocks, base, groups: see :class:`PIFu`, whose method :meth:`maps` is.
+    """
+
+    def __init__(
+        self,
+        num_stack: int = 4,
+        hg_depth: int = 2,
+        hg_dim: int = 256,
+        ngf: int = 64,
+        blocks: int = 9,
+        base: int = 64,
+        groups: int = 32,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.image_filter = HGFilter(num_stack, hg_depth, hg_dim, True, base, groups)
+        self.netF, self.netB = (GlobalGenerator(ngf, blocks) for _ in range(2))
+
+    maps = PIFu.maps
+
+
+@keras.saving.register_keras_serializable("diptych", "pifuhd_parts.CoarseField")
+class CoarseField(Model):
+    """What the coarse level says of points.
+
+    Args:
+        mlp_dim, res_layers, merge_layer, load_size, z_size, groups: see :class:`PIFu`, whose method :meth:`query` is.
+    """
+
+    def __init__(
+        self,
+        mlp_dim: tuple[int, ...] = (257, 1024, 512, 256, 128, 1),
+        res_layers: tuple[int, ...] = (2, 3, 4),
+        merge_layer: int = 2,
+        load_size: int = 512,
+        z_size: float = 200.0,
+        groups: int = 32,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.depth_scale = load_size // 2 / z_size
+        self.mlp = MLP(mlp_dim, res_layers, merge_layer, groups)  # mirror: infers
+
+    query = PIFu.query
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PIFuHDFeatures(Model):
+    """The maps of an image.
+
+    Args:
+        netG: the coarse level's part.
+        num_stack, hg_depth, hg_dim, base, groups: see :class:`PIFuHD`.
+
+    Inputs: ``images_global`` (N, H, W, 3) and ``images_local`` (N, h, w, 3), the same image, large: as of
+        :class:`PIFuHD`.
+    Returns: dict of the last stacks' maps: ``"coarse"`` (N, H / 4, W / 4, C), ``"fine"`` (N, h / 2, w / 2, hg_dim).
+    """
+
+    def __init__(
+        self,
+        netG,
+        num_stack: int = 1,
+        hg_depth: int = 2,
+        hg_dim: int = 16,
+        base: int = 64,
+        groups: int = 32,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.image_filter = HGFilter(num_stack, hg_depth, hg_dim, False, base, groups)
+        self.netG = netG
+
+    def call(self, images_global, images_local, training=False):
+        maps, sides = self.netG.maps(images_global)
+        sides = resize_bilinear(sides, map_size(images_local), align_corners=True)
+        return {"coarse": maps[-1], "fine": self.image_filter(tf.concat((images_local, sides), -1))[-1]}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PIFuHDField(Model):
+    """Which points are inside the person.
+
+    Args:
+        netG: the coarse level's part.
+        mlp_dim, res_layers, delta: see :class:`PIFuHD`.
+
+    Inputs: ``coarse``, ``fine`` of :class:`PIFuHDFeatures`, ``points`` (N, P, 3) in space, ``calib`` (N, 4, 4), from
+        space to the cube of the image.
+    Returns: (N, P, 1), probabilities; 0 for what the image does not show.
+    """
+
+    def __init__(
+        self,
+        netG,
+        mlp_dim: tuple[int, ...] = (272, 512, 256, 128, 1),
+        res_layers: tuple[int, ...] = (1, 2),
+        delta: float = 0.001,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.delta = delta
+        self.mlp = MLP(mlp_dim, res_layers)
+        self.netG = netG
+
+    query = PIFuHD.query
+
+    def judge(self, coarse, fine, points, calib):
+        """Probabilities (N, P, 1), wherever a point is."""
+        return self.query(fine, self.netG.query(coarse, points, calib)[1], points, calib)
+
+    def normals(self, coarse, fine, points, calib, training=False):
+        """Directions (N, P, 3) out of the person, of points near its surface."""
+        return normals(lambda x: self.judge(coarse, fine, x, calib), points, self.delta)
+
+    def call(self, coarse, fine, points, calib, training=False):
+        return inside(project(points, calib)[..., :2]) * self.judge(coarse, fine, points, calib)
+
+
+def pifuhd_features(
+    num_stack: int = 1,
+    hg_depth: int = 2,
+    hg_dim: int = 16,
+    base: int = 64,
+    groups: int = 32,
+    coarse: dict | None = None,
+) -> PIFuHDFeatures:
+    netG = CoarseFeatures(base=base, groups=groups, **(coarse or {}))
+    return PIFuHDFeatures(netG, num_stack, hg_depth, hg_dim, base, groups)
+
+
+def pifuhd_field(
+    mlp_dim: tuple[int, ...] = (272, 512, 256, 128, 1),
+    res_layers: tuple[int, ...] = (1, 2),
+    groups: int = 32,
+    delta: float = 0.001,
+    coarse: dict | None = None,
+) -> PIFuHDField:
+    return PIFuHDField(CoarseField(groups=groups, **(coarse or {})), mlp_dim, res_layers, delta)

@@ -1,0 +1,134 @@
+"""Siam R-CNN in the parts that its loop over frames asks: the first frame's object, and what a later frame shows.
+
+Papers, names of parameters: see ``siamrcnn.py``, where the third part is, the similarity of boxes. What to look at: the
+object is an input of the second part, so that a tracker computes its features once; the features of what is found come
+out, too, and are compared with those of the frames before. A part holds the parameters that it uses, under the names
+that they have in the whole.
+
+Mirror notes:
+- NHWC here, NCHW in PyTorch.
+- Keras infers the input widths.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_impl.layers.model import Model
+from tf_impl.layers.resize import map_size
+from tf_impl.tracking.siamrcnn import (
+    BINS,
+    CONVENTION,
+    STDS,
+    ConvGN,
+    Group,
+    Pyramid,
+    RoIExtractor,
+    SiamRCNN,
+    SiamRCNNPostProcess,
+)
+
+__all__ = [
+    "SiamRCNNTemplate",
+    "SiamRCNNTrack",
+    "siamrcnn_r50_template",
+    "siamrcnn_r50_track",
+    "siamrcnn_r101_template",
+    "siamrcnn_r101_track",
+]
+
+
+@keras.saving.register_keras_serializable("diptych")
+class SiamRCNNTemplate(Model):
+    """The part of :class:`SiamRCNN` for the first frame.
+
+    Args:
+        layers, planes, channels, groups_of_norm: see :class:`SiamRCNN`.
+
+    Inputs: ``template`` (N, H, W, 3), ``template_box`` (N, 4): as of :class:`SiamRCNN`.
+    Returns: (N, 7, 7, channels), the features of the box.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        channels: int = 256,
+        groups_of_norm: int = 32,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.conv0 = ConvGN(planes[0], 7, 2, groups_of_norm)
+        for i, (count, width) in enumerate(zip(layers, planes, strict=True)):
+            setattr(self, f"group{i}", Group(width, count, 2 if i else 1, groups_of_norm))
+        self.fpn = Pyramid(channels, groups_of_norm)  # mirror: infers
+        self.roi_extractor = RoIExtractor("mmdet", BINS)
+        self.roi_extractor.convention = CONVENTION
+
+    maps = SiamRCNN.maps
+
+    def call(self, template, template_box, training=False):
+        return self.roi_extractor(self.maps(template), template_box[:, None])
+
+
+@keras.saving.register_keras_serializable("diptych")
+class SiamRCNNTrack(SiamRCNN):
+    """The part of :class:`SiamRCNN` for later frames, its post-process included.
+
+    Args:
+        layers, planes, channels, units, groups_of_norm, candidates, proposals, samples: see :class:`SiamRCNN`.
+        score_threshold, detections: see :class:`SiamRCNNPostProcess`; D.
+
+    Inputs: ``reference`` (N, 7, 7, channels) of :class:`SiamRCNNTemplate`; ``images`` (N, H, W, 3), ``active``
+        (N, T, 4): as of :class:`SiamRCNN`.
+    Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"valid"`` (N, D) bool;
+        ``"features"`` (N, D, 7, 7, channels) of the boxes.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        planes: tuple[int, ...] = (64, 128, 256, 512),
+        channels: int = 256,
+        units: int = 1024,
+        groups_of_norm: int = 32,
+        candidates: tuple[int, int] = (2000, 1000),
+        proposals: tuple[int, int] = (2000, 1000),
+        samples: int = 512,
+        score_threshold: float = 0.005,
+        detections: int = 100,
+        **kwargs,
+    ):
+        super().__init__(layers, planes, channels, units, groups_of_norm, candidates, proposals, samples, **kwargs)
+        self.best = SiamRCNNPostProcess(score_threshold, detections=detections)
+
+    def call(self, reference, images, active, training=False):
+        maps, size = self.maps(images), tf.constant(map_size(images), tf.int64)
+        proposals = tf.stop_gradient(self.rpn(maps, image_size=map_size(images))["proposals"])
+        proposals = tf.concat((proposals, active), 1)
+        scores, deltas = 0.0, None
+        for stage in range(len(STDS)):
+            if deltas is not None:
+                proposals = self.refine(stage - 1, proposals, deltas, size)
+            logits, deltas = self.classify(stage, reference, maps, proposals)
+            scores = scores + tf.nn.softmax(logits, 2)[..., 1] / len(STDS)
+        outputs = {"proposals": proposals, "scores": scores, "box_deltas": deltas, "image_size": size}
+        found = self.best(outputs)
+        features = self.roi_extractor(maps, found["boxes"])
+        features = tf.reshape(features, (-1, found["boxes"].shape[1], *features.shape[1:]))
+        return {name: found[name] for name in ("boxes", "scores", "valid")} | {"features": features}
+
+
+def siamrcnn_r50_template(layers: tuple[int, ...] = (3, 4, 6, 3), **options) -> SiamRCNNTemplate:
+    return SiamRCNNTemplate(layers, **options)
+
+
+def siamrcnn_r101_template(layers: tuple[int, ...] = (3, 4, 23, 3), **options) -> SiamRCNNTemplate:
+    return SiamRCNNTemplate(layers, **options)
+
+
+def siamrcnn_r50_track(layers: tuple[int, ...] = (3, 4, 6, 3), **options) -> SiamRCNNTrack:
+    return SiamRCNNTrack(layers, **options)
+
+
+def siamrcnn_r101_track(layers: tuple[int, ...] = (3, 4, 23, 3), **options) -> SiamRCNNTrack:
+    return SiamRCNNTrack(layers, **options)
