@@ -47,8 +47,9 @@ def test_aligned_masks_are_their_definition(panel, side, scale):
 
 
 @pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.parametrize("bipyramid", [True, False])
 @pytest.mark.parametrize(("level", "side"), [(0, 3), (0, 5), (1, 3), (2, 3)])
-def test_masks_inside_windows_are_those_of_roi_align(panel, level, side):
+def test_masks_inside_windows_are_those_of_roi_align(panel, level, side, bipyramid):
     rng = np.random.default_rng(1)
     masks = (rng.random((2, 3, 9, 11)).repeat(4, 2).repeat(4, 3) > 0.5).astype(float)
     masks[:, :, 1::3] = 0
@@ -62,24 +63,25 @@ def test_masks_inside_windows_are_those_of_roi_align(panel, level, side):
     half = side * stride / 2
     boxes = centre + np.array([-half, -half, half, half])
     image = (np.arange(2)[:, None] * 3 + owner).reshape(-1)
-    fine = side * 2**level
+    fine = side * 2**level if bipyramid else side
     expected = roi_align(
         torch.tensor(masks.reshape(6, 1, 36, 44)),
         torch.tensor(boxes.reshape(-1, 4)),
         torch.tensor(image),
         fine,
         1.0,
-        4,
+        4 if bipyramid else stride,
         True,
     )
     expected = (expected >= 0.5).numpy().reshape(2, 6, fine**2)
     panel, tensor = (tf_tensormask, tf.constant) if panel == "tensorflow" else (torch_tensormask, torch.tensor)
-    found = panel.window_masks(tensor(masks), tensor(owner), tensor(row), tensor(column), level, side)
+    found = panel.window_masks(tensor(masks), tensor(owner), tensor(row), tensor(column), level, side, bipyramid)
     np.testing.assert_array_equal(np.asarray(found), expected)
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_masks_are_drawn_as_they_are_pasted_into_their_windows(panel):
+@pytest.mark.parametrize("bipyramid", [True, False])
+def test_masks_are_drawn_as_they_are_pasted_into_their_windows(panel, bipyramid):
     """Every window, at the levels of both phases, against the paste of mmdet's detectors."""
     rng, windows, size = np.random.default_rng(2), (3, 5), (40, 52)
     outputs = {}
@@ -87,20 +89,24 @@ def test_masks_are_drawn_as_they_are_pasted_into_their_windows(panel):
         height, width = (max(n >> level, 1) for n in (10, 13))
         outputs[f"cls_{name}"] = rng.standard_normal((1, 2, height, width))
         for a, side in enumerate(windows):
-            outputs[f"mask_{name}_{a}"] = rng.standard_normal((1, (side * 2**level) ** 2, height, width))
+            outputs[f"mask_{name}_{a}"] = rng.standard_normal(
+                (1, (side * 2**level if bipyramid else side) ** 2, height, width)
+            )
     tensors = {key: torch.tensor(x) for key, x in outputs.items()}
     places = torch_tensormask.window_places(tensors, windows)
     index = rng.choice(len(places["level"]), 40, replace=False)
     if panel == "pytorch":
         post = torch_tensormask.TensorMaskPostProcess(windows)
-        found = post.drawn(tensors, places, torch.tensor(index[None]), size).numpy()[0]
+        draw = post.drawn if bipyramid else post.pasted
+        found = draw(tensors, places, torch.tensor(index[None]), size).numpy()[0]
     else:
         post = tf_tensormask.TensorMaskPostProcess(windows)
         maps = {key: tf.constant(x.transpose(0, 2, 3, 1)) for key, x in outputs.items()}
-        found = post.drawn(maps, places, tf.constant(index[None]), size).numpy()[0]
+        draw = post.drawn if bipyramid else post.pasted
+        found = draw(maps, places, tf.constant(index[None]), size).numpy()[0]
     for i, mask in zip(index, found):
         level, a = places["level"][i], places["window"][i]
-        side = windows[a] * 2**level
+        side = windows[a] * 2**level if bipyramid else windows[a]
         logits = tensors[f"mask_{torch_tensormask.LEVELS[level]}_{a}"][0, :, places["row"][i], places["column"][i]]
         box = torch.tensor(places["anchor"][i][None, None])
         expected = paste_masks(logits.sigmoid().reshape(1, 1, side, side), box, size, "mmdet")[0, 0]

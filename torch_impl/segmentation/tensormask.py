@@ -21,9 +21,10 @@ from torch_impl.boxes.sampling import first_positives
 from torch_impl.detection._dense import PRIOR_BIAS, DenseHead
 from torch_impl.layers.nms import batched_nms
 from torch_impl.layers.resize import map_size, resize_bilinear
-from torch_impl.layers.rows import take_rows
+from torch_impl.layers.rows import map_rows, take_rows
 from torch_impl.layers.top_k import argmax, top_k
 from torch_impl.losses.box import l1_loss
+from torch_impl.rois.masks import paste_masks
 from torch_impl.segmentation._detectron2 import ResNetFPN
 
 __all__ = [
@@ -107,10 +108,13 @@ class TensorMaskHead(nn.Module):
         mask_channels: channels of the convolutions of boxes and masks.
         num_convs: convolutions of each of the three.
         windows: sides V of the windows in places; A of them.
+        aligned: a place says what it is of the windows around it, not what is around it (section 4).
+        bipyramid: masks are the finer, the coarser the level; otherwise all have V x V pixels.
 
     Inputs: dict of levels P2 to P7 (N, C, H_l, W_l).
     Returns: dict: ``"cls_p2"`` ... (N, A K, H_l, W_l) logits, ``"reg_p2"`` ... (N, 4 A, H_l, W_l) deltas,
-        ``"mask_p2_0"`` ... (N, (2^l V)^2, H_l, W_l) logits, l counted from P2.
+        ``"mask_p2_0"`` ... (N, S^2, H_l, W_l) logits, S = 2^l V, l counted from P2, or V.
+    Raises: ValueError for a bipyramid that is not aligned.
     """
 
     def __init__(
@@ -120,9 +124,13 @@ class TensorMaskHead(nn.Module):
         mask_channels: int = 128,
         num_convs: int = 4,
         windows: tuple[int, ...] = WINDOWS,
+        aligned: bool = True,
+        bipyramid: bool = True,
     ):
         super().__init__()
-        self.windows = tuple(windows)
+        if bipyramid and not aligned:
+            raise ValueError("bipyramid=True needs aligned=True")
+        self.windows, self.aligned, self.bipyramid = tuple(windows), aligned, bipyramid
         for name, width in (("cls_subnet", channels), ("bbox_subnet", mask_channels), ("mask_subnet", mask_channels)):
             layers = []
             for i in range(num_convs):
@@ -135,7 +143,8 @@ class TensorMaskHead(nn.Module):
             nn.init.normal_(predict.weight, std=0.01)
             nn.init.zeros_(predict.bias)
             setattr(self, f"mask_pred_{side:02d}", predict)
-        self.mask_fuse = nn.Sequential(DenseHead.last(mask_channels, mask_channels), nn.ReLU())
+        if bipyramid:
+            self.mask_fuse = nn.Sequential(DenseHead.last(mask_channels, mask_channels), nn.ReLU())
 
     def forward(self, maps):
         found, first = {}, self.mask_subnet(maps["p2"])
@@ -143,13 +152,16 @@ class TensorMaskHead(nn.Module):
         for i, (level, x) in enumerate(maps.items()):
             found[f"cls_{level}"] = self.cls_score(self.cls_subnet(x))
             found[f"reg_{level}"] = self.bbox_pred(self.bbox_subnet(x))
-            y = first
-            if i > 0:
+            y = first if i == 0 else self.mask_subnet(x)
+            if self.bipyramid and i > 0:
                 rows, columns = map_size(x)
-                y = resize_bilinear(self.mask_subnet(x), (rows * 2**i, columns * 2**i))[:, :, :height, :width]
-            y = self.mask_fuse(y + first)
+                y = resize_bilinear(y, (rows * 2**i, columns * 2**i))[:, :, :height, :width]
+            y = self.mask_fuse(y + first) if self.bipyramid else y
             for a, side in enumerate(self.windows):
-                found[f"mask_{level}_{a}"] = swap_align_to_nat(getattr(self, f"mask_pred_{side:02d}")(y), 2**i)
+                logits = getattr(self, f"mask_pred_{side:02d}")(y)
+                if self.aligned:
+                    logits = swap_align_to_nat(logits, 2**i if self.bipyramid else 1)
+                found[f"mask_{level}_{a}"] = logits
         return found
 
 
@@ -160,7 +172,7 @@ class TensorMask(nn.Module):
         layers, planes: of the residual network.
         num_classes: classes K.
         out_channels: channels of the levels.
-        mask_channels, num_convs, windows: of :class:`TensorMaskHead`.
+        mask_channels, num_convs, windows, aligned, bipyramid: of :class:`TensorMaskHead`.
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: what the head returns.
@@ -175,10 +187,12 @@ class TensorMask(nn.Module):
         mask_channels: int = 128,
         num_convs: int = 4,
         windows: tuple[int, ...] = WINDOWS,
+        aligned: bool = True,
+        bipyramid: bool = True,
     ):
         super().__init__()
         self.backbone = ResNetFPN(layers, planes, out_channels, first=2, average=True, top_of_map=True)
-        self.head = TensorMaskHead(out_channels, num_classes, mask_channels, num_convs, windows)
+        self.head = TensorMaskHead(out_channels, num_classes, mask_channels, num_convs, windows, aligned, bipyramid)
 
     def forward(self, images):
         return self.head(self.backbone(images))
@@ -214,8 +228,8 @@ def focal_star(logits, targets, alpha: float = 0.3, gamma: float = 3.0):
     return losses * (alpha * targets + (1 - alpha) * (1 - targets))
 
 
-def window_masks(masks, owner, row, column, level: int, side: int):
-    """Objects' masks inside windows: 1 where at least half of four by four pixels are the object.
+def window_masks(masks, owner, row, column, level: int, side: int, bipyramid: bool = True):
+    """Objects' masks inside windows: 1 where at least half of a square of pixels are the object.
 
     Args:
         masks: (N, M, H, W) 0 or 1.
@@ -223,24 +237,26 @@ def window_masks(masks, owner, row, column, level: int, side: int):
         row, column: (N, Q) int64, the place of the window on its level.
         level: counted from P2.
         side: of the window in places.
+        bipyramid: the squares are as large as the places of P2, otherwise as those of the level.
 
     Returns:
-        (N, Q, S^2), S = 2^level * side.
+        (N, Q, S^2), S = 2^level * side or side.
     """
-    shift = 2 * side * 2**level % STRIDE  # windows of P2 begin in the middle of a cell of four pixels
+    scale = 2**level if bipyramid else 1
+    fine, square = side * scale, STRIDE * 2**level // scale
+    shift = fine * square // 2 % square  # windows of an odd number of squares begin in the middle of one
     height, width = masks.shape[2:]
-    count = [-(-(size + 5 - shift) // STRIDE) for size in (height, width)]
-    before = STRIDE - shift
-    after = [STRIDE * n - size - before for n, size in zip(count, (height, width))]
+    count = [-(-(size + square + 1 - shift) // square) for size in (height, width)]
+    before = square - shift
+    after = [square * n - size - before for n, size in zip(count, (height, width))]
     # pixels just outside repeat the border, as RoIAlign has it; beyond them there is nothing
     padded = F.pad(F.pad(masks, (1, 1, 1, 1), mode="replicate"), (before - 1, after[1] - 1, before - 1, after[0] - 1))
-    cells = F.avg_pool2d(padded, STRIDE)
-    fine = side * 2**level
+    cells = F.avg_pool2d(padded, square)
     pixel = torch.arange(fine, device=masks.device)
-    first = (2 * fine - shift) // STRIDE  # cells between the middle of a window and its beginning
+    first = (fine * square // 2 - shift) // square  # squares between the middle of a window and its beginning
     lines = []
     for place, n in ((row, count[0]), (column, count[1])):
-        line = (place * 2**level - first)[..., None] + pixel + (0 if shift else 1)  # (N, Q, S)
+        line = (place * scale - first)[..., None] + pixel + (0 if shift else 1)  # (N, Q, S)
         lines.append((line.clamp(0, n - 1), (line >= 0) & (line < n)))
     (y, y_inside), (x, x_inside) = lines
     index = (y[..., None] * count[1] + x[:, :, None]).flatten(2)
@@ -260,6 +276,7 @@ class TensorMaskCriterion(nn.Module):
         max_masks: windows of an image and level, and of one size, whose masks count, the first ones.
         alpha, gamma: of :func:`focal_star`.
         mask_weight, positive_weight: of the masks, and of their pixels inside the object.
+        bipyramid: see :class:`TensorMaskHead`.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"masks"`` (N, M, H, W) 0 or 1, of the images' height and width, ``"valid"`` (N, M) bool, False for padding.
@@ -274,10 +291,12 @@ class TensorMaskCriterion(nn.Module):
         gamma: float = 3.0,
         mask_weight: float = 2.0,
         positive_weight: float = 1.5,
+        bipyramid: bool = True,
     ):
         super().__init__()
         self.windows, self.max_masks, self.alpha, self.gamma = tuple(windows), max_masks, alpha, gamma
         self.mask_weight, self.positive_weight, self.coder = mask_weight, positive_weight, DeltaCoder(STDS)
+        self.bipyramid = bipyramid
 
     def forward(self, outputs, targets):
         logits, deltas = (rows(outputs, key, len(self.windows)) for key in ("cls", "reg"))
@@ -329,7 +348,7 @@ class TensorMaskCriterion(nn.Module):
         width, (cells, drawn) = logits.shape[3], first_positives(positive, self.max_masks)
         found = take_rows(logits.flatten(2).transpose(1, 2), cells)  # (N, Q, S^2)
         row = torch.div(cells, width, rounding_mode="floor")
-        wanted = window_masks(masks, take_rows(owner, cells), row, cells - row * width, level, side)
+        wanted = window_masks(masks, take_rows(owner, cells), row, cells - row * width, level, side, self.bipyramid)
         tail = F.softplus(-found.abs())
         losses = self.positive_weight * wanted * (F.relu(-found) + tail) + (1 - wanted) * (F.relu(found) + tail)
         return torch.where(drawn, losses.mean(2), 0.0).sum()
@@ -345,6 +364,7 @@ class TensorMaskPostProcess(nn.Module):
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
         mask_threshold: a pixel belongs to a mask if its probability is at least this.
+        bipyramid: see :class:`TensorMaskHead`.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images.
     Returns: dict: ``"masks"`` (N, D, H, W) bool, ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending,
@@ -359,11 +379,12 @@ class TensorMaskPostProcess(nn.Module):
         iou_threshold: float = 0.5,
         detections: int = 100,
         mask_threshold: float = 0.5,
+        bipyramid: bool = True,
     ):
         super().__init__()
         self.windows, self.score_threshold, self.candidates = tuple(windows), score_threshold, candidates
         self.iou_threshold, self.detections, self.mask_threshold = iou_threshold, detections, mask_threshold
-        self.coder = DeltaCoder(STDS)
+        self.coder, self.bipyramid = DeltaCoder(STDS), bipyramid
 
     def forward(self, outputs, input_size):
         scores = torch.sigmoid(rows(outputs, "cls", len(self.windows)))
@@ -377,7 +398,8 @@ class TensorMaskPostProcess(nn.Module):
         labels, boxes = pairs - index * classes, take_rows(boxes, index)
         valid = scores > self.score_threshold
         kept, valid = batched_nms(boxes, scores, labels, valid, self.iou_threshold, self.detections)
-        masks = self.drawn(outputs, places, take_rows(index, kept), tuple(int(n) for n in input_size))
+        draw = self.drawn if self.bipyramid else self.pasted
+        masks = draw(outputs, places, take_rows(index, kept), tuple(int(n) for n in input_size))
         return {
             "masks": (masks >= self.mask_threshold) & valid[..., None, None],
             **results(boxes, scores, labels, kept, valid),
@@ -410,6 +432,17 @@ class TensorMaskPostProcess(nn.Module):
         whole = fine[:, :, STRIDE : STRIDE + size[0], STRIDE : STRIDE + size[1]]
         halved = fine[:, :, STRIDE // 2 : STRIDE // 2 + size[0], STRIDE // 2 : STRIDE // 2 + size[1]]
         return torch.where(shift > 0, halved, whole)
+
+    def pasted(self, outputs, places, index, size: tuple[int, int]):
+        """The same as :meth:`drawn` of masks that have as many pixels on all levels."""
+        anchors = torch.from_numpy(places["anchor"]).to(outputs["cls_p2"])[index]
+        window, total = torch.from_numpy(places["window"]).to(index.device)[index], 0.0
+        place = torch.div(index, len(self.windows), rounding_mode="floor")
+        for a, side in enumerate(self.windows):
+            logits = take_rows(torch.cat([map_rows(outputs[f"mask_{level}_{a}"]) for level in LEVELS], 1), place)
+            masks = paste_masks(torch.sigmoid(logits).unflatten(2, (side, side)), anchors, size, "mmdet")
+            total = total + torch.where((window == a)[..., None, None], masks, 0.0)
+        return total
 
 
 def tensormask_r50_fpn(layers=(3, 4, 6, 3), **options) -> TensorMask:
