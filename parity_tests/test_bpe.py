@@ -9,6 +9,7 @@ import pytest
 from parity_tests.cases.nlp.gpt import SMALL_GPT
 from parity_tests.harness.packages import skip_without_package
 from parity_tests.harness.panels import PyTorch
+from parity_tests.text_files import gpt1_files
 from weights import catalog, checkpoints
 from weights.processing import bpe, text
 from weights.processing.text import TextError
@@ -68,14 +69,7 @@ def test_every_text_comes_back(gpt2_tokenizer, sentence):
 
 @pytest.fixture
 def small(tmp_path):
-    """GPT-1's files, small: letters with and without the end of a word, and a few merges."""
-    letters = [letter + end for letter in "helowrd,é" for end in ("", "</w>")]
-    pairs = [("l", "l"), ("h", "e"), ("ll", "o</w>"), ("he", "llo</w>"), ("h", "e</w>")]
-    words = ["<unk>", *letters, *("".join(pair) for pair in pairs)]
-    vocabulary, merges = tmp_path / "encoder.json", tmp_path / "vocab.bpe"
-    vocabulary.write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
-    merges.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
-    return vocabulary, merges
+    return gpt1_files(tmp_path)
 
 
 def test_words_of_gpt1(small):
@@ -128,25 +122,6 @@ def test_choices_of_gpt1(small):
         bpe.choice_input(tokenizer, [("he", ["he", ""])], size + 3)
     with pytest.raises(TextError, match="text 0, continuation 0 has 5 tokens, and the model 4 positions"):
         bpe.choice_input(tokenizer, [("he", ["he"])], size + 3, 4)
-
-
-@pytest.mark.parametrize(
-    ("sentences", "message"),
-    [
-        ([], "no sentence was given"),
-        ("", "sentence 0 is empty"),
-        (["he", " \t\n"], "sentence 1 is empty"),
-        (["\u200b"], "sentence 0: .* has no words"),
-        ([5], "sentence 0: 5 is no text"),
-        ([("he", "he")], "sentence 0: .* is no text"),
-        (["\ud83e"], "half of a surrogate pair"),
-        (["he " * 6], "sentence 0 has 6 tokens, and the model 5 positions"),
-    ],
-)
-def test_bad_text_is_refused(small, sentences, message):
-    with pytest.raises(TextError, match=message) as error:
-        bpe.token_input(bpe.open_gpt1(*small), sentences, 5)
-    assert "\n" not in str(error.value)
 
 
 def changed(small, vocabulary=None, merges=None):

@@ -1,33 +1,19 @@
-"""The random field, and recurrent layers over texts of several lengths."""
+"""The random field: check values, PyTorch-CRF's numbers, padding, ties and constraints."""
 
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
 
-import tf_impl.layers.recurrent as tf_recurrent
 import tf_impl.losses.crf as tf_crf
-import tf_impl.state
-import torch_impl.layers.recurrent as torch_recurrent
 import torch_impl.losses.crf as torch_crf
-import torch_impl.nlp.word_segmentation as torch_segmentation
-import torch_impl.state
-from parity_tests.cases.nlp.word_segmentation import SMALL_BILSTM, characters
 from parity_tests.harness import fingerprints
-from parity_tests.harness.panels import PyTorch, TensorFlow
-from parity_tests.test_published import with_masks
-from weights import catalog, onnx_file
+from parity_tests.text_models import BOTH, TENSOR
+from weights import onnx_file
 from weights.processing import word_segmentation as seg
-from weights.seeded import seeded
 
-PANELS = (TensorFlow, PyTorch)
 CRF = (tf_crf, torch_crf)
-TENSOR = (tf.constant, torch.tensor)
-BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
-
-# the random field
 
 
 def f(shape, a, b=0.11):
@@ -162,95 +148,3 @@ def test_unknown_reductions_are_named(which):
     given = {name: TENSOR[which](value) for name, value in CHECK.items()}
     with pytest.raises(ValueError, match="got 'average'"):
         CRF[which].crf_nll(**given, tags=TENSOR[which](TAGS), reduction="average")
-
-
-@BOTH
-def test_random_field_over_features_learns_words(which):
-    sentences = ["研究/生命/的/起源", "北京/大学生/前来/应聘", "结婚/的/和/尚未/结婚/的", "他/来到/了/北京"]
-    words = [sentence.split("/") for sentence in sentences]
-    texts = ["".join(row) for row in words]
-    table = seg.feature_vocabulary(texts)
-    inputs = seg.feature_input(texts, table, 10)
-    tags = np.full((4, 10), -1)
-    for row, sentence in zip(tags, words, strict=True):
-        row[: len("".join(sentence))] = ["BMES".index(tag) for tag in seg.bmes(sentence)]
-    panel = PANELS[which](catalog.get("linear_crf"), {"num_features": len(table) + 1})
-    history = panel.train(inputs, {"tags": tags}, 0.0, steps=12)
-    assert history[-1]["total"] < 0.5 * history[0]["total"]
-    state = panel.state()
-    weights = np.concatenate([array.ravel() for array in state.values()])
-    np.testing.assert_allclose(panel.train(inputs, {"tags": tags}, 0.0, 1)[0]["penalty"], 0.1 * (weights**2).sum())
-    assert not state["features.weight"][0].any(), "row 0 stays that of no feature"
-    found = panel.results(inputs)["tags"]
-    cut = [
-        seg.words_of(text, ["BMES"[tag] for tag in row[: len(text)]]) for text, row in zip(texts, found, strict=True)
-    ]
-    assert seg.compare(words, cut) == seg.Scores(1, 1, 1, 1)
-
-
-# recurrent layers over texts of several lengths
-
-
-@pytest.mark.parametrize("form", [{}, {"bidirectional": True}, {"bidirectional": True, "num_layers": 2}], ids=str)
-def test_lstm_reads_every_text_from_its_own_end(form):
-    torch.manual_seed(0)
-    theirs = torch_recurrent.LSTM(5, 4, batch_first=True, **form)
-    ours = tf_impl.state.build(tf_recurrent.LSTM(4, batch_first=True, **form), {"x": ((6, 5), "float32")})
-    tf_impl.state.load_state_dict(ours, torch_impl.state.state_dict(theirs))
-    x, lengths = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32), np.array([4, 6, 1])
-    found, states = ours(tf.constant(x), lengths=tf.constant(lengths))
-    found, states = found.numpy(), [state.numpy() for state in states]
-    other, last = theirs(torch.tensor(x), lengths=torch.tensor(lengths))
-    for a, b in zip((found, *states), (other, *last), strict=True):
-        np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=1e-6)
-    for row, length in enumerate(lengths):
-        alone, last = theirs(torch.tensor(x[row : row + 1, :length]))
-        for state, expected in zip(states, last, strict=True):
-            np.testing.assert_allclose(state[:, row], expected.detach().numpy()[:, 0], rtol=0, atol=1e-6)
-        alone = alone.detach().numpy()[0]
-        np.testing.assert_allclose(found[row, :length], alone, rtol=0, atol=1e-6)
-        assert not found[row, length:].any()
-
-
-def test_size_of_the_lstm():
-    model = torch_segmentation.bilstm_crf(vocab_size=10)
-    assert sum(p.numel() for p in model.lstm.parameters()) == 302_400
-    names = {"embedding.weight", "hidden2tag.weight", "hidden2tag.bias", "crf.transitions", "crf.start_transitions"}
-    assert names < set(model.state_dict()) and "lstm.weight_hh_l0_reverse" in model.state_dict()
-
-
-@BOTH
-def test_padding_of_a_text_changes_nothing(which):
-    inputs = characters(8)(np.random.default_rng(0), 3)
-    for name, options in (("bilstm_crf", SMALL_BILSTM), ("bigru_crf_lac", {"vocab_size": 50, **SIZES})):
-        panel = PANELS[which](catalog.get(name), options)
-        panel.load(seeded(panel.shapes()))
-        expected = panel.outputs(inputs)["emissions"]
-        other = {**inputs, "input_ids": np.where(inputs["mask"], inputs["input_ids"], 7)}
-        longer = {key: np.pad(value, [(0, 0), (0, 3)]) for key, value in other.items()}
-        found = panel.outputs(longer)["emissions"]
-        for row, length in enumerate(inputs["mask"].sum(1)):
-            np.testing.assert_allclose(found[row, :length], expected[row, :length], rtol=0, atol=1e-13)
-
-
-def test_dropout_is_in_the_same_place_of_both_panels(monkeypatch):
-    inputs = characters(8)(np.random.default_rng(0), 3)
-    masks, emissions = with_masks(monkeypatch, False), []
-    for panel in PANELS:
-        built = panel(catalog.get("bilstm_crf"), {**SMALL_BILSTM, "dropout": 0.5})
-        built.load(seeded(built.shapes()))
-        emissions.append(built.outputs(inputs, training=True)["emissions"])
-    assert masks[0].rates == masks[1].rates == [0.5]
-    assert onnx_file.relative(*emissions) <= 1e-10
-    assert onnx_file.relative(emissions[1], built.outputs(inputs)["emissions"]) > 1e-3
-
-
-SIZES = {"embed_dim": 8, "hidden": 6, "num_tags": 5}
-
-
-@BOTH
-def test_text_without_characters_has_no_tags(which):
-    inputs = {name: np.zeros((2, 4), np.int64) for name in ("input_ids", "mask")}
-    panel = PANELS[which](catalog.get("bilstm_crf"), SMALL_BILSTM)
-    assert panel.losses(inputs, {"tags": np.zeros((2, 4), np.int64)})["total"] == 0
-    assert (panel.results(inputs)["tags"] == -1).all()

@@ -1,4 +1,4 @@
-"""FastBERT: its classifiers, both phases of its training, and texts that leave early."""
+"""FastBERT: its classifiers, poolings, and both phases of its training."""
 
 import numpy as np
 import pytest
@@ -7,27 +7,16 @@ import torch
 
 import tf_impl.nlp.fastbert as tf_fastbert
 import torch_impl.nlp.fastbert as torch_fastbert
-from parity_tests.cases.nlp.text_classifiers import FASTBERT_REFERENCE, SMALL_FASTBERT, segments
+from parity_tests.cases.nlp.text_classifiers import FASTBERT_REFERENCE, segments
 from parity_tests.harness import fingerprints
 from parity_tests.harness.measure import compare_with_fingerprint
-from parity_tests.harness.panels import PyTorch, TensorFlow
+from parity_tests.text_models import BOTH, PANELS, TENSOR, fastbert
 from weights import catalog, onnx_file
-from weights.processing.sentences import segment_input
-from weights.processing.text import SPECIAL, TextError
 from weights.seeded import seeded
 
-PANELS = (TensorFlow, PyTorch)
 MODULES = (tf_fastbert, torch_fastbert)
-TENSOR = (tf.constant, torch.tensor)
-BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 INPUTS = segments()(np.random.default_rng(0), 4)
 TARGETS = {"labels": np.array([0, 2, 1, -100])}
-
-
-def built(which, precision="float64", **options):
-    panel = PANELS[which](catalog.get("fastbert_base"), {**SMALL_FASTBERT, **options}, precision=precision)
-    panel.load(seeded(panel.shapes()))
-    return panel
 
 
 @BOTH
@@ -70,7 +59,7 @@ POOLED = {
 
 @pytest.mark.parametrize("pooling", POOLED)
 def test_poolings(pooling):
-    panels = [built(which, pooling=pooling) for which in (0, 1)]
+    panels = [fastbert(which, pooling=pooling) for which in (0, 1)]
     outputs = [panel.outputs(INPUTS)["logits"] for panel in panels]
     assert onnx_file.relative(*outputs) <= 1e-14
     gradients = [panel.gradients(INPUTS, TARGETS) for panel in panels]
@@ -85,35 +74,6 @@ def test_poolings(pooling):
     np.testing.assert_allclose(outputs[1][:, 1], expected, rtol=0, atol=1e-14)
 
 
-def test_wrong_options_are_named():
-    for module in MODULES:
-        with pytest.raises(ValueError, match=r"pooling='sum' must be one of .*'mean'"):
-            module.fastbert_base(**{**SMALL_FASTBERT, "pooling": "sum"})
-        with pytest.raises(ValueError, match="hidden=16 must be a multiple of heads=3"):
-            module.fastbert_base(**{**SMALL_FASTBERT, "heads": 3})
-        with pytest.raises(ValueError, match="must be 0 to 1"):
-            module.FastBertPostProcess(1.5)
-        with pytest.raises(ValueError, match="phase='both' must be 'finetune' or 'distill'"):
-            module.FastBertTrainer(None, phase="both")
-
-
-@BOTH
-def test_text_longer_than_the_positions_is_refused(which):
-    with pytest.raises(ValueError, match="17 tokens, and the model has 16 positions"):
-        built(which).outputs({name: np.ones((1, 17), np.int64) for name in INPUTS})
-
-
-@BOTH
-def test_padding_changes_nothing(which):
-    panel = built(which)
-    longer = {name: np.pad(ids, [(0, 0), (0, 3)]) for name, ids in INPUTS.items()}
-    found = panel.outputs(longer)["logits"]
-    np.testing.assert_allclose(found, panel.outputs(INPUTS)["logits"], rtol=0, atol=1e-14)
-
-
-# training
-
-
 def student(name: str) -> bool:
     return name.startswith(("classifiers.0.", "classifiers.1."))
 
@@ -121,7 +81,7 @@ def student(name: str) -> bool:
 @BOTH
 @pytest.mark.parametrize("phase", ["finetune", "distill"])
 def test_a_phase_has_gradients_of_its_own_parameters_only(which, phase, monkeypatch):
-    panel = built(which)
+    panel = fastbert(which)
     real = panel._losses
 
     def one(*args, **kwargs):
@@ -136,7 +96,7 @@ def test_a_phase_has_gradients_of_its_own_parameters_only(which, phase, monkeypa
 @BOTH
 @pytest.mark.parametrize("phase", ["finetune", "distill"])
 def test_a_phase_trains_its_own_parameters_only(which, phase):
-    panel = built(which)
+    panel = fastbert(which)
     before = panel.state()
     trainer = MODULES[which].FastBertTrainer(panel.model, phase=phase)
     assert trainer.learning_rate == {"finetune": 2e-5, "distill": 2e-4}[phase]
@@ -155,7 +115,7 @@ def test_both_panels_distil_alike_without_labels():
     targets = {"labels": np.full(4, -100)}
     states = []
     for which in (0, 1):
-        panel = built(which)
+        panel = fastbert(which)
         with panel._policy():
             trainer = MODULES[which].FastBertTrainer(panel.model, phase="distill", learning_rate=2.0**-7)
         losses = [trainer.step(panel.tensors(INPUTS), panel.tensors(targets)) for _ in range(3)]
@@ -184,104 +144,3 @@ def test_equal_values_are_normalised_with_a_gradient(which):
         gradient = tensor.grad.numpy()
     assert not np.asarray(y.detach() if which else y).any()
     np.testing.assert_allclose(gradient[0, 0], (np.arange(16) - 7.5) / 1e-6, rtol=1e-5)
-
-
-# leaving early
-
-
-def answers(which, panel, speed):
-    """Of the dense form and of the one that skips, and how many rows each layer computed."""
-    module, tensors = MODULES[which], panel.tensors(INPUTS)
-    panel.postprocess.speed = speed
-    calls = []
-    for layer in panel.model.encoder.transformer:
-        original = layer.call if which == 0 else layer.forward
-
-        def counted(x, *args, original=original, **kwargs):
-            calls.append(len(x))
-            return original(x, *args, **kwargs)
-
-        object.__setattr__(layer, "call" if which == 0 else "forward", counted)
-    try:
-        skipping = module.adaptive(panel.model, *tensors.values(), speed=speed)
-    finally:
-        for layer in panel.model.encoder.transformer:
-            object.__delattr__(layer, "call" if which == 0 else "forward")
-    return panel.results(INPUTS), panel.arrays(skipping), calls
-
-
-@BOTH
-def test_skipping_gives_the_dense_answers(which):
-    panel = built(which)
-    outputs = panel.outputs(INPUTS)["logits"]
-    doubt = np.asarray(MODULES[which].uncertainty(TENSOR[which](outputs)))
-    depths = set()
-    for speed in (0.0, *np.sort(doubt.ravel())[1:-1:2], 1.0):
-        dense, skipping, calls = answers(which, panel, float(speed) + 1e-9 * (0 < speed < 1))
-        assert list(dense) == list(skipping)
-        for name, value in dense.items():
-            np.testing.assert_allclose(skipping[name], value, rtol=0, atol=1e-13, err_msg=name)
-            assert skipping[name].dtype == value.dtype
-        layers = skipping["layers"]
-        assert calls == [n for n in (int((layers > i).sum()) for i in range(3)) if n], "what has left is not computed"
-        for row, depth in enumerate(layers):
-            assert (doubt[row, : depth - 1] > speed).all() and (doubt[row, depth - 1] <= speed + 1e-9 or depth == 3)
-            assert skipping["classes"][row] == outputs[row, depth - 1].argmax()
-        depths.add(tuple(layers))
-    assert {(3, 3, 3, 3), (1, 1, 1, 1)} < depths and len(depths) > 3, depths
-
-
-def test_share_of_the_layers_that_is_skipped():
-    """After both phases most texts leave early, with the answers of the whole model."""
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    ids = rng.integers(5, 50, (64, 8))
-    labels = np.arange(64) % 2
-    ids[:, 3] = 1 + labels  # this word decides
-    ids[::8, 3] = 3 + labels[::8]  # ... or one that is rare
-    inputs, targets = {"input_ids": ids, "segment_ids": np.ones_like(ids)}, {"labels": labels}
-    panel = built(1, "float32", num_classes=2)
-    for phase, steps in (("finetune", 60), ("distill", 60)):
-        trainer = torch_fastbert.FastBertTrainer(panel.model, phase=phase, learning_rate=2e-3)
-        for _ in range(steps):
-            losses = trainer.step(panel.tensors(inputs), panel.tensors(targets))
-        assert float(losses[phase]) < 0.15, phase
-    panel.model.eval()
-    skipped = {}
-    for speed in (0.0, 0.2, 0.5):
-        found = panel.arrays(torch_fastbert.adaptive(panel.model, *panel.tensors(inputs).values(), speed=speed))
-        skipped[speed] = 1 - found["layers"].sum() / (64 * 3)
-        assert (found["classes"] == labels).mean() >= 0.95, speed
-    assert skipped[0.0] == 0 < skipped[0.2] <= skipped[0.5] and skipped[0.5] > 0.5, skipped
-    twin = built(0, "float32", num_classes=2)
-    twin.load(panel.state())
-    found = twin.arrays(tf_fastbert.adaptive(twin.model, *twin.tensors(inputs).values(), speed=0.5))
-    assert 1 - found["layers"].sum() / (64 * 3) == skipped[0.5]
-
-
-# sentences
-
-
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "vocab.txt"
-    path.write_text("\n".join([*SPECIAL, "he", "hello", "中"]) + "\n", encoding="utf-8")
-    return path
-
-
-def test_segments_mark_the_texts_and_the_padding(small):
-    found = segment_input(small, ["hello", ("he 中", "hello x")])
-    np.testing.assert_array_equal(found["input_ids"], [[2, 6, 3, 0, 0, 0, 0], [2, 5, 7, 3, 6, 1, 3]])
-    np.testing.assert_array_equal(found["segment_ids"], [[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 2, 2, 2]])
-    assert list(found) == list(catalog.get("fastbert_base").inputs)
-
-
-def test_bad_sentences_are_refused(small):
-    for sentences, message in (([], "no sentence"), ("", "is empty"), ("\u200b", "has no words")):
-        with pytest.raises(TextError, match=message):
-            segment_input(small, sentences)
-    with pytest.raises(TextError, match="8 tokens do not fit the 7 words of the weights"):
-        segment_input(small, "he", vocab_size=7)
-    small.write_bytes(b"[PAD]\n\xff")
-    with pytest.raises(TextError, match="not UTF-8"):
-        segment_input(small, "he")

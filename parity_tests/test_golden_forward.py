@@ -1,6 +1,7 @@
 """Published detectors with weights and images from a hash of their positions, against numbers of the references.
 
-In PyTorch alone: the twin computes the same, as the cases show. Numbers are mean, mean size and the element at a third.
+In PyTorch alone, but for RetinaNet: the twin computes the same, as the cases show. Numbers are mean, mean size and the
+element at a third.
 """
 
 import math
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity_tests.harness.panels import PyTorch
+from parity_tests.harness.panels import PyTorch, TensorFlow
 from weights import catalog
 
 BUILT = ("num_batches_tracked", "anchors")  # tensors that are left as they are built
@@ -103,8 +104,8 @@ def filled(shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
     return values
 
 
-def built(model: str) -> PyTorch:
-    panel = PyTorch(catalog.get(model), {}, precision="float32")
+def built(model: str, cls=PyTorch) -> PyTorch | TensorFlow:
+    panel = cls(catalog.get(model), {}, precision="float32")
     panel.load(panel.state() | filled(panel.shapes()))
     return panel
 
@@ -112,6 +113,17 @@ def built(model: str) -> PyTorch:
 def check(x: np.ndarray, expected: tuple[float, float, float]):
     numbers = x.mean(), np.abs(x).mean(), x.ravel()[x.size // 3]
     assert numbers == pytest.approx(expected, rel=1e-3, abs=1e-3 * expected[1])
+
+
+@pytest.mark.parametrize("cls", [TensorFlow, PyTorch], ids=["tf_impl", "torch_impl"])
+def test_golden_forward_pass_in_both_panels(cls):
+    found = built("retinanet_resnet50_fpn", cls).outputs({"images": noise((1, 3, 128, 128), 0.5)})
+    for key, expected in (
+        ("bbox_regression", (-0.218838, 4.29258, 9.11241)),
+        ("cls_logits", (0.194685, 3.40451, -2.84686)),
+    ):
+        x = found[key]
+        assert (x.mean(), np.abs(x).mean(), x.ravel()[x.size // 3]) == pytest.approx(expected, rel=1e-3), key
 
 
 @pytest.mark.slow

@@ -1,22 +1,14 @@
-"""Performer and Reformer: what they see, new random features, positions, options that do not go together."""
+"""Performer and Reformer: what they see, new random features, and positions."""
 
 import numpy as np
 import pytest
 
-import tf_impl.nlp.performer as tf_performer
-import tf_impl.nlp.reformer as tf_reformer
-import torch_impl.nlp.performer as torch_performer
-import torch_impl.nlp.reformer as torch_reformer
 from parity_tests.cases.nlp.efficient import SMALL_PERFORMER, SMALL_REFORMER, hashed_words, words
-from parity_tests.harness.panels import PyTorch, TensorFlow
+from parity_tests.text_models import BOTH, PANELS
 from weights import catalog
 from weights.seeded import seeded
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-
-PANELS = (TensorFlow, PyTorch)
-PERFORMER, REFORMER = (tf_performer, torch_performer), (tf_reformer, torch_reformer)
-BOTH = pytest.mark.parametrize("which", [0, 1], ids=["tensorflow", "pytorch"])
 
 
 def built(which, model, example=None, **options):
@@ -114,21 +106,6 @@ def test_more_words_than_positions_are_refused(which):
         longer = panel.tensors({**inputs, "input_ids": np.ones((1, 40), np.int64)})
         with pytest.raises(ValueError, match="40 words are more than max_seq_len=32"):
             panel.model(*longer.values())
-
-
-def test_options_that_do_not_go_together_are_named():
-    for module in PERFORMER:
-        for options, message in (
-            ({"norm": "batch"}, "norm='batch' must be one of layer, scale, rezero"),
-            ({"local_attn_heads": 5}, "local_attn_heads=5 must be from 0 to heads=4"),
-            ({"reversible": True, "ff_dropout": 0.1}, "goes neither with cross_attend nor with dropout"),
-            ({"reversible": True, "cross_attend": True}, "goes neither with cross_attend nor with dropout"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                module.performer_lm(**SMALL_PERFORMER, **options)
-    for module in REFORMER:
-        with pytest.raises(ValueError, match="positions='learnt' must be one of rotary, fixed, absolute, axial"):
-            module.reformer_lm(**SMALL_REFORMER, positions="learnt")
 
 
 @BOTH

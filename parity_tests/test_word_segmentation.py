@@ -1,4 +1,4 @@
-"""Word segmentation by dictionary and Markov model, tags and features of characters, and their scores."""
+"""Word segmentation by dictionary and Markov model."""
 
 from functools import cache
 
@@ -11,8 +11,6 @@ from weights.processing import lac
 from weights.processing import text as text_files
 from weights.processing import word_segmentation as seg
 from weights.processing.text import TextError
-
-# dictionary and Markov model
 
 
 @cache
@@ -109,61 +107,6 @@ def test_jieba_says_the_same(tmp_path):
         assert seg.hmm_viterbi(sentence, hmm()) == list(jieba.finalseg.cut(sentence)), ascii(sentence)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "no words in it"),
-        (b"\xff 3\n", "not UTF-8"),
-        ("词 3 n\n词\n".encode(), "line 2: '词'; a word, a space and its frequency"),
-        ("词 -3\n".encode(), "line 1: '词 -3'"),
-        ("词 x\n".encode(), "line 1: '词 x'"),
-        ("词 ３\n".encode(), "line 1"),
-        ("词 3 n x\n".encode(), "line 1"),
-        ("词 99999999999999\n".encode(), "line 1"),
-        ("词 0\n".encode(), "no words in it"),
-    ],
-)
-def test_bad_dictionaries_are_refused(tmp_path, content, message):
-    path = tmp_path / "dict.txt"
-    path.write_bytes(content)
-    with pytest.raises(TextError, match=message) as error:
-        seg.open_dictionary(path)
-    assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
-
-
-GOOD = {
-    "start": "P={'B': -1.0, 'E': -2, 'M': -3.0, 'S': -4.0}",
-    "trans": "P={'B': {'E': -1.0}, 'E': {}, 'M': {}, 'S': {'S': -1.0}}",
-    "emit": "from __future__ import unicode_literals\nP={'B': {'x': -1.0}, 'E': {}, 'M': {}, 'S': {}}",
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("start", "import os\nos.system('true')", "not 'P=' and a table"),
-        ("start", "P={'B': __import__('os')}", "not 'P=' and a table"),
-        ("start", "P={'B': -1.0", "not 'P=' and a table"),
-        ("start", "P=" + "(" * 5000, "not 'P=' and a table"),
-        ("start", "", "not 'P=' and a table"),
-        ("start", "P=[1]", "not a table"),
-        ("start", "P={'B': -1.0}", "of each of B, M, E, S"),
-        ("start", "P={'B': '1', 'E': 0, 'M': 0, 'S': 0}", "of each of B, M, E, S"),
-        ("trans", "P={'B': 1, 'E': {}, 'M': {}, 'S': {}}", "for each of B, M, E, S"),
-        ("emit", "P={'B': {}}", "for each of B, M, E, S"),
-        ("emit", "P={'B': {'x': None}, 'E': {}, 'M': {}, 'S': {}}", "for each of B, M, E, S"),
-    ],
-)
-def test_bad_tables_are_refused(tmp_path, name, content, message):
-    for other, good in GOOD.items():
-        (tmp_path / f"prob_{other}.py").write_text(good)
-    assert seg.hmm_viterbi("a1 b", seg.open_hmm(tmp_path)) == ["a1", " ", "b"]
-    (tmp_path / f"prob_{name}.py").write_text(content)
-    with pytest.raises(TextError, match=message) as error:
-        seg.open_hmm(tmp_path)
-    assert "\n" not in str(error.value) and f"prob_{name}.py" in str(error.value)
-
-
 def test_files_that_are_not_there(tmp_path, monkeypatch):
     for call in (seg.open_dictionary, seg.open_hmm, lac.open_lexicon):
         with pytest.raises(TextError, match="cannot be read"):
@@ -176,60 +119,3 @@ def test_files_that_are_not_there(tmp_path, monkeypatch):
     (tmp_path / "dict.txt").write_text("ab 3\n")
     with pytest.raises(TextError, match="more than 3 bytes; a dictionary is smaller"):
         seg.open_dictionary(tmp_path / "dict.txt")
-
-
-# tags, features, scores
-
-
-def test_tags_of_words():
-    assert seg.bmes(["研究", "的", "北京大学"]) == "BESBMME"
-    assert seg.words_of("研究的北京大学", "BESBMME") == ["研究", "的", "北京大学"]
-    assert seg.words_of("abcdef", "MEBBSE") == ["ab", "c", "d", "e", "f"], "what is not allowed, too"
-    with pytest.raises(ValueError, match="2 tags for a text of 3 characters"):
-        seg.words_of("abc", "BE")
-
-
-def test_scores():
-    expected, found = [["ab", "c", "de"], ["f"]], [["ab", "cde"], ["f"]]
-    scores = seg.compare(expected, found, {"ab", "f"})
-    np.testing.assert_allclose([scores.precision, scores.recall, scores.f1], [2 / 3, 2 / 4, 4 / 7], rtol=1e-15)
-    assert scores.oov_recall == 0
-    assert seg.compare(expected, expected, {"f"}) == seg.Scores(1, 1, 1, 1)
-    assert seg.compare([["a"]], [["a"]], {"a"}).oov_recall is None
-    assert seg.compare([["ab"]], [["a", "b"]]) == seg.Scores(0, 0, 0, 0)
-    with pytest.raises(ValueError, match="not segmentations of the same texts"):
-        seg.compare([["ab"]], [["ac"]])
-
-
-def test_features():
-    found = seg.features("我9")
-    assert found[0] == ["0:<", "1:<", "2:我", "3:9", "4:>", "5:<我", "6:我9", "7:<9", "8:<HD"]
-    assert found[1] == ["0:<", "1:我", "2:9", "3:>", "4:>", "5:我9", "6:9>", "7:我>", "8:HD>"]
-    table = seg.feature_vocabulary(["我9", "我x。"])
-    assert table["0:<"] == 1 and sorted(table.values()) == list(range(1, len(table) + 1))
-    assert "8:<HL" in table and "8:LO>" in table and set(seg.feature_vocabulary(["我9", "我x。"], 2)) < set(table)
-    batch = seg.feature_input(["我9", "你"], table, 3)
-    assert batch["features"].shape == (2, 3, 9)
-    np.testing.assert_array_equal(batch["mask"], [[1, 1, 0], [1, 0, 0]])
-    assert batch["features"][0, 0].tolist() == [table[name] for name in found[0]]
-    assert not batch["features"][0, 2].any() and (batch["features"][1, 0] == 0).sum() >= 4, "unknown features are 0"
-    hashed = seg.feature_input("我9", 100, 2)["features"]
-    assert hashed.min() >= 1 and hashed.max() < 100
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        ([], "no text was given"),
-        ("", "text 0 is empty"),
-        (["我", " \n"], "text 1 is empty"),
-        ([None], "text 0: None is no text"),
-        ("\ud83e", "half of a surrogate pair"),
-        ("我" * 5, "text 0 has 5 characters, more than 4"),
-    ],
-)
-def test_bad_texts_are_refused(texts, message):
-    for call in (lambda: seg.feature_input(texts, 9, 4), lambda: lac.character_input({"OOV": 1}, texts, 4)):
-        with pytest.raises(TextError, match=message) as error:
-            call()
-        assert "\n" not in str(error.value)
