@@ -63,6 +63,7 @@ class SiamRCNNTemplate(Model):
         self.fpn = Pyramid(channels, groups_of_norm)  # mirror: infers
         self.roi_extractor = RoIExtractor("mmdet", BINS)
         self.roi_extractor.convention = CONVENTION
+        self.trainable = False  # frozen, as in the whole
 
     maps = SiamRCNN.maps
 

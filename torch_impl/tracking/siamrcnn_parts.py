@@ -62,6 +62,7 @@ class SiamRCNNTemplate(nn.Module):
         self.fpn = Pyramid(tuple(4 * width for width in planes), channels, groups_of_norm)  # mirror: infers
         self.roi_extractor = RoIExtractor("mmdet", BINS)
         self.roi_extractor.convention = CONVENTION
+        self.requires_grad_(False)  # frozen, as in the whole
 
     maps = SiamRCNN.maps
 

@@ -3,12 +3,7 @@
 from dataclasses import replace
 
 from parity_tests.cases.gan.vid2vid import CASES as SMALL_CASES
-from parity_tests.harness.case import GRADIENT_NORMS, Case
-
-MEASURED = dict.fromkeys(
-    ("initial", "outputs", "losses", "gradients", "training", "onnx", "results"),
-    "measured as the case without this variant",
-)
+from parity_tests.harness.case import GRADIENT_NORMS, SAME_GRAPH, Case
 
 
 def of_full_width(case: Case) -> Case:
@@ -22,7 +17,7 @@ def of_full_width(case: Case) -> Case:
         reason="a flow moves noise, and rounding decides between which pixels it ends: in float32 the image of one "
         "panel is 8.7e-5 from the file's",
     )
-    return replace(case, variant="two_halvings", references=[wide], without=MEASURED)
+    return replace(case, variant="two_halvings", references=[wide], without=SAME_GRAPH)
 
 
 CASES = [of_full_width(case) for case in SMALL_CASES if case.model == "vid2vid_composite"]
