@@ -44,9 +44,9 @@ def test_size_of_the_lstm():
 
 def test_dropout_is_in_the_same_place_of_both_panels(monkeypatch):
     inputs = characters(8)(np.random.default_rng(0), 3)
-    masks, emissions = with_masks(monkeypatch, False), []
-    for panel in PANELS:
-        built = panel(catalog.get("bilstm_crf"), {**SMALL_BILSTM, "dropout": 0.5})
+    panels = [panel(catalog.get("bilstm_crf"), {**SMALL_BILSTM, "dropout": 0.5}) for panel in PANELS]
+    masks, emissions = with_masks(monkeypatch, False), []  # Keras calls the model once while it is built
+    for built in panels:
         built.load(seeded(built.shapes()))
         emissions.append(built.outputs(inputs, training=True)["emissions"])
     assert masks[0].rates == masks[1].rates == [0.5]

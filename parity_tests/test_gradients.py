@@ -3,6 +3,8 @@
 
 def test_gradients_agree(case, proof, holds):
     measured = holds("gradients")
+    if not measured.applies:
+        return
     trained = {name for name, p in proof.twins("float64")[1].model.named_parameters() if p.requires_grad}
     assert trained <= {figure.name for figure in measured.figures}
     if trained:

@@ -12,6 +12,7 @@ README = Path(__file__).parent.parent / "README.md"
 SPEED = Path(__file__).parent / "speed.json"  # what `diptych bench ... --against reference --json` prints
 BEGIN = "<!-- {}: written by `python -m scripts.readme` -->"
 END = "<!-- end of {} -->"
+REFERENCES = ("torchvision", "timm", "transformers", "segmentation_models_pytorch")
 PACKAGES = {"tensorflow": "TensorFlow", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
 SHOWN = [level for level in LEVELS if level not in ("interface", "initial")]
 
@@ -47,7 +48,7 @@ def speed() -> str:
     how = f"Median of {timed['runs']} rounds, batch {timed['batch']}, texts of {timed['length']} tokens, "
     how += f"{timed['threads']['torch']} threads; {', '.join(versions)}."
     columns = {  # heading -> how the names of its ratios begin
-        "PyTorch over its reference": ("ours / torchvision.", "ours / timm.", "ours / transformers."),
+        "PyTorch over its reference": tuple(f"ours / {package}." for package in REFERENCES),
         "`tf.function` over keras.applications": ("ours / keras.applications.",),
         "our ONNX over the reference's": ("our ONNX file / ",),
         "TensorFlow's ONNX over PyTorch's": ("TensorFlow's ONNX / ",),
