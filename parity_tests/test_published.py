@@ -281,10 +281,10 @@ def test_dropout_is_in_the_same_places_of_both_panels(name, monkeypatch):
         entry = dataclasses.replace(entry, builder=name)
     inputs = make(np.random.default_rng(0), 2)
     maps = entry.family != "nlp"
-    masks = with_masks(monkeypatch, maps)
+    panels = [panel(entry, options) for panel in (TensorFlow, PyTorch)]
+    masks = with_masks(monkeypatch, maps)  # Keras may call a model once while it is built
     outputs, plain = [], []
-    for panel in (TensorFlow, PyTorch):
-        built = panel(entry, options)
+    for built in panels:
         built.load(seeded(built.shapes(), built.aliases()), strict=False)
         outputs.append(built.outputs(inputs, training=True))
         plain.append(built.outputs(inputs))
