@@ -3,6 +3,7 @@
 import copy
 import inspect
 
+import keras
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ def made(name):
 
 
 def flat(outputs):
-    return [x for x in torch.utils._pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor)]
+    return [x for x in keras.tree.flatten(outputs) if isinstance(x, torch.Tensor)]
 
 
 def near(found, expected, bound=1e-4):
@@ -47,6 +48,7 @@ def test_one_graph_compiles(name):
 def test_an_exported_program_takes_other_sizes(name, strict):
     model, auto = made(name)[0], torch.export.Dim.AUTO
     more = 240 if name == "inception_v3" else 0  # so that its auxiliary map is more than one place
+    torch.manual_seed(0)
     images, other = torch.randn(2, 3, 160 + more, 192 + more), torch.randn(3, 3, 224 + more, 288 + more)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=strict)
     near(program.module()(other), model(other))
@@ -108,14 +110,12 @@ def test_shapes_are_known_without_numbers(name):
     assert [x.shape for x in flat(found)] == [x.shape for x in flat(expected)]
 
 
-@every_kind
+@over([name for name, case in KINDS.items() if case.entry.postprocess])
 @torch.no_grad()
 def test_one_graph_of_results_compiles(name):
     case = KINDS[name]
     inputs = case.inputs(np.random.default_rng(0), 2)
     panel = PyTorch(case.entry, case.options, postprocess=case.postprocess, precision="float32", example=inputs)
-    if panel.postprocess is None:
-        pytest.skip("the model's answer needs no post-process")
     panel.load(seeded(panel.shapes()), strict=False)
     given = tuple(panel.tensors(inputs).values())
     outputs, shape = panel.model.eval()(*given), tuple(given[0].shape[2:])

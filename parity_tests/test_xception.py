@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from parity_tests.harness.panels import PyTorch, TensorFlow
+from scripts import keras_files
 from weights import catalog, onnx_file
 from weights.seeded import seeded, seeded_image
 
@@ -19,20 +20,6 @@ LEAVES = {
 AXES = {"conv1.weight": (2, 3, 0, 1), 4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
 
-def names_in_keras() -> dict[str, str]:
-    """Keras' names of layers -> ours."""
-    names = {"block1_conv1": "conv1", "block1_conv1_bn": "bn1", "block1_conv2": "conv2", "block1_conv2_bn": "bn2"}
-    names |= {"predictions": "fc"}
-    for i in (1, 2):
-        names |= {f"block14_sepconv{i}": f"conv{i + 2}", f"block14_sepconv{i}_bn": f"bn{i + 2}"}
-    for block in range(2, 14):
-        for i in range(3 if 5 <= block <= 12 else 2):
-            place = 3 * i + (block > 2)  # the first block has no first ReLU
-            names[f"block{block}_sepconv{i + 1}"] = f"block{block - 1}.rep.{place}"
-            names[f"block{block}_sepconv{i + 1}_bn"] = f"block{block - 1}.rep.{place + 1}"
-    return names
-
-
 @pytest.fixture(scope="module")
 def expected():
     """Seeded tensors by our names, and the logits of Keras' network with them."""
@@ -41,11 +28,10 @@ def expected():
     )
     panel = PyTorch(catalog.get("xception"), {"num_classes": 10}, precision="float32")
     tensors = seeded(panel.shapes())
-    names = names_in_keras()
-    shortcuts = iter([f"block{i}.{part}" for i in (1, 2, 3, 12) for part in ("skip", "skipbn")])
+    shortcuts = iter(keras_files.SHORTCUTS)
     for layer in network.layers:
         if layer.weights:
-            name = names.get(layer.name) or next(shortcuts)  # Keras counts the unnamed ones of a whole process
+            name = keras_files.in_xception(layer.name) or next(shortcuts)
             values = {leaf: tensors[f"{name}.{leaf}"] for leaf in LEAVES[type(layer).__name__]}
             layer.set_weights([x.transpose(AXES.get(leaf) or AXES[x.ndim]) for leaf, x in values.items()])
     assert next(shortcuts, None) is None

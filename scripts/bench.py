@@ -4,7 +4,6 @@ The two that are compared run in turn in one process, so that whatever slows the
 median of the ratios of each round.
 """
 
-import ast
 import importlib
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ from scripts.answer import ENGINES
 from scripts.files import asked, example, export_files, model_of, twins
 from scripts.output import frameworks, print_json, table
 from scripts.parity import measured_in_turn
+from scripts.references import call_of
 from weights import catalog, onnx_file
 
 __all__ = ["bench", "ratio", "spread", "timed"]
@@ -107,13 +107,9 @@ def _reference(model: catalog.Model):
     except ImportError:
         return f"{package} is not installed"
     try:
-        call = ast.parse(model.reference, mode="eval").body  # a dotted name, or its call with plain arguments
+        path, builder, arguments, options = call_of(model.reference)
     except SyntaxError:
         return f"the reference, {model.reference}, is not built by one call"
-    called = isinstance(call, ast.Call)
-    path, _, builder = ast.unparse(call.func if called else call).rpartition(".")
-    arguments = [ast.literal_eval(value) for value in call.args] if called else []
-    options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords} if called else {}
     build = getattr(importlib.import_module(path), builder)
     if path.startswith(("torchvision.models.detection", "torchvision.models.segmentation")):
         options["weights_backbone"] = None  # by default they are downloaded

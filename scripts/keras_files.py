@@ -1,15 +1,15 @@
 """Weights that Keras' own networks, ``keras.applications``, were saved with, under our names."""
 
-import ast
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from scripts.output import Problem, line
+from scripts.references import call_of
 from weights import catalog
 
-__all__ = ["SUFFIXES", "of_applications", "read"]
+__all__ = ["SHORTCUTS", "SUFFIXES", "in_xception", "of_applications", "read"]
 
 SUFFIXES = (".weights.h5", ".h5", ".keras")
 PACKAGE = "keras.applications."
@@ -40,9 +40,7 @@ def read(path: Path, model: catalog.Model, options: Mapping) -> dict[str, np.nda
     """
     import keras
 
-    call = ast.parse(model.reference, mode="eval").body
-    given = {word.arg: ast.literal_eval(word.value) for word in call.keywords} if isinstance(call, ast.Call) else {}
-    builder = model.reference.removeprefix(PACKAGE).partition("(")[0]
+    _, builder, _, given = call_of(model.reference)
     given |= {"weights": None, "classes": options.get("num_classes", 1000), "classifier_activation": None}
     network = getattr(keras.applications, builder)(**given)
     try:
@@ -53,7 +51,7 @@ def read(path: Path, model: catalog.Model, options: Mapping) -> dict[str, np.nda
     for layer in network.layers:
         if not layer.weights:
             continue
-        name = layer.name if builder != "Xception" else _in_xception(layer.name) or next(shortcuts)
+        name = layer.name if builder != "Xception" else in_xception(layer.name) or next(shortcuts)
         values = [np.asarray(value) for value in layer.get_weights()]
         if isinstance(layer, keras.layers.BatchNormalization):
             leaves = NORM
@@ -68,7 +66,7 @@ def read(path: Path, model: catalog.Model, options: Mapping) -> dict[str, np.nda
     return found
 
 
-def _in_xception(name: str) -> str | None:
+def in_xception(name: str) -> str | None:
     """Our name of a layer of Keras' Xception; None for a shortcut, which Keras numbers over a whole process."""
     if name in XCEPTION or not name.startswith("block"):
         return XCEPTION.get(name)

@@ -1,4 +1,4 @@
-"""How fast parts of detectors are beside torchvision's: ``python -m scripts.speed_parts > scripts/speed_parts.json``.
+"""How fast parts of detectors are beside torchvision's, as JSON: ``python -m scripts.speed_parts``.
 
 torchvision is not among this project's packages; an environment that has it, and all of those, is needed.
 """
