@@ -3,9 +3,11 @@
 The greedy rule walks through the boxes in the order of their scores and keeps a box unless an already kept one overlaps
 it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
+Blocks of the best boxes are settled one after the other, each suppresses the boxes after it, until enough are kept.
 
 Mirror notes:
-- The fixed point is a Python loop in PyTorch, in an operator of its own, and ``tf.while_loop`` in TensorFlow.
+- Blocks and the fixed point are Python loops in PyTorch, in an operator of its own; ``tf.while_loop`` in TensorFlow, of
+  constant shapes for XLA, so that a block is compared with all boxes, not with the later ones alone.
 - The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
 """
 
@@ -16,6 +18,7 @@ from .top_k import top_k
 
 __all__ = ["batched_nms", "nms"]
 
+BLOCK = 128  # boxes whose overlaps with those after them are looked at together
 LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not survive a masked select in ONNX
 
 
@@ -39,7 +42,7 @@ def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_thresh
         torchvision.ops.nms.
     """
     boxes_xyxy, scores = tf.stop_gradient(boxes_xyxy), tf.stop_gradient(scores)
-    suppress = _onnx_nms if exporting() else _fixed_point_nms
+    suppress = _onnx_nms if exporting() else _greedy_nms
     return suppress(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
 
 
@@ -68,38 +71,70 @@ def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs:
     return nms(boxes + offset[..., None], scores, iou_threshold, max_outputs, LOWEST)
 
 
-def _fixed_point_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
+def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
     count = scores.shape[1]
     scores, order = top_k(scores, count)  # (N, B)
-    x1, y1, x2, y2 = tf.unstack(tf.gather(boxes_xyxy, order, batch_dims=1), num=4, axis=-1)
-    width = tf.minimum(x2[:, :, None], x2[:, None, :]) - tf.maximum(x1[:, :, None], x1[:, None, :])  # (N, B, B)
-    height = tf.minimum(y2[:, :, None], y2[:, None, :]) - tf.maximum(y1[:, :, None], y1[:, None, :])
-    shared = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)
-    area = (x2 - x1) * (y2 - y1)
-    union = area[:, :, None] + area[:, None, :] - shared
-    # A box without area overlaps nothing, where the quotient would be 0/0.
-    overlaps = (shared > 0) & (shared / tf.where(shared > 0, union, tf.ones([], union.dtype)) > iou_threshold)
-    overlaps &= tf.range(count)[:, None] < tf.range(count)[None, :]  # [i, j]: i is better than j
-    overlaps = tf.cast(overlaps, scores.dtype)
-
+    boxes = tf.gather(boxes_xyxy, order, batch_dims=1)
     eligible = tf.ones_like(scores, dtype=tf.bool) if score_threshold is None else scores > score_threshold
-
-    def changed(keep, before):
-        return tf.reduce_any(keep != before)
-
-    def iterate(keep, before):
-        better_kept = tf.matmul(tf.cast(keep, scores.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
-        return eligible & (better_kept == 0), keep
-
-    # mirror: fixed point
-    keep, _ = tf.while_loop(changed, iterate, iterate(eligible, eligible), maximum_iterations=count)
-
+    keep = _kept(boxes, eligible, iou_threshold, max_outputs)
     found = min(count, max_outputs)
     kept, position = top_k(tf.cast(keep, tf.int32), found)  # the kept ones first, in their order
     valid = kept > 0
     indices = tf.where(valid, tf.gather(order, position, batch_dims=1), tf.zeros([], tf.int64))
     padding = [[0, 0], [0, max_outputs - found]]
     return tf.pad(indices, padding), tf.pad(valid, padding)
+
+
+def _kept(boxes, eligible, iou_threshold, max_outputs):
+    """Which boxes (N, B, 4), best first, stay: (N, B) bool. After ``max_outputs`` of an image none is looked for."""
+    count = eligible.shape[1]
+    blocks = -(-count // BLOCK)
+    rest = [[0, 0], [0, blocks * BLOCK - count]]
+    boxes, left = tf.pad(boxes, [*rest, [0, 0]]), tf.reshape(tf.pad(eligible, rest), [-1, blocks, BLOCK])
+    rows = tf.reshape(boxes, [-1, blocks, BLOCK, 4])
+    upper = tf.range(BLOCK)[:, None] < tf.range(BLOCK)[None, :]
+
+    def wanting(number, keep, left):
+        return (number < blocks) & tf.reduce_any(tf.math.count_nonzero(keep, axis=(1, 2)) < max_outputs)
+
+    def settle_block(number, keep, left):
+        own = tf.range(blocks)[:, None] == number
+        # [i, j]: i of this block overlaps j
+        overlaps = _overlap(tf.gather(rows, number, axis=1), boxes, iou_threshold)
+        overlaps = tf.reshape(tf.cast(overlaps, boxes.dtype), [-1, BLOCK, blocks, BLOCK])
+        within = tf.where(upper, tf.gather(overlaps, number, axis=2), tf.zeros([], boxes.dtype))
+        kept = _settle(within, tf.gather(left, number, axis=1))
+        lost = tf.einsum("ni,nibj->nbj", tf.cast(kept, boxes.dtype), overlaps) > 0
+        return number + 1, keep | (own & kept[:, None]), left & ~lost
+
+    _, keep, _ = tf.while_loop(wanting, settle_block, (0, tf.zeros_like(left), left))  # mirror: blocks
+    return tf.reshape(keep, [-1, blocks * BLOCK])[:, :count]
+
+
+def _overlap(a, b, iou_threshold):
+    """Whether boxes (N, A, 4) and (N, B, 4) overlap: (N, A, B) bool."""
+    x1, y1, x2, y2 = tf.unstack(a[:, :, None], num=4, axis=-1)
+    left, top, right, bottom = tf.unstack(b[:, None], num=4, axis=-1)
+    width = tf.minimum(x2, right) - tf.maximum(x1, left)
+    height = tf.minimum(y2, bottom) - tf.maximum(y1, top)
+    shared = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared
+    # A box without area overlaps nothing, where the quotient would be 0/0.
+    return (shared > 0) & (shared / tf.where(shared > 0, union, tf.ones([], union.dtype)) > iou_threshold)
+
+
+def _settle(overlaps, eligible):
+    """Which boxes are kept, from ``overlaps`` (N, B, B) of better ones i with j, and which take part (N, B)."""
+
+    def changed(keep, before):
+        return tf.reduce_any(keep != before)
+
+    def iterate(keep, before):
+        better_kept = tf.matmul(tf.cast(keep, overlaps.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
+        return eligible & (better_kept == 0), keep
+
+    # mirror: fixed point
+    return tf.while_loop(changed, iterate, iterate(eligible, eligible))[0]
 
 
 def _onnx_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
