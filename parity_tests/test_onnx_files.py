@@ -134,3 +134,34 @@ def test_a_model_beyond_two_gibibytes(framework, tmp_path):
         tf_impl.export.export(model, path, {"x": x})
     data, own = onnx_file.files_of(path)
     assert data.stat().st_size > 2**31 > 10**6 > own.stat().st_size
+
+
+def ranking(rng):
+    """Forty boxes of two images, and what belongs to them."""
+    return {"boxes": rng.uniform(0, 99, (2, 40, 4)), "logits": rng.standard_normal((2, 40, 3)), "image": np.ones(2)}
+
+
+def test_rows_of_a_ranking_that_rounding_swapped_are_put_in_order():
+    expected = ranking(np.random.default_rng(0))
+    order = np.tile(np.arange(40), (2, 1))
+    order[1, [3, 4, 5]] = [5, 3, 4]
+    swapped = {name: v[np.arange(2)[:, None], order] if v.ndim > 1 else v for name, v in expected.items()}
+    for name, value in onnx_file.aligned(swapped, expected).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+@pytest.mark.parametrize("fault", ["row", "order"])
+def test_other_rows_of_a_ranking_stay_wrong(fault):
+    expected = ranking(np.random.default_rng(0))
+    found = {name: value.copy() for name, value in expected.items()}
+    if fault == "row":
+        found["boxes"][0, 7] += 1
+    else:  # more rows than rounding moves
+        found["boxes"] = found["boxes"][:, ::-1]
+    assert onnx_file.relative(onnx_file.aligned(found, expected)["boxes"], expected["boxes"]) > 1e-3
+
+
+def test_logits_that_belong_to_other_boxes_stay_wrong():
+    expected = ranking(np.random.default_rng(0))
+    found = {**expected, "logits": expected["logits"][:, [1, 0, *range(2, 40)]]}
+    assert onnx_file.relative(onnx_file.aligned(found, expected)["logits"], expected["logits"]) > 1e-2

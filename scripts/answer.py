@@ -65,7 +65,8 @@ def in_batches(function: Callable, feed: Arrays, batch: int | None) -> Arrays:
 def agreement(outputs: Mapping[str, Arrays]) -> float:
     """The largest relative L2 difference of an engine's outputs from PyTorch's."""
     expected = outputs["PyTorch"]
-    return max(onnx_file.relative(found[name], expected[name]) for found in outputs.values() for name in expected)
+    found = [onnx_file.aligned(of_engine, expected) for of_engine in outputs.values()]
+    return max(onnx_file.relative(arrays[name], expected[name]) for arrays in found for name in expected)
 
 
 def ask(

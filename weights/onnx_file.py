@@ -18,6 +18,7 @@ import numpy as np
 
 __all__ = [
     "ExportError",
+    "aligned",
     "cut",
     "dynamic_sizes",
     "files_of",
@@ -40,6 +41,8 @@ TOLERANCE = 1e-4  # relative L2 that an export may differ from its framework; th
 HALF_TOLERANCE = 1e-2  # the same for float16
 LIMIT = 2**31 - 2**24  # bytes of weights in one file; what Protocol Buffers write ends at 2 GiB
 TENSOR = LIMIT  # of one tensor, which is written in one piece
+RANKED = ("proposals", "boxes")  # outputs whose rows come in the order of their scores
+SWAPPED = 0.1  # share of rows that rounding may move
 EXTERNAL = 1024  # bytes of a tensor that goes to the file of data, if there is one
 
 
@@ -401,12 +404,43 @@ def _verify(model, source, inputs: Mapping, expected: Mapping, tolerance: float)
         raise ExportError(f"the exported graph is not valid: {str(error).strip().splitlines()[0][:300]}") from error
     if sorted(found) != sorted(expected):
         raise ExportError(f"the exported graph returns {sorted(found)}, the model {sorted(expected)}")
+    found = aligned(found, expected)
     for name, value in expected.items():
         difference = relative(found[name], value)
         if not difference <= tolerance:
             raise ExportError(
                 f"output {name!r} of the exported graph differs from the model: relative L2 {difference:.2e}"
             )
+
+
+def aligned(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs with the rows of their rankings in the order in which they are expected.
+
+    Rounding swaps boxes of nearly equal scores, and with them the rows of all outputs (N, K, ...) of theirs.
+    """
+    found = dict(found)
+    for name in RANKED:
+        if name not in expected or np.shape(found.get(name)) != np.shape(expected[name]):
+            continue
+        lead, count = expected[name], expected[name].shape[1]
+        order = np.stack([_partners(*pair) for pair in zip(found[name], lead, strict=True)])
+        for other, value in expected.items():
+            if np.shape(value)[:2] == lead.shape[:2] and np.shape(found[other]) == np.shape(value):
+                found[other] = found[other][np.arange(len(lead))[:, None], order.reshape(-1, count)]
+    return found
+
+
+def _partners(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The row of ``found`` (K, D) for every row of ``expected``: its own, unless a few rows are those of others."""
+    from scipy.optimize import linear_sum_assignment
+
+    order = np.arange(len(expected))
+    moved = np.flatnonzero(~(np.abs(found - expected).max(1) <= TOLERANCE * np.abs(expected).max(initial=1)))
+    if 0 < len(moved) <= SWAPPED * len(expected) and np.isfinite(found[moved]).all():
+        distances = np.abs(found[moved, None] - expected[moved]).max(2)
+        theirs, ours = linear_sum_assignment(distances)
+        order[moved[ours]] = moved[theirs]
+    return order
 
 
 def relative(a: np.ndarray, b: np.ndarray, floor: float = 0.0) -> float:
