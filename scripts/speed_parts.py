@@ -1,31 +1,91 @@
-"""How fast parts of detectors are beside torchvision's, as JSON: ``python -m scripts.speed_parts``.
+"""How fast parts of systems are, against other packages and between the panels: ``python -m scripts.speed_parts``.
 
-torchvision is not among this project's packages; an environment that has it, and all of those, is needed.
+With names of ``GROUPS``, these only. speed_parts.json keeps what is found, and ``python -m scripts.readme`` tabulates it.
+torchvision, smplx, facenet-pytorch and pytorch-metric-learning are not among this project's packages: an environment
+that has them, and all of those, is needed.
 """
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
 from scripts.bench import ratio, spread, timed
-from scripts.output import frameworks
+from scripts.files import example, model_of, twins
+from scripts.output import frameworks, written
 
-THREADS, RUNS = 2, 20
-IMAGE, PROPOSALS, CLASSES, MASKS = (800, 1088), 1000, 80, 100
-CANDIDATES, KEPT = 4096, 100  # of the pairs of box and class
+__all__ = ["SAVED"]
+
+SAVED = Path(__file__).with_suffix(".json")
+PACKAGES = (
+    *("tensorflow", "torch", "faiss-cpu"),
+    *("torchvision", "smplx", "facenet-pytorch", "pytorch-metric-learning"),
+)
+THREADS, RUNS = 2, 10
+IMAGE = (800, 1088)
+
+Arrays = dict[str, np.ndarray]
 
 
-def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Part:
+    """What is timed: functions without arguments.
+
+    Args:
+        name: of its row.
+        torch, tensorflow: of the panels, eager and compiled; None where the host computes.
+        other: of another package, and its name.
+    """
+
+    name: str
+    torch: Callable
+    tensorflow: Callable | None = None
+    other: Callable | None = None
+    package: str = ""
+
+
+def eager(function: Callable, *tensors) -> Callable:
+    """A call without gradients."""
+    import torch
+
+    def run():
+        with torch.inference_mode():
+            return function(*tensors)
+
+    return run
+
+
+def compiled(function: Callable, *tensors) -> Callable:
+    """A call of the graph of a function."""
+    import tensorflow as tf
+
+    function = tf.function(function, autograph=False)
+    return lambda: function(*tensors)
+
+
+def of_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[list, list]:
+    """PyTorch's and TensorFlow's tensors."""
+    import tensorflow as tf
+    import torch
+
+    return [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays.values()], [
+        tf.constant(x) for x in arrays.values()
+    ]
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     """(count, 4) xyxy within the image, 8 to 400 pixels long."""
     size = np.exp(rng.uniform(np.log(8), np.log(400), (count, 2)))
     first = rng.uniform(0, 1, (count, 2)) * np.maximum(np.array(IMAGE[::-1]) - size, 0)
     return np.concatenate([first, first + size], 1).astype(np.float32)
 
 
-def parts() -> dict[str, dict[str, Callable]]:
-    """What is timed -> PyTorch's panel, torchvision, the TensorFlow panel as a compiled function."""
+def operators() -> Iterator[Part]:
+    """Those of two-stage detectors: 1,000 proposals, the best 4,096 of 80,000 pairs of box and class, 100 masks."""
     import tensorflow as tf
     import torch
     import torchvision
@@ -42,69 +102,400 @@ def parts() -> dict[str, dict[str, Callable]]:
 
     rng = np.random.default_rng(0)
     features = rng.standard_normal((1, 256, IMAGE[0] // 4, IMAGE[1] // 4)).astype(np.float32)
-    rois, image = boxes(rng, PROPOSALS), np.zeros(PROPOSALS, np.int64)
-    pairs = np.repeat(rois, CLASSES, 0)[None] + rng.uniform(-4, 4, (1, PROPOSALS * CLASSES, 4)).astype(np.float32)
-    scores = rng.uniform(0.05, 1, (1, PROPOSALS * CLASSES)).astype(np.float32)
-    labels = np.tile(np.arange(CLASSES), PROPOSALS)[None]
-    masks, own = rng.uniform(0, 1, (1, MASKS, 28, 28)).astype(np.float32), boxes(rng, MASKS)[None]
+    rois = {"boxes": random_boxes(rng, 1000), "image": np.zeros(1000, np.int64)}
+    in_torch, in_tensorflow = of_arrays({"features": features, **rois})
+    tiled = torch.cat([in_torch[2][:, None].float(), in_torch[1]], 1)
+    in_tensorflow[0] = tf.constant(features.transpose(0, 2, 3, 1))
+    yield Part(
+        "RoIAlign, 1,000 boxes of 800x1088",
+        eager(lambda *x: torch_impl.layers.roi_align.roi_align(*x, 7, 0.25, 2, False), *in_torch),
+        compiled(lambda *x: tf_impl.layers.roi_align.roi_align(*x, 7, 0.25, 2, False), *in_tensorflow),
+        eager(lambda x: torchvision.ops.roi_align(x, tiled, 7, 0.25, 2, False), in_torch[0]),
+        "torchvision",
+    )
 
-    def ours(panel, rows):
+    def suppression(panel, rows):
         def suppress(boxes, scores, labels):
-            best, index = panel.layers.top_k.top_k(scores, CANDIDATES)
+            best, index = panel.layers.top_k.top_k(scores, min(4096, scores.shape[1]))
             boxes, labels = rows(boxes, index), rows(labels, index)
-            return panel.layers.nms.batched_nms(boxes, best, labels, best > 0.05, 0.5, KEPT)
+            return panel.layers.nms.batched_nms(boxes, best, labels, best > 0.05, 0.5, 100)
 
-        align = panel.layers.roi_align.roi_align
-        order = (0, 2, 3, 1) if panel is tf_impl else (0, 1, 2, 3)
-        return {
-            "RoIAlign": (lambda *x: align(*x, 7, 0.25, 2, False), [features.transpose(order), rois, image]),
-            "suppression": (suppress, [pairs, scores, labels]),
-            "pasting": (lambda *x: panel.rois.masks.paste_masks(*x, IMAGE, "torchvision"), [masks, own]),
-        }
+        return suppress
 
-    theirs = {
-        "RoIAlign": lambda x, rois, image: torchvision.ops.roi_align(
-            x, torch.cat([image[:, None].float(), rois], 1), 7, 0.25, 2, False
+    pairs = np.repeat(rois["boxes"], 80, 0)[None] + rng.uniform(-4, 4, (1, 80000, 4)).astype(np.float32)
+    scores = rng.uniform(0.05, 1, (1, 80000)).astype(np.float32)
+    in_torch, in_tensorflow = of_arrays({"boxes": pairs, "scores": scores, "labels": np.arange(80000)[None] % 80})
+    yield Part(
+        "suppression of 80,000 pairs of box and class, the best 100",
+        eager(suppression(torch_impl, lambda x, index: x[torch.zeros_like(index[:, :1]), index]), *in_torch),
+        compiled(suppression(tf_impl, lambda x, index: tf.gather(x, index, batch_dims=1)), *in_tensorflow),
+        eager(lambda boxes, *x: torchvision.ops.batched_nms(boxes[0], *(y[0] for y in x), 0.5), *in_torch),
+        "torchvision",
+    )
+
+    proposals = {
+        "boxes": random_boxes(rng, 4819)[None],
+        "scores": rng.uniform(0, 1, (1, 4819)).astype(np.float32),
+        "levels": rng.integers(0, 5, (1, 4819)),
+    }
+    in_torch, in_tensorflow = of_arrays(proposals)
+    yield Part(
+        "suppression of 4,819 proposals of five levels, the best 1,000",
+        eager(lambda *x: torch_impl.layers.nms.batched_nms(*x, x[1] >= 0, 0.7, 1000), *in_torch),
+        compiled(lambda *x: tf_impl.layers.nms.batched_nms(*x, x[1] >= 0, 0.7, 1000), *in_tensorflow),
+        eager(lambda *x: torchvision.ops.batched_nms(*(y[0] for y in x), 0.7), *in_torch),
+        "torchvision",
+    )
+
+    masks = {"masks": rng.uniform(0, 1, (1, 100, 28, 28)).astype(np.float32), "boxes": random_boxes(rng, 100)[None]}
+    in_torch, in_tensorflow = of_arrays(masks)
+    yield Part(
+        "pasting of 100 masks into 800x1088",
+        eager(lambda *x: torch_impl.rois.masks.paste_masks(*x, IMAGE, "torchvision"), *in_torch),
+        compiled(lambda *x: tf_impl.rois.masks.paste_masks(*x, IMAGE, "torchvision"), *in_tensorflow),
+        eager(lambda masks, boxes: paste_masks_in_image(masks[0][:, None], boxes[0], IMAGE), *in_torch),
+        "torchvision",
+    )
+
+
+class Twins:
+    """Both panels of a model with equal weights, and their inputs."""
+
+    def __init__(self, name: str, options: Mapping | None = None, criterion: bool = False):
+        self.entry = model_of(name)
+        self.inputs = example(self.entry, 1)[0]
+        panels, _ = twins(self.entry, "seeded", options=options, criterion=criterion)
+        self.torch, self.tensorflow = panels["torch"], panels["tensorflow"]
+
+    def part(self, name: str, function: Callable, *arrays: Mapping[str, np.ndarray], **others) -> Part:
+        """``function(panel, *tensors by name)`` of both panels."""
+        given = {panel: [panel.tensors(x) for x in arrays] for panel in (self.torch, self.tensorflow)}
+        return Part(
+            name,
+            eager(lambda: function(self.torch, *given[self.torch])),
+            compiled(lambda: function(self.tensorflow, *given[self.tensorflow])),
+            **others,
+        )
+
+
+def forward(panel, inputs: Mapping):
+    return panel.call(*inputs.values())
+
+
+def results(panel, outputs: Mapping, inputs: Mapping):
+    """The post-process of outputs."""
+    import tf_impl.export
+    import torch_impl.export
+
+    package = torch_impl if panel.package == "torch_impl" else tf_impl
+    return package.export.apply_postprocess(panel.postprocess, outputs, list(inputs.values()))
+
+
+def losses(panel, outputs: Mapping, targets: Mapping):
+    return panel.criterion(outputs, targets)
+
+
+def detectors() -> Iterator[Part]:
+    """Targets, losses and results of one-stage detectors, from outputs as of a network that has learnt."""
+    import torch
+    import torchvision.models.detection as reference
+
+    from parity_tests.cases.detection import objects
+
+    for name, first in (
+        ("retinanet_resnet50_fpn", 1),
+        ("fcos_resnet50_fpn", 1),
+        ("yolov5s", 0),
+        ("tf_efficientdet_d0", 0),
+    ):
+        pair = Twins(name, criterion=True)
+        height, width = pair.inputs["images"].shape[2:]
+        outputs = pair.torch.outputs(pair.inputs)
+        rng = np.random.default_rng(0)
+        for key, value in outputs.items():  # few places answer, as of a network that has learnt
+            if value.dtype == np.float32 and "anchor" not in key:
+                outputs[key] = rng.normal(-4 if "cls" in key or "class" in key else 0, 1, value.shape).astype(
+                    np.float32
+                )
+        targets = objects(height, width, 80, most=20, first=first)(rng, 1)
+        targets = {key: x.astype(np.float32) if x.dtype == np.float64 else x for key, x in targets.items()}
+        others: dict[str, dict] = {"losses": {}, "results": {}}
+        if first:
+            theirs = getattr(reference, name)(weights=None, weights_backbone=None).eval()
+            tensors = pair.torch.tensors(outputs)
+            levels = [tensors[key] for key in tensors if key.startswith("anchors_")]
+            sizes = [len(level) for level in levels]
+            heads = {key: tensors[key] for key in ("cls_logits", "bbox_regression", "bbox_ctrness") if key in tensors}
+            split = {key: list(x.split(sizes, 1)) for key, x in heads.items()}
+            truth = {key: x[0][targets["valid"][0]] for key, x in pair.torch.tensors(targets).items()}
+            given = [[truth], heads, [torch.cat(levels)], *([sizes] if "bbox_ctrness" in heads else [])]
+            calls = {
+                "losses": eager(theirs.compute_loss, *given),
+                "results": eager(theirs.postprocess_detections, split, [levels], [(height, width)]),
+            }
+            others = {key: {"other": call, "package": "torchvision"} for key, call in calls.items()}
+        yield pair.part(f"{name}: targets and losses of 20 objects", losses, outputs, targets, **others["losses"])
+        yield pair.part(f"{name}: results", results, outputs, pair.inputs, **others["results"])
+
+
+def segmenters() -> Iterator[Part]:
+    """Where the time of instance segmenters goes: the whole, its backbone, its results."""
+    for name in ("yolact_resnet50", "solov2_r50_fpn", "condinst_r50_fpn"):
+        pair = Twins(name)
+        pair.inputs = {"images": pair.inputs["images"][..., :1088]}
+        outputs = pair.torch.outputs(pair.inputs)
+        size = "x".join(map(str, pair.inputs["images"].shape[2:]))
+        yield pair.part(f"{name} at {size}: network", forward, pair.inputs)
+        yield pair.part(
+            f"{name}: its backbone", lambda panel, inputs: panel.model.backbone(*inputs.values()), pair.inputs
+        )
+        yield pair.part(f"{name}: its results", results, outputs, pair.inputs)
+
+
+def steps() -> Iterator[Part]:
+    """Whole training steps, every player and penalty in them, of the small configurations of the proof."""
+    from parity_tests.harness import case
+    from parity_tests.harness.panels import PyTorch, TensorFlow
+    from parity_tests.learning.train import compiled as as_graphs
+
+    names = (
+        "pix2pix",
+        "cyclegan",
+        "stargan_128",
+        "srgan",
+        "srgan_wgan_gp",
+        "esrgan",
+        "pggan",
+        "stylegan",
+        "stylegan2_256",
+    )
+    for name in (*names, "moco_v2", "simclr_v1", "swav", "byol", "simsiam"):
+        of_name = next(c for c in case.cases().values() if c.model == name)
+        rng = np.random.default_rng(0)
+        inputs, targets = of_name.inputs(rng, 2), of_name.targets(rng, 2) if of_name.targets else {}
+        functions = []
+        for Panel in (PyTorch, TensorFlow):
+            panel = Panel(
+                of_name.entry,
+                of_name.options,
+                of_name.criterion,
+                precision="float32",
+                trainer=of_name.trainer,
+                example=inputs,
+            )
+            if Panel is TensorFlow:
+                as_graphs(panel.model)
+            trainer, given = panel._trainer(), [panel.tensors(inputs), panel.tensors(targets)]
+            functions.append(lambda trainer=trainer, given=given: trainer.step(*given))
+        yield Part(f"{name}: a training step, small", *functions)
+
+
+def trackers() -> Iterator[Part]:
+    """A frame of 400x600: what a loop takes from frame to frame, network included."""
+    import tempfile
+
+    from skimage import data
+
+    from scripts.answer import ENGINES
+    from scripts.tracks import SINGLE, made
+
+    frames = [np.roll(data.coffee(), 3 * i, 1) for i in range(2)]
+    for name in (
+        *(
+            "siamfc_alexnet_v1",
+            "siamrpn_alex_dwxcorr",
+            "siamrpn_r50_l234_dwxcorr",
+            "siammask_sharp",
+            "siamfcpp_alexnet",
         ),
-        "suppression": lambda boxes, scores, labels: torchvision.ops.batched_nms(boxes[0], scores[0], labels[0], 0.5),
-        "pasting": lambda masks, boxes: paste_masks_in_image(masks[0][:, None], boxes[0], IMAGE),
-    }
+        *("dimp18", "dimp50", "fairmot_dla34", "centertrack_mot17"),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            loops, _ = made(model_of(name), "random", Path(folder), {}, None, frames[0])
+            functions = []
+            for engine in (ENGINES[1], ENGINES[0]):
+                if name in SINGLE:
+                    loops[engine].start(frames[0], (200, 150, 90, 80))
+                functions.append(lambda loop=loops[engine]: loop.step(frames[1]))
+            yield Part(f"{name}: a frame of 400x600, the whole loop", *functions)
 
-    def pytorch_rows(values, index):
-        return values[torch.arange(len(values))[:, None], index]
 
-    def eager(function, arrays):
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+def faces() -> Iterator[Part]:
+    """MTCNN's whole cascade, and SMPL's body of 6,890 vertices."""
+    import facenet_pytorch
+    import smplx.lbs
+    import torch
+    from PIL import Image
+    from skimage import data
 
-        def run():
-            with torch.inference_mode():
-                return function(*tensors)
+    from scripts.cascade import NETWORKS
+    from weights.processing.face.mtcnn import detect_faces
 
-        return run
+    picture = Image.fromarray(data.astronaut()).resize((720, 720))
+    pixels = np.asarray(picture)
+    networks = [Twins(name) for name in NETWORKS]
+    theirs = facenet_pytorch.MTCNN(keep_all=True)
+    import tensorflow as tf
 
-    def compiled(function, arrays):
-        tensors, function = [tf.constant(array) for array in arrays], tf.function(function, autograph=False)
-        return lambda: function(*tensors)
+    def network(pair, panel):
+        if panel is pair.torch:
+            return lambda images: panel.outputs({"images": images})
+        graph = tf.function(lambda images: panel.call(images, training=False), autograph=False, reduce_retracing=True)
+        return lambda images: panel.arrays(panel.named(graph(*panel.tensors({"images": images}).values())))
 
-    in_torch = ours(torch_impl, pytorch_rows)
-    in_tensorflow = ours(tf_impl, lambda values, index: tf.gather(values, index, batch_dims=1))
-    return {
-        name: {
-            "PyTorch": eager(*in_torch[name]),
-            "torchvision": eager(theirs[name], in_torch[name][1]),
-            "TensorFlow": compiled(*in_tensorflow[name]),
-        }
-        for name in theirs
-    }
+    for pair in networks:
+        state = getattr(theirs, pair.entry.name.removeprefix("mtcnn_")).state_dict()
+        for panel in (pair.torch, pair.tensorflow):
+            panel.load({key: value.numpy() for key, value in state.items()}, strict=False)
+    of_torch, of_tensorflow = (
+        [network(pair, getattr(pair, name)) for pair in networks] for name in ("torch", "tensorflow")
+    )
+    yield Part(
+        "MTCNN: the faces of a picture of 720x720",
+        lambda: detect_faces(pixels, *of_torch),
+        lambda: detect_faces(pixels, *of_tensorflow),
+        lambda: theirs.detect(picture),
+        "facenet-pytorch",
+    )
+
+    pair, rng = Twins("smpl"), np.random.default_rng(0)
+    inputs = {"betas": (64, 10), "pose": (64, 72), "transl": (64, 3)}
+    inputs = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in inputs.items()}
+    body, (betas, pose, _) = pair.torch.model, pair.torch.tensors(inputs).values()
+    arrays = (
+        body.v_template,
+        body.shapedirs,
+        body.posedirs,
+        body.J_regressor,
+        torch.tensor(body.parents),
+        body.lbs_weights,
+    )
+    yield pair.part(
+        "SMPL: 64 bodies of 6,890 vertices",
+        forward,
+        inputs,
+        other=eager(smplx.lbs.lbs, betas, pose, *arrays),
+        package="smplx",
+    )
+
+
+def metric() -> Iterator[Part]:
+    """Losses of 256 embeddings of 64 classes, with their gradients; cross-batch memory of 2,048."""
+    import pytorch_metric_learning.losses as reference
+    import tensorflow as tf
+    import torch
+
+    from parity_tests.harness.panels import PyTorch, TensorFlow
+    from weights import catalog
+
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((256, 128)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    labels = np.arange(256) // 4
+    classes = {"num_classes": 2048, "embedding_size": 128}
+    for name, options, theirs in (
+        ("contrastive_pairs", {}, reference.ContrastiveLoss()),
+        ("multi_similarity", {}, reference.MultiSimilarityLoss()),
+        ("circle", {}, reference.CircleLoss()),
+        ("lifted", {}, reference.LiftedStructureLoss()),
+        ("sup_con", {}, reference.SupConLoss()),
+        ("arcface", classes, reference.ArcFaceLoss(**classes)),
+        ("cosface", classes, reference.CosFaceLoss(**classes)),
+        (
+            "cross_batch_memory",
+            {"memory_size": 2048, "embedding_size": 128},
+            reference.CrossBatchMemory(reference.ContrastiveLoss(), 128, 2048),
+        ),
+    ):
+        ours = {Panel: Panel(catalog.get(name), options, precision="float32") for Panel in (PyTorch, TensorFlow)}
+        given = {Panel: panel.tensors({"labels": labels}) for Panel, panel in ours.items()}
+        rows = torch.from_numpy(embeddings).requires_grad_()
+        values = tf.Variable(embeddings)
+
+        def in_torch(criterion=ours[PyTorch].criterion, targets=given[PyTorch], rows=rows):
+            total = criterion({"embeddings": rows}, targets)["total"]
+            return torch.autograd.grad(total, rows)
+
+        @tf.function(autograph=False)
+        def in_tensorflow(criterion=ours[TensorFlow].criterion, targets=given[TensorFlow], values=values):
+            with tf.GradientTape() as tape:
+                total = criterion({"embeddings": values}, targets)["total"]
+            return tape.gradient(total, values)
+
+        def in_package(theirs=theirs, targets=given[PyTorch], rows=rows):
+            return torch.autograd.grad(theirs(rows, targets["labels"]), rows)
+
+        many = "2,048 remembered" if "memory" in name else "2,048 classes" if options else "256"
+        yield Part(
+            f"{name}: 256 embeddings against {many}, loss and gradient",
+            in_torch,
+            in_tensorflow,
+            in_package,
+            "pytorch-metric-learning",
+        )
+
+
+def retrieval() -> Iterator[Part]:
+    """What the host computes: re-ranking, and faiss's indexes beside its exact search."""
+    from weights.processing.retrieval.index import faiss_index
+    from weights.processing.retrieval.reranking import rerank
+
+    rng = np.random.default_rng(0)
+    middles = rng.standard_normal((200, 128))
+    rows = (middles[rng.integers(0, 200, 22000)] + 0.7 * rng.standard_normal((22000, 128))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    database, queries = rows[2000:], rows[:1000]
+
+    def distances(x, y):
+        return np.sqrt(np.maximum(2 - 2 * x @ y.T, 0))
+
+    gallery = rows[1000:2000]
+    given = distances(queries, gallery), distances(queries, queries), distances(gallery, gallery)
+    yield Part("re-ranking of 1,000 by 1,000", lambda: rerank(*given))
+    exact = faiss_index(database)
+    truth = exact.search(queries, 10)[1]
+    for kind in ("ivf", "pq", "ivfpq", "hnsw"):
+        index = faiss_index(database, kind)
+        if kind.startswith("ivf"):
+            index.nprobe = 8
+        found = index.search(queries, 10)[1]
+        recall = np.mean([len(set(a) & set(b)) for a, b in zip(found, truth, strict=True)]) / 10
+        yield Part(
+            f"faiss {kind}, 1,000 queries of 20,000 rows, {recall:.2f} of the ten nearest",
+            lambda index=index: index.search(queries, 10),
+            other=lambda: exact.search(queries, 10),
+            package="exact search",
+        )
+
+
+GROUPS = (operators, detectors, segmenters, steps, trackers, faces, metric, retrieval)
+
+
+def measured(part: Part) -> dict:
+    """Milliseconds of each, and ratios."""
+    functions = {"PyTorch": part.torch, part.package: part.other, "TensorFlow": part.tensorflow}
+    times = timed({name: function for name, function in functions.items() if function is not None}, RUNS)
+    found = {"part": part.name, "milliseconds": {name: spread(values) for name, values in times.items()}, "ratios": {}}
+    for ours, theirs in (("PyTorch", part.package), ("TensorFlow", "PyTorch")):
+        if ours in times and theirs in times:
+            found["ratios"][f"{ours} / {theirs}"] = ratio(times[ours], times[theirs])
+    return found
+
+
+def main(names: list[str]) -> None:
+    frameworks(THREADS)
+    groups = {group.__name__: group for group in GROUPS}
+    saved = json.loads(SAVED.read_text(encoding="utf-8")) if SAVED.exists() else {"groups": {}}
+    for name in names or groups:
+        saved["groups"][name] = []
+        for part in groups[name]():
+            saved["groups"][name].append(measured(part))
+            print(json.dumps(saved["groups"][name][-1]), flush=True)
+    saved |= {"versions": {package: version(package) for package in PACKAGES}, "threads": THREADS, "runs": RUNS}
+    saved["groups"] = {name: saved["groups"][name] for name in groups if name in saved["groups"]}
+    with written(SAVED) as temporary:
+        temporary.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    frameworks(THREADS)
-    found = {}
-    for part, functions in parts().items():
-        times = timed(functions, RUNS)
-        found[part] = {name: spread(values) for name, values in times.items()}
-        found[part]["PyTorch / torchvision"] = ratio(times["PyTorch"], times["torchvision"])
-        found[part]["TensorFlow / PyTorch"] = ratio(times["TensorFlow"], times["PyTorch"])
-    versions = {package: version(package) for package in ("tensorflow", "torch", "torchvision")}
-    print(json.dumps({"versions": versions, "threads": THREADS, "runs": RUNS, "parts": found}, indent=2))
+    main(sys.argv[1:])
