@@ -1,6 +1,6 @@
 """How fast parts of systems are, against other packages and between the panels: ``python -m scripts.speed_parts``.
 
-With names of ``GROUPS``, these only. speed_parts.json keeps what is found, and ``python -m scripts.readme`` tabulates it.
+With names of ``GROUPS``, these only. speed_parts.json keeps what is found; ``python -m scripts.readme`` tabulates it.
 torchvision, smplx, facenet-pytorch and pytorch-metric-learning are not among this project's packages: an environment
 that has them, and all of those, is needed.
 """

@@ -1,7 +1,8 @@
 """The largest entries of a row, with a defined order among equal ones: the lower index comes first.
 
 Mirror notes:
-- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably; ``tf.math.top_k`` has this order.
+- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably, the largest alone if they are few;
+  ``tf.math.top_k`` has this order.
 - The stable sort has no ONNX form: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
 """
 

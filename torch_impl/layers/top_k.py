@@ -1,7 +1,8 @@
 """The largest entries of a row, with a defined order among equal ones: the lower index comes first.
 
 Mirror notes:
-- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably; ``tf.math.top_k`` has this order.
+- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably, the largest alone if they are few;
+  ``tf.math.top_k`` has this order.
 - The stable sort has no ONNX form: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
 """
 
@@ -10,6 +11,8 @@ import torch
 from .native import exporting, onnx_node
 
 __all__ = ["argmax", "top_k"]
+
+FEW = 8  # to sort everything is faster than to look for what is more than this part of it
 
 
 def top_k(scores, k: int):
@@ -34,8 +37,29 @@ def top_k(scores, k: int):
         return tuple(
             onnx_node("TopK", [scores, torch.tensor([k])], attributes, [scores.dtype, torch.int64], [shape, shape])
         )
-    values, indices = torch.sort(scores, dim=-1, descending=True, stable=True)  # mirror: order of equal values
-    return values[..., :k], indices[..., :k]
+    indices = _chosen(scores.detach(), k)
+    return scores.gather(-1, indices), indices
+
+
+@torch.library.custom_op("diptych::chosen", mutates_args=())  # a compiled graph has no shapes that follow from numbers
+def _chosen(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Indices (..., k) of the largest."""
+    length = scores.shape[-1]
+    if k * FEW > length or k == 0:
+        return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k].contiguous()  # mirror: order
+    least = torch.topk(scores, k).values[..., -1:]
+    chosen = scores >= least
+    if (chosen.sum(-1) > k).any():  # of those that equal the least, the first ones
+        above, equal = scores > least, scores == least
+        chosen = above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+    indices = chosen.nonzero()[:, -1].reshape(*scores.shape[:-1], k)  # in ascending order
+    order = torch.sort(scores.gather(-1, indices), dim=-1, descending=True, stable=True).indices
+    return indices.gather(-1, order)
+
+
+@_chosen.register_fake
+def _(scores, k):
+    return scores.new_empty((*scores.shape[:-1], k), dtype=torch.int64)
 
 
 def argmax(x, axis: int = -1):
