@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from .native import exporting, onnx_node
 
-__all__ = ["roi_align"]
+__all__ = ["pyramid_roi_align", "roi_align"]
 
 
 def roi_align(
@@ -44,9 +44,8 @@ def roi_align(
     Source:
         torchvision.ops.roi_align.
     """
-    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
-    _, height, width, channels = features.shape
     if exporting():
+        rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
         attributes = {
             "output_height": rows,
             "output_width": columns,
@@ -55,22 +54,65 @@ def roi_align(
             "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
         }
         inputs = [tf.transpose(features, [0, 3, 1, 2]), boxes_xyxy, tf.cast(batch_index, tf.int64)]  # mirror: NHWC
-        shape = [boxes_xyxy.shape[0], channels, rows, columns]
+        shape = [boxes_xyxy.shape[0], features.shape[-1], rows, columns]
         return tf.transpose(onnx_node("RoiAlign", inputs, attributes, features.dtype, shape), [0, 2, 3, 1])
 
-    x1, y1, x2, y2 = tf.unstack(boxes_xyxy * spatial_scale - (0.5 if aligned else 0.0), num=4, axis=-1)  # (R,)
+    level = tf.zeros_like(batch_index, dtype=tf.int64)
+    return pyramid_roi_align(
+        [features], [spatial_scale], level, boxes_xyxy, batch_index, output_size, sampling_ratio, aligned
+    )
+
+
+def pyramid_roi_align(
+    maps,
+    scales,
+    level,
+    boxes_xyxy,
+    batch_index,
+    output_size: int | tuple[int, int],
+    sampling_ratio: int = 0,
+    aligned: bool = False,
+):
+    """Features inside boxes that belong to different maps; a ``RoiAlign`` node for each map in ONNX.
+
+    Args:
+        maps: list of (N, H, W, C), of different H and W.
+        scales: factor from box coordinates to pixels of each map.
+        level: (R,) int64, the map a box belongs to.
+        boxes_xyxy, batch_index, output_size, sampling_ratio, aligned: see :func:`roi_align`.
+
+    Returns:
+        (R, height, width, C).
+    """
+    if exporting():
+        found = 0
+        for i, (features, scale) in enumerate(zip(maps, scales)):
+            own = level == i
+            rows = tf.where(own[:, None], boxes_xyxy, 0.0)  # the boxes of other levels would need many samples
+            bins = roi_align(features, rows, batch_index, output_size, scale, sampling_ratio, aligned)
+            found = found + tf.where(own[:, None, None, None], bins, 0.0)
+        return found
+
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    tables = [tf.reshape(features, [-1, features.shape[-1]]) for features in maps]  # (N H W, C)
+    first = tf.cumsum([tf.shape(table, out_type=tf.int64)[0] for table in tables], exclusive=True)
+    height, width = (
+        tf.gather([tf.shape(features, out_type=tf.int64)[axis] for features in maps], level)[:, None, None]
+        for axis in (1, 2)
+    )
+    boxes = boxes_xyxy * tf.gather(tf.constant(scales, boxes_xyxy.dtype), level)[:, None]
+    x1, y1, x2, y2 = tf.unstack(boxes - (0.5 if aligned else 0.0), num=4, axis=-1)  # (R,)
     y, y_weight = _axis_samples(y1, y2, rows, height, sampling_ratio, aligned)  # (R, rows, 2 S)
     x, x_weight = _axis_samples(x1, x2, columns, width, sampling_ratio, aligned)  # (R, columns, 2 T)
-    pixel = (tf.cast(batch_index, tf.int64)[:, None, None] * height + y)[:, :, None, :, None] * width
-    pixel = pixel + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
+    line = tf.gather(first, level)[:, None, None] + (tf.cast(batch_index, tf.int64)[:, None, None] * height + y) * width
+    pixel = line[:, :, None, :, None] + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-    table = tf.reshape(features, [-1, channels])  # (N H W, C)
     flat = [tf.shape(boxes_xyxy)[0], rows, columns, tf.shape(y)[2] * tf.shape(x)[2]]
-    return _weighted_rows(table, tf.reshape(pixel, flat), tf.reshape(weight, flat))  # (R, rows, columns, C)
+    return _weighted_rows(tf.concat(tables, 0), tf.reshape(pixel, flat), tf.reshape(weight, flat))
 
 
 def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
-    """Pixels and weights of one direction, two for each sample.  start, end: (R,) -> (R, bins, 2 S) twice."""
+    """Pixels and weights of one direction, two per sample.  start, end: (R,), size: (R, 1, 1) -> (R, bins, 2 S)."""
     extent = end - start
     if not aligned:
         extent = tf.where(extent > 1.0, extent, tf.ones([], extent.dtype))
@@ -82,12 +124,13 @@ def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
     bin_index = tf.range(bins, dtype=start.dtype)[:, None]
     position = start[:, None, None] + bin_index * step + (i + 0.5) * step / samples  # (R, bins, S)
 
-    counted = (i < samples) & (position >= -1.0) & (position <= size)
+    counted = (i < samples) & (position >= -1.0) & (position <= tf.cast(size, start.dtype))
     if sampling_ratio == 0:
         counted = counted & (step > 0)
     position = tf.where(position > 0, position, tf.zeros([], position.dtype))
-    low = tf.minimum(tf.floor(tf.stop_gradient(position)), size - 1)
-    fraction = tf.where(low < size - 1, position - low, tf.zeros([], position.dtype))
+    last = tf.cast(size - 1, start.dtype)
+    low = tf.minimum(tf.floor(tf.stop_gradient(position)), last)
+    fraction = tf.where(low < last, position - low, tf.zeros([], position.dtype))
     share = tf.cast(counted, start.dtype) / samples
     low = tf.cast(low, tf.int64)
     pixel = tf.concat([low, tf.minimum(low + 1, size - 1)], axis=-1)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_impl.boxes.convention import convention_of
 from tf_impl.boxes.iou import box_area
-from tf_impl.layers.roi_align import roi_align
+from tf_impl.layers.roi_align import pyramid_roi_align
 
 __all__ = ["RoIExtractor", "box_levels", "image_index"]
 
@@ -56,17 +56,13 @@ class RoIExtractor(keras.layers.Layer):
     def call(self, maps, boxes):
         image, rows = image_index(boxes), tf.reshape(tf.stop_gradient(boxes), (-1, 4))
         level = box_levels(rows, self.convention.level_bounds[: len(self.levels) - 1])
-        found = 0
-        for i, name in enumerate(self.levels):
-            own = level == i
-            features = roi_align(
-                tf.cast(maps[name], rows.dtype),  # mirror: NHWC
-                tf.where(own[:, None], rows, 0.0),  # the boxes of other levels would need many samples
-                image,
-                self.output_size,
-                1 / 2 ** int(name[1:]),
-                self.convention.sampling_ratio,
-                self.convention.aligned,
-            )
-            found = found + tf.where(own[:, None, None, None], features, 0.0)
-        return found
+        return pyramid_roi_align(
+            [tf.cast(maps[name], rows.dtype) for name in self.levels],  # mirror: NHWC
+            [1 / 2 ** int(name[1:]) for name in self.levels],
+            level,
+            rows,
+            image,
+            self.output_size,
+            self.convention.sampling_ratio,
+            self.convention.aligned,
+        )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from .native import exporting, onnx_node
 
-__all__ = ["roi_align"]
+__all__ = ["pyramid_roi_align", "roi_align"]
 
 
 def roi_align(
@@ -45,9 +45,8 @@ def roi_align(
     Source:
         torchvision.ops.roi_align.
     """
-    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
-    _, channels, height, width = features.shape
     if exporting():
+        rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
         attributes = {
             "output_height": rows,
             "output_width": columns,
@@ -56,21 +55,65 @@ def roi_align(
             "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
         }
         inputs = [features, boxes_xyxy, batch_index.to(torch.int64)]  # mirror: NCHW
-        return onnx_node("RoiAlign", inputs, attributes, features.dtype, [boxes_xyxy.shape[0], channels, rows, columns])
+        shape = [boxes_xyxy.shape[0], features.shape[1], rows, columns]
+        return onnx_node("RoiAlign", inputs, attributes, features.dtype, shape)
 
-    x1, y1, x2, y2 = (boxes_xyxy * spatial_scale - (0.5 if aligned else 0.0)).unbind(-1)  # (R,)
+    level = torch.zeros_like(batch_index, dtype=torch.int64)
+    return pyramid_roi_align(
+        [features], [spatial_scale], level, boxes_xyxy, batch_index, output_size, sampling_ratio, aligned
+    )
+
+
+def pyramid_roi_align(
+    maps,
+    scales,
+    level,
+    boxes_xyxy,
+    batch_index,
+    output_size: int | tuple[int, int],
+    sampling_ratio: int = 0,
+    aligned: bool = False,
+):
+    """Features inside boxes that belong to different maps; a ``RoiAlign`` node for each map in ONNX.
+
+    Args:
+        maps: list of (N, C, H, W), of different H and W.
+        scales: factor from box coordinates to pixels of each map.
+        level: (R,) int64, the map a box belongs to.
+        boxes_xyxy, batch_index, output_size, sampling_ratio, aligned: see :func:`roi_align`.
+
+    Returns:
+        (R, C, height, width).
+    """
+    if exporting():
+        found = 0
+        for i, (features, scale) in enumerate(zip(maps, scales)):
+            own = level == i
+            rows = torch.where(own[:, None], boxes_xyxy, 0.0)  # the boxes of other levels would need many samples
+            bins = roi_align(features, rows, batch_index, output_size, scale, sampling_ratio, aligned)
+            found = found + torch.where(own[:, None, None, None], bins, 0.0)
+        return found
+
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    tables = [features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]) for features in maps]  # (N H W, C)
+    first = torch.tensor([0] + [len(table) for table in tables[:-1]], device=level.device).cumsum(0)
+    height, width = (
+        torch.tensor([features.shape[axis] for features in maps], device=level.device)[level][:, None, None]
+        for axis in (2, 3)
+    )
+    boxes = boxes_xyxy * torch.tensor(scales).to(boxes_xyxy)[level][:, None]
+    x1, y1, x2, y2 = (boxes - (0.5 if aligned else 0.0)).unbind(-1)  # (R,)
     y, y_weight = _axis_samples(y1, y2, rows, height, sampling_ratio, aligned)  # (R, rows, 2 S)
     x, x_weight = _axis_samples(x1, x2, columns, width, sampling_ratio, aligned)  # (R, columns, 2 T)
-    pixel = (batch_index.to(torch.int64)[:, None, None] * height + y)[:, :, None, :, None] * width
-    pixel = pixel + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
+    line = first[level][:, None, None] + (batch_index.to(torch.int64)[:, None, None] * height + y) * width
+    pixel = line[:, :, None, :, None] + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # (N H W, C)
-    bins = _weighted_rows(table, pixel.flatten(3), weight.flatten(3))  # (R, rows, columns, C)
+    bins = _weighted_rows(torch.cat(tables), pixel.flatten(3), weight.flatten(3))  # (R, rows, columns, C)
     return bins.permute(0, 3, 1, 2)
 
 
 def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
-    """Pixels and weights of one direction, two for each sample.  start, end: (R,) -> (R, bins, 2 S) twice."""
+    """Pixels and weights of one direction, two per sample.  start, end: (R,), size: (R, 1, 1) -> (R, bins, 2 S)."""
     extent = end - start
     if not aligned:
         extent = torch.where(extent > 1.0, extent, 1.0)
@@ -86,11 +129,12 @@ def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
     if sampling_ratio == 0:
         counted = counted & (step > 0)
     position = torch.where(position > 0, position, 0.0)
-    low = torch.clamp(torch.floor(position.detach()), max=size - 1)
-    fraction = torch.where(low < size - 1, position - low, 0.0)
+    last = (size - 1).to(start)
+    low = torch.minimum(torch.floor(position.detach()), last)
+    fraction = torch.where(low < last, position - low, 0.0)
     share = counted.to(start.dtype) / samples
     low = low.to(torch.int64)
-    pixel = torch.cat([low, torch.clamp(low + 1, max=size - 1)], dim=-1)
+    pixel = torch.cat([low, torch.minimum(low + 1, size - 1)], dim=-1)
     return pixel, torch.cat([(1.0 - fraction) * share, fraction * share], dim=-1)
 
 

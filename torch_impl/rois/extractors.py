@@ -11,7 +11,7 @@ from torch import nn
 
 from torch_impl.boxes.convention import convention_of
 from torch_impl.boxes.iou import box_area
-from torch_impl.layers.roi_align import roi_align
+from torch_impl.layers.roi_align import pyramid_roi_align
 
 __all__ = ["RoIExtractor", "box_levels", "image_index"]
 
@@ -55,17 +55,13 @@ class RoIExtractor(nn.Module):
     def forward(self, maps, boxes):
         image, rows = image_index(boxes), boxes.detach().reshape(-1, 4)
         level = box_levels(rows, self.convention.level_bounds[: len(self.levels) - 1])
-        found = 0
-        for i, name in enumerate(self.levels):
-            own = level == i
-            features = roi_align(
-                maps[name].to(rows.dtype),  # mirror: NCHW
-                torch.where(own[:, None], rows, 0.0),  # the boxes of other levels would need many samples
-                image,
-                self.output_size,
-                1 / 2 ** int(name[1:]),
-                self.convention.sampling_ratio,
-                self.convention.aligned,
-            )
-            found = found + torch.where(own[:, None, None, None], features, 0.0)
-        return found
+        return pyramid_roi_align(
+            [maps[name].to(rows.dtype) for name in self.levels],  # mirror: NCHW
+            [1 / 2 ** int(name[1:]) for name in self.levels],
+            level,
+            rows,
+            image,
+            self.output_size,
+            self.convention.sampling_ratio,
+            self.convention.aligned,
+        )
