@@ -6,6 +6,7 @@ weights are found independently.
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
 - The weighted sum of rows of a table is ``F.embedding_bag`` in PyTorch, a gather and a product in TensorFlow.
+- PyTorch takes all boxes at once; gathered, the samples of large ones would fill TensorFlow's memory.
 """
 
 import tensorflow as tf
@@ -13,6 +14,8 @@ import tensorflow as tf
 from .native import exporting, onnx_node
 
 __all__ = ["pyramid_roi_align", "roi_align"]
+
+GROUP = 16  # boxes whose samples are gathered at once, if their number depends on the boxes
 
 
 def roi_align(
@@ -93,22 +96,42 @@ def pyramid_roi_align(
             found = found + tf.where(own[:, None, None, None], bins, 0.0)
         return found
 
-    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
     tables = [tf.reshape(features, [-1, features.shape[-1]]) for features in maps]  # (N H W, C)
-    first = tf.cumsum([tf.shape(table, out_type=tf.int64)[0] for table in tables], exclusive=True)
+    table = tf.concat(tables, 0)
+    first = tf.cumsum([tf.shape(x, out_type=tf.int64)[0] for x in tables], exclusive=True)
     height, width = (
-        tf.gather([tf.shape(features, out_type=tf.int64)[axis] for features in maps], level)[:, None, None]
-        for axis in (1, 2)
+        tf.gather([tf.shape(features, out_type=tf.int64)[axis] for features in maps], level) for axis in (1, 2)
     )
     boxes = boxes_xyxy * tf.gather(tf.constant(scales, boxes_xyxy.dtype), level)[:, None]
+    line = tf.gather(first, level) + tf.cast(batch_index, tf.int64) * height * width
+    given = (boxes, line, height, width)
+
+    def align(given):
+        return _bins(table, *given, output_size, sampling_ratio, aligned)
+
+    if sampling_ratio:
+        return align(given)
+    # mirror: boxes at once
+    order = tf.argsort((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))  # those of a group are alike
+    rest = -tf.size(order) % GROUP
+    groups = tf.reshape(tf.pad(order, [[0, rest]]), [-1, GROUP])
+    given = tuple(tf.gather(x, groups) for x in given)
+    found = tf.map_fn(align, given, parallel_iterations=1, fn_output_signature=table.dtype)
+    return tf.gather(tf.reshape(found, [-1, *found.shape[2:]]), tf.argsort(order))
+
+
+def _bins(table, boxes, first, height, width, output_size, sampling_ratio, aligned):
+    """Bins (R, rows, columns, C) of boxes (R, 4) in pixels of maps that begin at the rows ``first`` of the table."""
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    height, width = height[:, None, None], width[:, None, None]
     x1, y1, x2, y2 = tf.unstack(boxes - (0.5 if aligned else 0.0), num=4, axis=-1)  # (R,)
     y, y_weight = _axis_samples(y1, y2, rows, height, sampling_ratio, aligned)  # (R, rows, 2 S)
     x, x_weight = _axis_samples(x1, x2, columns, width, sampling_ratio, aligned)  # (R, columns, 2 T)
-    line = tf.gather(first, level)[:, None, None] + (tf.cast(batch_index, tf.int64)[:, None, None] * height + y) * width
+    line = first[:, None, None] + y * width
     pixel = line[:, :, None, :, None] + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-    flat = [tf.shape(boxes_xyxy)[0], rows, columns, tf.shape(y)[2] * tf.shape(x)[2]]
-    return _weighted_rows(tf.concat(tables, 0), tf.reshape(pixel, flat), tf.reshape(weight, flat))
+    flat = [tf.shape(boxes)[0], rows, columns, tf.shape(y)[2] * tf.shape(x)[2]]
+    return _weighted_rows(table, tf.reshape(pixel, flat), tf.reshape(weight, flat))
 
 
 def _axis_samples(start, end, bins, size, sampling_ratio, aligned):

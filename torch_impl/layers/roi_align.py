@@ -6,6 +6,7 @@ weights are found independently.
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
 - The weighted sum of rows of a table is ``F.embedding_bag`` in PyTorch, a gather and a product in TensorFlow.
+- PyTorch takes all boxes at once; gathered, the samples of large ones would fill TensorFlow's memory.
 """
 
 import torch
@@ -94,22 +95,29 @@ def pyramid_roi_align(
             found = found + torch.where(own[:, None, None, None], bins, 0.0)
         return found
 
-    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
     tables = [features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]) for features in maps]  # (N H W, C)
-    first = torch.tensor([0] + [len(table) for table in tables[:-1]], device=level.device).cumsum(0)
+    table = torch.cat(tables)
+    first = torch.tensor([0] + [len(x) for x in tables[:-1]], device=level.device).cumsum(0)
     height, width = (
-        torch.tensor([features.shape[axis] for features in maps], device=level.device)[level][:, None, None]
-        for axis in (2, 3)
+        torch.tensor([features.shape[axis] for features in maps], device=level.device)[level] for axis in (2, 3)
     )
     boxes = boxes_xyxy * torch.tensor(scales).to(boxes_xyxy)[level][:, None]
+    line = first[level] + batch_index.to(torch.int64) * height * width
+    # mirror: boxes at once
+    return _bins(table, boxes, line, height, width, output_size, sampling_ratio, aligned).permute(0, 3, 1, 2)
+
+
+def _bins(table, boxes, first, height, width, output_size, sampling_ratio, aligned):
+    """Bins (R, rows, columns, C) of boxes (R, 4) in pixels of maps that begin at the rows ``first`` of the table."""
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    height, width = height[:, None, None], width[:, None, None]
     x1, y1, x2, y2 = (boxes - (0.5 if aligned else 0.0)).unbind(-1)  # (R,)
     y, y_weight = _axis_samples(y1, y2, rows, height, sampling_ratio, aligned)  # (R, rows, 2 S)
     x, x_weight = _axis_samples(x1, x2, columns, width, sampling_ratio, aligned)  # (R, columns, 2 T)
-    line = first[level][:, None, None] + (batch_index.to(torch.int64)[:, None, None] * height + y) * width
+    line = first[:, None, None] + y * width
     pixel = line[:, :, None, :, None] + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-    bins = _weighted_rows(torch.cat(tables), pixel.flatten(3), weight.flatten(3))  # (R, rows, columns, C)
-    return bins.permute(0, 3, 1, 2)
+    return _weighted_rows(table, pixel.flatten(3), weight.flatten(3))
 
 
 def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
