@@ -10,6 +10,7 @@ __all__ = ["README", "updated"]
 
 README = Path(__file__).parent.parent / "README.md"
 SPEED = Path(__file__).parent / "speed.json"  # what `diptych bench ... --against reference --json` prints
+PARTS = Path(__file__).parent / "speed_parts.json"  # what `python -m scripts.speed_parts` keeps
 BEGIN = "<!-- {}: written by `python -m scripts.readme` -->"
 END = "<!-- end of {} -->"
 REFERENCES = ("torchvision", "timm", "transformers", "segmentation_models_pytorch")
@@ -48,6 +49,7 @@ def speed() -> str:
     how = f"Median of {timed['runs']} rounds, batch {timed['batch']}, texts of {timed['length']} tokens, "
     how += f"{timed['threads']['torch']} threads; {', '.join(versions)}."
     columns = {  # heading -> how the names of its ratios begin
+        "`tf.function` over PyTorch": ("TensorFlow / ",),
         "PyTorch over its reference": tuple(f"ours / {package}." for package in REFERENCES),
         "`tf.function` over keras.applications": ("ours / keras.applications.",),
         "our ONNX over the reference's": ("our ONNX file / ",),
@@ -63,13 +65,33 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def parts() -> str:
+    """One row per part: milliseconds of PyTorch, and the ratios to other packages and between the panels."""
+    timed = json.loads(PARTS.read_text(encoding="utf-8"))
+    versions = ", ".join(f"{package} {number}" for package, number in timed["versions"].items())
+    lines = [
+        f"Median of {timed['runs']} rounds, {timed['threads']} threads; {versions}.",
+        "",
+        "| part | PyTorch, ms | over another package | `tf.function` over PyTorch |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for part in (part for group in timed["groups"].values() for part in group):
+        ratios = {name: f"{ratio['median']:.2f}" for name, ratio in part["ratios"].items()}
+        others = [f"{value} {name.removeprefix('PyTorch / ')}" for name, value in ratios.items() if "PyTorch /" in name]
+        panels = ratios.get("TensorFlow / PyTorch", "")
+        lines.append(
+            f"| {part['part']} | {part['milliseconds']['PyTorch']['median']:.3g} | {''.join(others)} | {panels} |"
+        )
+    return "\n".join(lines)
+
+
 def updated(text: str) -> str:
     """The README with the tables as they should be now.
 
     Raises:
         ValueError: if a line that encloses a table is missing.
     """
-    for name, table in (("families", families), ("speed", speed)):
+    for name, table in (("families", families), ("speed", speed), ("parts", parts)):
         begin, end = BEGIN.format(name), END.format(name)
         if begin not in text or end not in text:
             raise ValueError(f"README.md must hold the lines {begin!r} and {end!r}, which enclose a table")
