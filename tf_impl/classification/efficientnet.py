@@ -148,7 +148,7 @@ class EfficientNet(Backbone):
         dropout: rate before the classifier.
         lite: the Lite form: ReLU6, no squeeze-and-excitation, and stem, head, first and last stage are not scaled.
         stages: the unscaled stages, see ``STAGES``.
-        pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
+        pad_mode: "same" (the TensorFlow release) or "torch" (the same on both sides).
         bn_eps, bn_momentum: of batch normalisation: added to the variance, and the weight of the new value in the
             running statistics.
         drop_path: rate of stochastic depth in the last block.

@@ -5,8 +5,8 @@ Networks", 2017, arXiv:1711.07971. Parameter names: mmcv ``cnn/bricks/context_bl
 (Apache-2.0).
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
-  those of the convolutions and vanish.
+- NCHW in PyTorch, NHWC in TensorFlow, which transposes its maps to NCHW for the matrix products: in a file these
+  transposes cancel those of the convolutions.
 - Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 - The layer normalisation over [P, 1, 1] is PyTorch's own; TensorFlow has a small layer for it.
 """
@@ -28,7 +28,7 @@ __all__ = ["ContextBlock", "NonLocal2d"]
 
 @keras.saving.register_keras_serializable("diptych")
 class ContextBlock(keras.layers.Layer):
-    """One context vector of the whole map, added to every place or multiplied with it.
+    """One context vector of the whole map, added to every position or multiplied with it.
 
     Args:
         ratio: the two 1x1 convolutions of a branch have P = int(C * ratio) channels between them.
@@ -36,7 +36,7 @@ class ContextBlock(keras.layers.Layer):
         fusion_types: "channel_mul" (through a sigmoid, first), "channel_add", or both.
 
     x: (N, H, W, C), the same shape out.
-    Raises: ValueError if ``pooling_type`` or one of ``fusion_types`` is another one.
+    Raises: ValueError if ``pooling_type`` or one of ``fusion_types`` is unknown.
     """
 
     def __init__(

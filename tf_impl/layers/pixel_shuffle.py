@@ -1,7 +1,7 @@
-"""Channels become pixels.
+"""Pixel shuffle: channels become pixels.
 
 Mirror notes:
-- PyTorch ships it; TensorFlow's ``depth_to_space`` takes the channels in another order.
+- PyTorch ships it; TensorFlow's ``depth_to_space`` has another order of channels.
 """
 
 import keras

@@ -23,7 +23,7 @@ def adversarial_loss(logits, real: bool, mode: str = "vanilla"):
         Scalar.
 
     Raises:
-        ValueError: if there is no such mode.
+        ValueError: if ``mode`` is unknown.
     """
     if mode == "vanilla":
         # mirror: written out

@@ -17,7 +17,7 @@ __all__ = ["RoIExtractor", "box_levels", "image_index"]
 
 
 def box_levels(boxes_xyxy, bounds: tuple[float, ...]):
-    """Index of the level that a box belongs to, 0 the finest.
+    """Index of the level that a box belongs to, 0 for the finest.
 
     Args:
         boxes_xyxy: (R, 4) in pixels.
@@ -61,7 +61,7 @@ class RoIExtractor(keras.layers.Layer):
             own = level == i
             features = roi_align(
                 tf.cast(maps[name], rows.dtype),  # mirror: NHWC
-                tf.where(own[:, None], rows, 0.0),  # the boxes of other levels would need many samples
+                tf.where(own[:, None], rows, 0.0),  # boxes of other levels would need many samples
                 image,
                 self.output_size,
                 1 / 2 ** int(name[1:]),

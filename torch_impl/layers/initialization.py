@@ -1,9 +1,9 @@
 """Initial values for all convolutions of a model at once.
 
-A part whose class says ``keeps_initial_values = True``, such as one that starts as zero, is left as it is.
+A part whose class says ``keeps_initial_values = True``, such as one that starts at zero, is left as it is.
 
 Mirror notes:
-- PyTorch fills tensors that exist, by functions of a whole model; Keras gives every layer its initial values.
+- PyTorch fills existing tensors, by functions for a whole model; Keras gives every layer its initial values.
 """
 
 from torch import nn

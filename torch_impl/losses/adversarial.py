@@ -24,7 +24,7 @@ def adversarial_loss(logits, real: bool, mode: str = "vanilla"):
         Scalar.
 
     Raises:
-        ValueError: if there is no such mode.
+        ValueError: if ``mode`` is unknown.
     """
     if mode == "vanilla":
         return (F.relu(logits) - logits * float(real) + F.softplus(-logits.abs())).mean()  # mirror: written out

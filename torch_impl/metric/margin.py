@@ -81,7 +81,7 @@ class MarginCriterion(nn.Module):
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``, which are brought to unit length;
         ``targets``: ``"labels"`` (N,) int, 0-based; ``"uniform"`` (N, k - 1) float in [0, 1), with sampling.
     Returns: dict of scalars: ``"margin"``, ``"beta"`` (the regulariser), ``"total"`` (their sum).
-    Raises: ValueError for a form that is not known.
+    Raises: ValueError if ``form`` is unknown.
     """
 
     def __init__(
