@@ -77,7 +77,7 @@ class Residual(keras.layers.Layer):
         self.bn3, self.conv3 = BatchNormalization(), Conv(filters)
         self.skip_layer = Conv(filters)
         self.project = project  # mirror: is told
-        if not project:  # the checkpoints have it, nothing calls it
+        if not project:  # in the checkpoints, but never called
             self.skip_layer.conv.build((None, None, None, filters))
 
     def call(self, x, training=False):

@@ -90,7 +90,7 @@ class ConvBlock(keras.layers.Layer):
         if project:  # mirror: is told
             shortcut = conv(filters, 1, use_bias=False)
             self.downsample = keras.Sequential([self.bn4, keras.layers.ReLU(), shortcut])
-        else:  # the checkpoints have it, nothing calls it
+        else:  # in the checkpoints, but never called
             self.bn4.build((None, None, None, filters))
 
     def call(self, x, training=False):

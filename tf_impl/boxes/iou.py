@@ -50,7 +50,7 @@ def generalized_iou(boxes_xyxy, others_xyxy, eps: float = 1e-7, guard: str = "ad
 
     Args:
         boxes_xyxy, others_xyxy: (..., 4), any unit, x1 <= x2 and y1 <= y2.
-        eps: keeps the divisors from 0.
+        eps: keeps the divisors above 0.
         guard: "add" adds it to them (torchvision), "max" makes it their lower bound (mmdet).
 
     Returns:

@@ -118,7 +118,8 @@ class AngleCriterion(keras.layers.Layer):
     """Cross-entropy of |x| cos(theta), in which a part of the right class's is |x| psi(theta).
 
     Args:
-        blend: weight of the plain logit beside that with the margin, see :func:`annealing`; may be set between steps.
+        blend: weight of the plain logit relative to that with the margin, see :func:`annealing`; may be set between
+            steps.
 
     Inputs: ``outputs`` of :class:`Sphere20a`; ``targets["labels"]`` (N,) int, -1 does not count.
     Returns: dict of scalars: ``"angle"``, ``"total"`` (the same).

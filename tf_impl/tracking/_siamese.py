@@ -32,7 +32,7 @@ class Bottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3, 1x1 expansion by four, and a shortcut; without padding where the stride is 2.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides: of the 3x3 convolution.
         dilation_rate: of the 3x3 convolution.
         shortcut: size and dilation of the convolution of the shortcut, or None.

@@ -1,4 +1,4 @@
-"""Blocks in which every place sees the whole map: the global context block and the non-local block.
+"""Blocks in which every position sees the whole map: the global context block and the non-local block.
 
 "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019, arXiv:1904.11492; "Non-local Neural
 Networks", 2017, arXiv:1711.07971. Parameter names: mmcv ``cnn/bricks/context_block.py`` and ``non_local.py``
@@ -26,7 +26,7 @@ class ContextBlock(nn.Module):
     Args:
         in_channels: width C of the map.
         ratio: the two 1x1 convolutions of a branch have P = int(C * ratio) channels between them.
-        pooling_type: "att", a mean weighted by a softmax over all places, or "avg", the plain mean.
+        pooling_type: "att", a mean weighted by a softmax over all positions, or "avg", the plain mean.
         fusion_types: "channel_mul" (through a sigmoid, first), "channel_add", or both.
 
     x: (N, C, H, W), the same shape out.
@@ -86,7 +86,7 @@ def branch(channels: int, planes: int):
 
 
 class NonLocal2d(nn.Module):
-    """Every place receives a weighted sum over all places, the weights from pairs of places.
+    """Every position receives a weighted sum over all positions, with weights from pairs.
 
     Args:
         in_channels: width C of the map.
@@ -94,8 +94,9 @@ class NonLocal2d(nn.Module):
         use_scale: "embedded_gaussian" divides by sqrt(I) before the softmax.
         norm: normalisation after the last convolution, None or "batch".
         mode: the weight of a pair: "embedded_gaussian", softmax of theta . phi; "gaussian", softmax of x . x;
-            "dot_product", theta . phi / number of places; "concatenation", ReLU(w . [theta, phi]) / number of places.
-        sub_sample: max pooling by 2 of the places that are summed over; a last odd row or column is dropped.
+            "dot_product", theta . phi / number of positions; "concatenation", ReLU(w . [theta, phi]) / number of
+            positions.
+        sub_sample: max pooling by 2 of the positions that are summed over; a last odd row or column is dropped.
         zeros_init: the block starts as the identity.
 
     x: (N, C, H, W), the same shape out.

@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
 
     Args:
         in_channels: C.
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         stride: of the 3x3 convolution.
         dilation: of the 3x3 convolution.
         shortcut: size and dilation of the convolution of the shortcut, or None.
