@@ -17,7 +17,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych")
 class KaimingNormal(keras.initializers.VarianceScaling):
-    """Normal with variance 2 / fan_out (arXiv:1502.01852)."""  # mirror: fills tensors
+    """Normal with variance 2 / fan_out (arXiv:1502.01852)."""  # mirror: fills existing tensors
 
     def __init__(self, seed=None):
         super().__init__(2.0, "fan_out", "untruncated_normal", seed)

@@ -24,7 +24,7 @@ def convolutions(model, types):
 def kaiming_normal(model) -> None:
     """Normal with variance 2 / fan_out for every convolution kernel, biases zero (arXiv:1502.01852)."""
     for module in convolutions(model, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: fills tensors
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: fills existing tensors
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

@@ -22,4 +22,4 @@ def pixel_shuffle(x, factor: int):
 
     Source: arXiv:1609.05158, equation 4.
     """
-    return F.pixel_shuffle(x, factor)  # mirror: channels in another order
+    return F.pixel_shuffle(x, factor)  # mirror: another order of channels
