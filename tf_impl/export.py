@@ -1,8 +1,8 @@
-"""Keras model to ONNX.
+"""Export of Keras models to ONNX.
 
 Mirror notes:
 - TensorFlow traces a function of NHWC tensors and tf2onnx moves the axes; PyTorch exports NCHW as it is.
-- tf2onnx writes an invalid graph without raising where it knows no operator; the checks that follow find it.
+- tf2onnx writes an invalid graph without raising where it lacks an operator; the checks that follow detect it.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from weights import onnx_file, store
 
 __all__ = ["apply_postprocess", "export", "export_forms"]
 
-LARGE = 2**20  # elements of a matrix that the graph is handed; tf2onnx copies what is in the graph dozens of times
+LARGE = 2**20  # elements of a matrix that is passed to the graph; tf2onnx copies what is in the graph dozens of times
 
 
 def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
-    """Results of a model's outputs.
+    """Apply a post-process to a model's outputs.
 
     A post-process that takes ``image_size`` is given (N, 2) int64, one that takes ``input_size`` height and width as
     numbers (as tensors where they are not known): those of the first input.
@@ -58,7 +58,7 @@ def export(model, path: str | Path, inputs: Mapping[str, np.ndarray], *, criteri
         The path.
 
     Raises:
-        ExportError: if the graph is invalid, not standard, or gives other numbers; no file is left.
+        ExportError: if the graph is invalid, not standard, or computes other values; no file is left.
     """
     form = "model" if criterion is None and postprocess is None else "results" if criterion is None else "losses"
     return export_forms(model, {form: path}, inputs, criterion=criterion, postprocess=postprocess, **options)[form]
@@ -81,31 +81,32 @@ def export_forms(
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> dict[str, Path]:
-    """Write several forms of a model from one trace: evaluation mode, NCHW, dynamic batch, opset 18.
+    """Write several variants of a model from one trace: evaluation mode, NCHW, dynamic batch, opset 18.
 
     The opset is 19 where the graph holds ``DeformConv``.
 
     Args:
         model: a built model in float32.
-        paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
+        paths: the files to write, by variant: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
         inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
-        layouts: of inputs, targets and outputs that have channels, "NCHW": they are last here, as written in the file.
+        layouts: of inputs, targets and outputs that have channels, "NCHW": they are last in the arrays here, as written
+            in the file.
         outputs: names of what the model returns if it is a tensor or a list of them.
         dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
         criterion: maps (outputs, targets) to losses.
         targets: example targets by name, for the criterion.
         postprocess: maps outputs, and the size of the first input if it takes ``image_size``, to results.
-        call: the method that is called in place of the model itself.
+        call: the method that is called instead of the model itself.
         needs_targets: the losses come from outputs that the model computes with ``targets=``.
         dynamic_size: height and width of inputs with the layout "NCHW" are dynamic, too; checked at two other sizes.
-        metadata: strings for the files, beside framework, weights hash and version.
+        metadata: strings for the files, besides framework, weights hash and version.
         half: weights and arithmetic in float16; inputs and outputs stay float32.
 
     Returns:
-        The paths by form.
+        The paths by variant.
 
     Raises:
-        ExportError: if a graph is invalid, not standard, or gives other numbers; that file is not left.
+        ExportError: if a graph is invalid, not standard, or computes other values; that file is not left.
     """
     import tf2onnx
 
@@ -148,7 +149,7 @@ def export_forms(
         return found
 
     def to_layout(name, value, back):
-        """Channels to the end, or back; tf2onnx does it where the layout is "NCHW"."""
+        """Move channels to the end, or back; tf2onnx does it where the layout is "NCHW"."""
         layout = layouts.get(name, "")
         if layout == "NCHW" or len(layout) != value.shape.rank or not layout:
             return value
@@ -217,7 +218,7 @@ def export_forms(
 
 @contextlib.contextmanager
 def _optimised_in_place():
-    """Let tf2onnx change a graph where it is; it would copy it for every pass, in case one fails."""
+    """Let tf2onnx change a graph in place; otherwise it copies the graph for every pass, in case one fails."""
     before = os.environ.get("TF2ONNX_CATCH_ERRORS")
     os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
     try:
@@ -232,7 +233,7 @@ def _optimised_in_place():
 def _name_dimensions(proto, axes: Mapping[str, Sequence[str | None]], examples: Mapping, expected: Mapping):
     """Give dynamic dimensions their names, which tf2onnx calls unk__1, unk__2, ...
 
-    A dimension of an output is the one that has its length in the examples.
+    A dimension of an output is identified by its length in the examples.
     """
     lengths = {}
     for value in proto.graph.input:
@@ -248,7 +249,7 @@ def _name_dimensions(proto, axes: Mapping[str, Sequence[str | None]], examples: 
 
 
 def _reduce_before_transpose(proto):
-    """Let a mean over height and width read the NCHW map itself; tf2onnx turns the map to NHWC for it."""
+    """Let a mean over height and width read the NCHW map itself; tf2onnx transposes the map to NHWC for it."""
     graph = proto.graph
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -268,10 +269,10 @@ def _reduce_before_transpose(proto):
 
 
 def _simplify_reshapes(proto):
-    """Remove every Reshape to the shape that is there, and let the others keep the batch instead of working it out.
+    """Remove every Reshape that changes nothing, and let the others copy the batch instead of inferring it.
 
-    tf2onnx leaves the former where it turned maps of 1 x 1. After a batch of -1, ONNX Runtime knows no longer that two
-    maps have one shape, and does not fuse their sum with the convolution before it.
+    tf2onnx leaves the former where it transposed maps of 1 x 1. After a batch of -1, ONNX Runtime no longer knows that
+    two maps have the same shape, and does not fuse their sum with the convolution before it.
     """
     shapes = onnx_file.known_shapes(proto)
     graph = proto.graph
@@ -286,7 +287,8 @@ def _simplify_reshapes(proto):
         there, wanted = shapes.get(source), targets.get(target)
         if not there or wanted is None:
             continue
-        # 0 is a dynamic length on one side, -1 what is left on the other; one of them can only mean the same
+        # 0 is a dynamic length on one side, -1 an inferred one on the other; a single one of them can only mean the
+        # same
         if [max(n, 0) for n in wanted] == there and there.count(0) <= 1 and node.output[0] not in kept:
             for other in graph.node:
                 other.input[:] = [source if name == node.output[0] else name for name in other.input]

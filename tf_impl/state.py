@@ -22,9 +22,9 @@ __all__ = ["build", "load_state_dict", "named_layers", "state_dict", "trainable"
 def build(model, inputs: Mapping | None = None):
     """Create all variables of a model.
 
-    The layers of Keras learn the width of their input when they see it, so that the model is called once with symbolic
-    tensors, unless all of its layers know their widths. A part of it that is used in training only has to be called
-    while ``self.built`` is false, too.
+    Keras layers learn the width of their input when they see it, so the model is called once with symbolic tensors,
+    unless all of its layers know their widths. A part that is only used in training must also be called while
+    ``self.built`` is false.
 
     Args:
         model: a Keras model or layer.

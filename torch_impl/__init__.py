@@ -5,4 +5,4 @@ Where TensorFlow was imported before it, triton is left out of the process; see 
 
 from weights import frameworks
 
-frameworks.load_triton_first()  # TensorFlow may come into this process, too
+frameworks.load_triton_first()  # TensorFlow may be imported into this process too

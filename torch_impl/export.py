@@ -1,8 +1,8 @@
-"""PyTorch module to ONNX.
+"""Export of PyTorch modules to ONNX.
 
 Mirror notes:
 - TensorFlow traces a function of NHWC tensors and tf2onnx moves the axes; PyTorch exports NCHW as it is.
-- tf2onnx writes an invalid graph without raising where it knows no operator; the checks that follow find it.
+- tf2onnx writes an invalid graph without raising where it lacks an operator; the checks that follow detect it.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ __all__ = ["apply_postprocess", "export", "export_forms"]
 
 
 class _Graph(nn.Module):
-    """A model, and criterion and post-process after it, as one function of tensors with a flat dictionary of results.
+    """A model, then criterion and post-process, as one function of tensors with a flat dictionary of results.
 
-    The keys are "model.logits", "losses.total", "results.scores", ...: form, and name in the form.
+    The keys are "model.logits", "losses.total", "results.scores", ...: variant, and name within it.
     """
 
     def __init__(self, model, forms, inputs, targets, outputs, criterion, postprocess, call, needs_targets):
@@ -55,7 +55,7 @@ class _Graph(nn.Module):
 
 
 def apply_postprocess(postprocess, outputs, inputs: Sequence) -> dict:
-    """Results of a model's outputs.
+    """Apply a post-process to a model's outputs.
 
     A post-process that takes ``image_size`` is given (N, 2) int64, one that takes ``input_size`` height and width as
     numbers: those of the first input.
@@ -84,7 +84,7 @@ def export(model, path: str | Path, inputs: Mapping[str, np.ndarray], *, criteri
         The path.
 
     Raises:
-        ExportError: if the graph is invalid, not standard, or gives other numbers; no file is left.
+        ExportError: if the graph is invalid, not standard, or computes other values; no file is left.
     """
     form = "model" if criterion is None and postprocess is None else "results" if criterion is None else "losses"
     return export_forms(model, {form: path}, inputs, criterion=criterion, postprocess=postprocess, **options)[form]
@@ -107,31 +107,31 @@ def export_forms(
     metadata: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> dict[str, Path]:
-    """Write several forms of a model from one trace: evaluation mode, NCHW, dynamic batch, opset 18.
+    """Write several variants of a model from one trace: evaluation mode, NCHW, dynamic batch, opset 18.
 
     The opset is 19 where the graph holds ``DeformConv``.
 
     Args:
         model: a module in float32.
-        paths: the files to write, by form: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
+        paths: the files to write, by variant: "model", "losses" (needs ``criterion``), "results" (``postprocess``).
         inputs: example arrays (batch of 2 or more) by name, in the order of the model's arguments; maps are NCHW.
-        layouts: of inputs, targets and outputs that have channels; not needed here, they are as they should be.
+        layouts: of inputs, targets and outputs that have channels; not needed here, they are right already.
         outputs: names of what the model returns if it is a tensor or a list of them.
         dynamic: names of the dynamic axes of inputs and targets; by default the first axis is "N".
         criterion: maps (outputs, targets) to losses.
         targets: example targets by name, for the criterion.
         postprocess: maps outputs, and the size of the first input if it takes ``image_size``, to results.
-        call: the method that is called in place of the model itself.
+        call: the method that is called instead of the model itself.
         needs_targets: the losses come from outputs that the model computes with ``targets=``.
         dynamic_size: height and width of inputs with the layout "NCHW" are dynamic, too; checked at two other sizes.
-        metadata: strings for the files, beside framework, weights hash and version.
+        metadata: strings for the files, besides framework, weights hash and version.
         half: weights and arithmetic in float16; inputs and outputs stay float32.
 
     Returns:
-        The paths by form.
+        The paths by variant.
 
     Raises:
-        ExportError: if a graph is invalid, not standard, or gives other numbers; that file is not left.
+        ExportError: if a graph is invalid, not standard, or computes other values; that file is not left.
     """
     from onnxscript import optimizer
 
@@ -170,7 +170,7 @@ def export_forms(
                 output_names=list(expected),
                 dynamic_shapes=(shapes,),
             )
-            # the exporter leaves it to the runtime to turn and sort large weights
+            # the exporter leaves it to the runtime to transpose and reorder large weights
             optimizer.fold_constants(program.model, input_size_limit=2**31)
             optimizer.remove_unused_nodes(program.model)
         proto = program.model_proto

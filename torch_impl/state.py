@@ -18,7 +18,7 @@ __all__ = ["load_state_dict", "open_checkpoint", "state_dict"]
 
 
 def state_dict(model) -> dict[str, np.ndarray]:
-    """All tensors of a model, buffers included, as numpy arrays of their own."""
+    """All tensors of a model, buffers included, copied to NumPy arrays."""
     # mirror: of its own
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
@@ -42,7 +42,7 @@ def load_state_dict(model, tensors: Mapping[str, np.ndarray], strict: bool = Tru
 
 
 class _Ignored:
-    """Stands for harmless things beside the tensors, such as a trainer's arguments; nothing of them is built."""
+    """Stands for harmless objects besides the tensors, such as a trainer's arguments; none of them is built."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -51,7 +51,7 @@ class _Ignored:
         pass
 
 
-# what training scripts keep beside the weights
+# what training scripts save besides the weights
 HARMLESS = (
     "argparse.Namespace",
     "datetime.datetime",
@@ -71,7 +71,7 @@ HARMLESS = (
 
 
 def _sets(content, depth: int = 2) -> dict[str, Mapping]:
-    """The sets of tensors by name in a file, by the keys that lead to them."""
+    """The sets of named tensors in a file, by the keys that lead to them."""
     if not isinstance(content, Mapping):
         return {}
     found = {}
@@ -85,12 +85,12 @@ def _sets(content, depth: int = 2) -> dict[str, Mapping]:
 def open_checkpoint(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """Tensors of a PyTorch checkpoint file (``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.pth.tar``) as numpy arrays.
 
-    Nothing but tensors and plain containers is unpickled; a trainer's arguments and numbers of numpy are passed over.
-    If the file wraps its tensors in a dictionary, such as under ``state_dict``, that is found.
+    Nothing but tensors and plain containers is unpickled; a trainer's arguments and NumPy scalars are skipped.
+    If the file nests its tensors in a dictionary, for example under ``state_dict``, that is found.
 
     Args:
         path: the file.
-        key: which set of weights, if the file holds several, such as "state_dict_ema", or "ema.shadow" below two keys.
+        key: which set of weights, if the file holds several: "state_dict_ema", or "ema.shadow" below two keys.
 
     Raises:
         ValueError: if the file is damaged, holds other objects, holds no tensors, or holds several sets of them and

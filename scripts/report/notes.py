@@ -33,7 +33,7 @@ TOPICS = {
     "Randomness": r"generator",
     "Training": r"gradient|tapes|Adam|freezes|optimiser|\btrain\b",
     "Control flow": r"\bloop\b",
-    "Weights and names": r"state_dict|[Kk]ernel|Weights are|own the name|ties a decoder",
+    "Weights and names": r"state_dict|[Kk]ernel|Weights are|reserve the name|ties a decoder",
     "Layout": r"NHWC|NCHW|axis|axes|sizes of the maps",
     "Formulas": r"",
 }

@@ -1,14 +1,14 @@
-"""HMR: a body from one image, by a regressor that corrects its own guess a few times.
+"""HMR: a body from one image, by a regressor that corrects its own estimate a few times.
 
 "End-to-end Recovery of Human Shape and Pose", 2017, arXiv:1712.06584; losses: "Learning to Reconstruct 3D Human Pose
 and Shape via Model-fitting in the Loop" (SPIN), 2019, arXiv:1909.12828. Parameter names: nkolot/SPIN
 ``models/hmr.py``; losses: ``train/trainer.py`` (BSD-3). What to look at: the same layers see the image's features and
-the last guess, three times; rotations are two columns of a matrix, made orthogonal afterwards.
+the last estimate, three times; rotations are two columns of a matrix, made orthogonal afterwards.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- PyTorch fills kernels of finished layers, Keras gives each layer its initial values.
-- The mean body is buffers in PyTorch, variables that are not trainable in Keras.
+- PyTorch fills the kernels of finished layers, Keras gives each layer its initial values.
+- The mean body is buffers in PyTorch, non-trainable variables in Keras.
 """
 
 import keras
@@ -22,15 +22,15 @@ from tf_impl.losses.pairwise import l2_normalize
 __all__ = ["HMR", "HMRCriterion", "hmr_resnet50", "project", "to_rotations"]
 
 FOCAL = 5000.0  # focal length, pixels
-IMAGE = 224  # side of the image, pixels
-HIPS = (1, 2)  # joints of the body, between which the pelvis is
+IMAGE = 224  # size of the image, pixels
+HIPS = (1, 2)  # joints of the body whose mean is the pelvis
 
 
 def to_rotations(numbers):
     """Rotation matrices whose first two columns are the given ones, made orthonormal.
 
     Args:
-        numbers: (N, 6 J): joint by joint, a 3 x 2 matrix row by row (arXiv:1812.07035).
+        numbers: (N, 6 J): per joint a 3 x 2 matrix, row by row (arXiv:1812.07035).
 
     Returns:
         (N, J, 3, 3).
@@ -44,11 +44,11 @@ def to_rotations(numbers):
 
 
 def project(points, camera):
-    """Where points are in the image.
+    """Project points into the image.
 
     Args:
         points: (N, E, 3) metres.
-        camera: (N, 3), scale and shift of a weak perspective, as of an image of 224 pixels.
+        camera: (N, 3), scale and shift of a weak perspective, for an image of 224 pixels.
 
     Returns:
         (N, E, 2), -1 to 1 from border to border.
@@ -65,7 +65,7 @@ class HMR(ResNet):
     Args:
         block, layers, planes: of the residual network, see :class:`ResNet`.
         joints: of the body, J.
-        num_betas: numbers of the shape, B.
+        num_betas: number of shape coefficients, B.
         hidden: width of the regressor.
         drop: rate of dropout in the regressor.
         iterations: of the regressor.
@@ -94,7 +94,7 @@ class HMR(ResNet):
         for name, size in sizes.items():
             small = keras.initializers.VarianceScaling(0.01**2, "fan_avg", "uniform")  # mirror: initial values
             setattr(self, f"dec{name}", Dense(size, kernel_initializer=small))
-        for name, size in sizes.items():  # mirror: variables
+        for name, size in sizes.items():  # mirror: non-trainable
             weight = self.add_weight(name=f"init_{name}", shape=(1, size), initializer="zeros", trainable=False)
             setattr(self, f"init_{name}", weight)
 
@@ -111,7 +111,7 @@ class HMR(ResNet):
 
 @keras.saving.register_keras_serializable("diptych")
 class HMRCriterion(keras.layers.Layer):
-    """Squared differences of the body's numbers and of its joints in the image and in space.
+    """Squared differences of the body's parameters and of its joints in the image and in space.
 
     Args:
         num_vertices, num_betas, parents, vertex_joints: of the body, see :class:`SMPL`.
@@ -147,13 +147,13 @@ class HMRCriterion(keras.layers.Layer):
         self.shape_weight, self.steepness, self.scale = shape_weight, steepness, scale
 
     def mean(self, values, counted):
-        """Of all numbers of the samples that count, 0 if there is none."""
+        """Mean over the samples that count, 0 if there are none."""
         by_sample = tf.reduce_mean(values, list(range(1, values.shape.rank)))
         found = tf.reduce_sum(tf.where(counted, by_sample, tf.zeros_like(by_sample)))
         return found / tf.maximum(tf.reduce_sum(tf.cast(counted, found.dtype)), 1.0)
 
     def centred(self, points):
-        """Around the middle of the hips."""
+        """Points relative to the middle of the hips."""
         return points - tf.reduce_mean(tf.gather(points, HIPS, axis=1), 1, keepdims=True)
 
     def call(self, outputs, targets):

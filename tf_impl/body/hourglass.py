@@ -1,8 +1,8 @@
-"""Stacked Hourglass: down to a few cells and up again, several times, with a guess of all joints after each.
+"""Stacked Hourglass: down to a few cells and up again, several times, with a prediction of all joints after each.
 
 "Stacked Hourglass Networks for Human Pose Estimation", 2016, arXiv:1603.06937. Parameter names and numbers:
-princeton-vl/pytorch_stacked_hourglass ``models/posenet.py`` (BSD-3). What to look at: every hourglass has a loss of its
-own, and what it found goes into the next one; every block owns a convolution for its shortcut, used or not, because the
+princeton-vl/pytorch_stacked_hourglass ``models/posenet.py`` (BSD-3). What to look at: every hourglass has its own loss
+and passes its predictions to the next; every block has a convolution for its shortcut, used or not, because the
 checkpoints do.
 
 Mirror notes:
@@ -35,12 +35,12 @@ __all__ = [
 # the same joint on the other side of the body, in the order of MPII: right ankle, knee, hip, left hip, knee, ankle,
 # pelvis, thorax, neck, head, right wrist, elbow, shoulder, left shoulder, elbow, wrist
 MIRRORED = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
-STRIDE = 4  # pixels of the image for a cell of the heat maps
+STRIDE = 4  # pixels of the image per cell of the heat maps
 
 
 @keras.saving.register_keras_serializable("diptych", "hourglass.Conv")
 class Conv(keras.layers.Layer):
-    """Convolution that keeps the size at stride 1, with normalisation and ReLU if asked.
+    """Convolution that keeps the size at stride 1, optionally with normalisation and ReLU.
 
     Args:
         filters, kernel_size, strides: of the convolution.
@@ -77,7 +77,7 @@ class Residual(keras.layers.Layer):
         self.bn3, self.conv3 = BatchNormalization(), Conv(filters)
         self.skip_layer = Conv(filters)
         self.project = project  # mirror: is told
-        if not project:  # the checkpoints have it, nothing calls it
+        if not project:  # in the checkpoints, but never called
             self.skip_layer.conv.build((None, None, None, filters))
 
     def call(self, x, training=False):
@@ -89,12 +89,12 @@ class Residual(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Hourglass(keras.layers.Layer):
-    """Half the size, what the next smaller hourglass makes of it, twice the size; and a way around.
+    """Halving, the next smaller hourglass, doubling; and a branch at full size.
 
     Args:
         depth: halvings.
         channels: width.
-        increase: channels more at each halving.
+        increase: extra channels at each halving.
 
     x: (N, H, W, channels) -> the same; H and W multiples of 2^depth.
     """
@@ -116,7 +116,7 @@ class Hourglass(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Merge(keras.layers.Layer):
-    """What goes from one stack into the next.
+    """The input that one stack adds for the next.
 
     Args:
         filters: width of the result.
@@ -134,7 +134,7 @@ class Merge(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class StackedHourglass(Model):
-    """The network.
+    """The network of the paper.
 
     Args:
         nstack: hourglasses S.
@@ -180,7 +180,7 @@ class StackedHourglass(Model):
 
 
 def average_flipped(heatmaps, flipped):
-    """The mean of what the image and its mirror image say.
+    """The mean of the heat maps of the image and of its mirror image.
 
     Args:
         heatmaps, flipped: (N, S, H, W, 16), of the image and of its mirror image.
@@ -216,9 +216,10 @@ class HourglassCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class HourglassPostProcess(keras.layers.Layer):
-    """Where every joint of one person is: the largest peak, a quarter of a cell towards its larger neighbours.
+    """The position of every joint of one person: the largest peak, moved a quarter of a cell towards its larger
+    neighbours.
 
-    Inputs: ``outputs`` (N, S, H, W, J), of which the last stack counts.
+    Inputs: ``outputs`` (N, S, H, W, J), the last stack is used.
     Returns: dict: ``"keypoints"`` (N, J, 2), x and y in pixels of the image, ``"scores"`` (N, J), at most 1.
     """
 

@@ -1,9 +1,9 @@
-"""PIFuHD: whether any point of space is inside a person, from what the image shows where the point is projected.
+"""PIFuHD: whether a point in space is inside a person, from the image features where the point is projected.
 
 "PIFuHD: Multi-Level Pixel-Aligned Implicit Function for High-Resolution 3D Human Digitization", 2020, arXiv:2004.00452.
 Parameter names: facebookresearch/pifuhd ``lib/model/HGPIFuNetwNML.py``, ``HGPIFuMRNet.py``, ``HGFilters.py``
-(CC-BY-NC 4.0, from which nothing but names and formulas is taken). What to look at: the fine level sees a window of a
-large image and no depth of its own; what it knows of the third dimension is the coarse level's inner feature.
+(CC-BY-NC 4.0; only names and formulas are taken). What to look at: the fine level sees a window of a large image and no
+depth; it only knows the third dimension from the coarse level's inner feature.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; points are (N, P, 3) here, (N, 3, P) there.
@@ -35,14 +35,14 @@ __all__ = [
     "pifuhd_coarse",
 ]
 
-DOWNS = 4  # halvings of the networks of normals
-EPS = 1e-8  # least length of a normal
-CLIP = 1e-5  # least distance of a probability from 0 and 1
+DOWNS = 4  # halvings in the normal networks
+EPS = 1e-8  # smallest length of a normal
+CLIP = 1e-5  # smallest distance of a probability from 0 and 1
 
 
 @keras.saving.register_keras_serializable("diptych", "pifuhd.GlobalGenerator")
 class GlobalGenerator(keras.layers.Layer):
-    """An image of normals from an image: halvings, residual blocks, doublings (arXiv:1711.11585).
+    """A normal map from an image: halvings, residual blocks, doublings (arXiv:1711.11585).
 
     Args:
         ngf: channels of the first layer.
@@ -70,7 +70,7 @@ class GlobalGenerator(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "pifuhd.ConvBlock")
 class ConvBlock(keras.layers.Layer):
-    """Normalisation, ReLU and 3x3 convolution three times, all three results side by side, and a shortcut.
+    """Normalisation, ReLU and 3x3 convolution three times, all three results concatenated, and a shortcut.
 
     Args:
         filters: width of the result.
@@ -90,7 +90,7 @@ class ConvBlock(keras.layers.Layer):
         if project:  # mirror: is told
             shortcut = conv(filters, 1, use_bias=False)
             self.downsample = keras.Sequential([self.bn4, keras.layers.ReLU(), shortcut])
-        else:  # the checkpoints have it, nothing calls it
+        else:  # in the checkpoints, but never called
             self.bn4.build((None, None, None, filters))
 
     def call(self, x, training=False):
@@ -102,7 +102,7 @@ class ConvBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "pifuhd.HourGlass")
 class HourGlass(keras.layers.Layer):
-    """Down a few times and up again, each time with a way around.
+    """Several halvings and doublings, each with a branch at full size.
 
     Args:
         depth: halvings.
@@ -121,7 +121,7 @@ class HourGlass(keras.layers.Layer):
         self.b2_plus_1 = ConvBlock(channels, groups)
 
     def descend(self, x, level: int):
-        """One halving and all after it."""
+        """One halving and everything below it."""
         around = getattr(self, f"b1_{level}")(x)
         y = getattr(self, f"b2_{level}")(tf.nn.avg_pool2d(x, 2, 2, "VALID"))
         y = self.descend(y, level - 1) if level > 1 else self.b2_plus_1(y)
@@ -187,12 +187,12 @@ class HGFilter(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "pifuhd.MLP")
 class MLP(keras.layers.Layer):
-    """A few layers over the features of every point.
+    """A multilayer perceptron over the features of every point.
 
     Args:
-        channels: widths, that of the features included.
+        channels: widths, the features' included.
         res_layers: layers that see the features again.
-        merge_layer: whose activation is returned, too.
+        merge_layer: index of the layer whose activation is returned too.
         groups: of the normalisations, None for none.
 
     x: (N, P, channels[0]) -> probability (N, P, 1), inner feature (N, P, C) or None.
@@ -222,23 +222,23 @@ class MLP(keras.layers.Layer):
 
 
 def project(points, calib):
-    """Points in the cube of the camera.  (N, P, 3), (N, 4, 4) -> (N, P, 3)."""
+    """Transform points into the camera's cube.  (N, P, 3), (N, 4, 4) -> (N, P, 3)."""
     return tf.matmul(points, calib[:, :3, :3], transpose_b=True) + calib[:, None, :3, 3]
 
 
 def inside(points):
-    """Whether all numbers of a point are in [-1, 1].  (N, P, C) -> (N, P, 1), 0 or 1."""
+    """Whether all coordinates of a point are in [-1, 1].  (N, P, C) -> (N, P, 1), 0 or 1."""
     return tf.cast(tf.reduce_all(tf.abs(points) <= 1, -1, keepdims=True), points.dtype)
 
 
 def sample(features, points):
-    """Features where points are.  (N, H, W, C), (N, P, 3) -> (N, P, C)."""
+    """Sample features at points.  (N, H, W, C), (N, P, 3) -> (N, P, C)."""
     grid = points[:, :, None, :2]
     return grid_sample(features, grid, align_corners=True)[:, :, 0]
 
 
 def normals(field, points, step: float):
-    """Directions in which a field falls, by forward differences.
+    """Normalised negative gradient of a field, by forward differences.
 
     Args:
         field: from points (N, P, 3) to values (N, P, 1).
@@ -248,7 +248,7 @@ def normals(field, points, step: float):
     Returns:
         (N, M, 3), of unit length.
     """
-    shifts = tf.pad(step * tf.eye(3, dtype=points.dtype), ((1, 0), (0, 0)))  # none, then along every axis
+    shifts = tf.pad(step * tf.eye(3, dtype=points.dtype), ((1, 0), (0, 0)))  # zero, then along every axis
     moved = tf.reshape(points[:, :, None] + shifts, (-1, 4 * points.shape[1], 3))  # mirror: points are
     values = tf.reshape(field(moved), (-1, points.shape[1], 4))
     slope = values[..., :1] - values[..., 1:]
@@ -257,18 +257,18 @@ def normals(field, points, step: float):
 
 @keras.saving.register_keras_serializable("diptych")
 class PIFu(Model):
-    """The coarse level, and the networks of normals.
+    """The coarse level, and the normal networks.
 
     Args:
         num_stack, hg_depth, hg_dim: of the image's features, see :class:`HGFilter`.
         mlp_dim, res_layers, merge_layer: see :class:`MLP`.
-        load_size, z_size: image's side in pixels and depth of the person in millimetres: what depth is scaled by.
-        ngf, blocks: of the networks of normals.
+        load_size, z_size: image size in pixels and depth of the person in millimetres; they scale depth.
+        ngf, blocks: of the normal networks.
         base, groups: see :class:`HGFilter`.
-        delta: step of the differences that make normals.
+        delta: step of the differences for normals.
 
     Inputs: ``images`` (N, H, W, 3) float in [-1, 1], multiples of 16; ``points`` (N, P, 3) and ``normal_points``
-        (N, M, 3) in space; ``calib`` (N, 4, 4), from space to the cube of the camera.
+        (N, M, 3) in space; ``calib`` (N, 4, 4), from space to the camera's cube.
     Returns: dict: ``"occupancy"`` (N, P, S) probabilities of every stack, 0 outside the cube; ``"inside"`` (N, P, 1), 1
         in the cube; ``"normals"`` (N, M, 3).
     """
@@ -322,14 +322,14 @@ class PIFu(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class PIFuHD(Model):
-    """Both levels. The coarse one learns nothing from the losses of the fine one.
+    """Both levels; the fine level's losses do not train the coarse one.
 
     Args:
         netG: the coarse level.
         num_stack, hg_depth, hg_dim, base, groups: of the features of the large image, see :class:`HGFilter`.
         mlp_dim, res_layers: see :class:`MLP`.
-        load_size_big: side of the large image, pixels.
-        delta: step of the differences that make normals.
+        load_size_big: size of the large image, pixels.
+        delta: step of the differences for normals.
 
     Inputs: ``images_global`` (N, H, W, 3) float in [-1, 1], multiples of 16; ``images_local`` (N, h, w, 3), a window of
         the large image; ``corners`` (N, 2) int64, x and y of its first pixel; ``points`` (N, P, 3) and
@@ -402,7 +402,7 @@ class PIFuCriterion(keras.layers.Layer):
     """Cross-entropy of points, squared difference of normals.
 
     Args:
-        gamma: weight of the points inside; of those outside 1 - gamma.
+        gamma: weight of the points inside; those outside have 1 - gamma.
 
     Inputs: ``outputs`` of :class:`PIFu`; ``targets``: ``"labels"`` (N, P, 1), 1 inside the person;
         ``"normals"`` (N, M, 3).
@@ -424,10 +424,10 @@ class PIFuCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PIFuHDCriterion(PIFuCriterion):
-    """The losses of both levels; of the fine one points outside the window do not count.
+    """The losses of both levels; the fine one ignores points outside the window.
 
     Args:
-        gamma: see :class:`PIFuCriterion`, of the coarse level; the fine one takes the share of points that are outside.
+        gamma: see :class:`PIFuCriterion`, of the coarse level; the fine one uses the share of points that are outside.
 
     Inputs: ``outputs`` of :class:`PIFuHD`; ``targets`` of :class:`PIFuCriterion`.
     Returns: dict of scalars: ``"occ"``, ``"nml"`` of the coarse level, ``"occ_fine"``, ``"nml_fine"``, ``"total"``,
@@ -453,11 +453,11 @@ class PIFuHDCriterion(PIFuCriterion):
 
 @keras.saving.register_keras_serializable("diptych")
 class PIFuHDPostProcess(keras.layers.Layer):
-    """What the last stacks say.
+    """The results of the last stacks.
 
     Inputs: ``outputs`` of :class:`PIFuHD`.
     Returns: dict: ``"occupancy"``, ``"coarse_occupancy"`` (N, P, 1) probabilities; ``"colors"`` (N, M, 3) in [0, 1],
-        what normals look like.
+        the normals as colours.
     """
 
     def call(self, outputs):

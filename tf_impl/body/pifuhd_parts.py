@@ -1,8 +1,8 @@
-"""PIFuHD in the parts that a reconstruction asks: maps of the whole image once, then as many points as one likes.
+"""PIFuHD in the parts that a reconstruction calls: maps of the whole image once, then any number of points.
 
-Papers, names of parameters: see ``pifuhd.py``. What to look at: the window is the whole of the large image here, and
-one camera serves both levels; a surface is found by asking where the field passes one half. A part holds the parameters
-that it uses, under the names that they have in the whole.
+Papers, names of parameters: see ``pifuhd.py``. What to look at: here the window is the whole large image, and one
+camera serves both levels; the surface is where the field passes one half. A part holds the parameters that it uses,
+under their names in the whole model.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; points are (N, P, 3) here, (N, 3, P) there.
@@ -21,10 +21,10 @@ __all__ = ["PIFuHDFeatures", "PIFuHDField", "pifuhd_features", "pifuhd_field"]
 
 @keras.saving.register_keras_serializable("diptych", "pifuhd_parts.CoarseFeatures")
 class CoarseFeatures(Model):
-    """What the coarse level makes of an image.
+    """The coarse level's maps of an image.
 
     Args:
-        num_stack, hg_depth, hg_dim, ngf, blocks, base, groups: see :class:`PIFu`, whose method :meth:`maps` is.
+        num_stack, hg_depth, hg_dim, ngf, blocks, base, groups: see :class:`PIFu`, whose :meth:`maps` this wraps.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class CoarseFeatures(Model):
 
 @keras.saving.register_keras_serializable("diptych", "pifuhd_parts.CoarseField")
 class CoarseField(Model):
-    """What the coarse level says of points.
+    """The coarse level's predictions for points.
 
     Args:
-        mlp_dim, res_layers, merge_layer, load_size, z_size, groups: see :class:`PIFu`, whose method :meth:`query` is.
+        mlp_dim, res_layers, merge_layer, load_size, z_size, groups: see :class:`PIFu`, whose :meth:`query` this wraps.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class PIFuHDField(Model):
 
     Inputs: ``coarse``, ``fine`` of :class:`PIFuHDFeatures`, ``points`` (N, P, 3) in space, ``calib`` (N, 4, 4), from
         space to the cube of the image.
-    Returns: (N, P, 1), probabilities; 0 for what the image does not show.
+    Returns: (N, P, 1), probabilities; 0 outside the image.
     """
 
     def __init__(
@@ -132,11 +132,11 @@ class PIFuHDField(Model):
     query = PIFuHD.query
 
     def judge(self, coarse, fine, points, calib):
-        """Probabilities (N, P, 1), wherever a point is."""
+        """Probabilities (N, P, 1), also outside the image."""
         return self.query(fine, self.netG.query(coarse, points, calib)[1], points, calib)
 
     def normals(self, coarse, fine, points, calib, training=False):
-        """Directions (N, P, 3) out of the person, of points near its surface."""
+        """Outward normals (N, P, 3) of points near the person's surface."""
         return normals(lambda x: self.judge(coarse, fine, x, calib), points, self.delta)
 
     def call(self, coarse, fine, points, calib, training=False):

@@ -22,19 +22,19 @@ def assign_max_iou(
     min_positive: float = 0.0,
     zero_matches: bool = True,
 ):
-    """Give every anchor the ground truth that it overlaps most, or none.
+    """Assign to every anchor the ground truth that it overlaps most, or none.
 
     Args:
         iou: (N, M, A) overlap of ground truth and anchors.
-        valid: (N, M) bool, which slots hold ground truth; the others influence nothing.
+        valid: (N, M) bool, which slots hold ground truth; the others have no effect.
         positive: an anchor with at least this overlap is matched.
         negative: an anchor with less is background; in between it is ignored.
-        low_quality: what happens to anchors that no other anchor beats for some ground truth (ties included), however
-            small the overlap: "own", they take the ground truth that they overlap most (torchvision); "forced", they
-            take that ground truth, the last of several (mmdet); None, nothing.
+        low_quality: what happens to the best anchors of a ground truth (ties included), however small the overlap:
+            "own", they take the ground truth that they overlap most (torchvision); "forced", they take that ground
+            truth, the last of several (mmdet); None, nothing.
         min_positive: overlap that a ground truth's best anchors must reach for this, at least 0.
-        zero_matches: whether an overlap of 0 can be the best, too, as it can in both references: a ground truth that
-            overlaps no anchor matches all those of overlap 0.
+        zero_matches: whether the best overlap may be 0, as in both references: a ground truth that overlaps no anchor
+            then matches all anchors of overlap 0.
 
     Returns:
         (N, A) int64: index of the ground truth, ``BACKGROUND`` (-1) or ``IGNORED`` (-2).
@@ -53,7 +53,7 @@ def assign_max_iou(
     if low_quality is None:
         return matched
     highest = tf.reduce_max(iou, 2, keepdims=True)  # (N, M, 1)
-    eligible = highest >= min_positive  # not so for padding, which has -1
+    eligible = highest >= min_positive  # padding excepted, which has -1
     if not zero_matches:
         eligible &= highest > 0
     tied = (iou == highest) & eligible  # (N, M, A)

@@ -1,10 +1,10 @@
-"""Adaptive training sample selection: which anchors are good enough for an object follows from the anchors near it.
+"""Adaptive training sample selection: the anchors near an object decide which of them are positive.
 
 "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample Selection", 2019,
 arXiv:1912.02424.
 
 Mirror notes:
-- Overlaps are put at the candidates' places by ``scatter`` in PyTorch, by one row of indices each in TensorFlow.
+- Overlaps are written to the candidates' places by ``scatter`` in PyTorch, by one row of indices each in TensorFlow.
 """
 
 import tensorflow as tf
@@ -15,15 +15,15 @@ from tf_impl.layers.top_k import argmax, top_k
 
 __all__ = ["assign_atss"]
 
-MARGIN = 0.01  # pixels that a centre must be inside of the object
+MARGIN = 0.01  # pixels that a centre must lie inside the object
 
 
 def assign_atss(boxes, valid, anchors, counts: list[int], topk: int = 9):
-    """Give every anchor an object, or none.
+    """Assign an object to every anchor, or none.
 
-    Candidates of an object are, on every level, the anchors whose centres are nearest to its own. Those are taken whose
-    IoU is at least mean plus deviation of all its candidates' and whose centre lies inside. An anchor that several
-    objects take belongs to the one that it overlaps most.
+    On every level, an object's candidates are the anchors whose centres are nearest to its own. Positive are those
+    whose IoU is at least the mean plus the deviation over all its candidates and whose centre lies inside. An anchor
+    that is positive for several objects belongs to the one that it overlaps most.
 
     Args:
         boxes: (N, M, 4) xyxy.
@@ -44,7 +44,7 @@ def assign_atss(boxes, valid, anchors, counts: list[int], topk: int = 9):
     distance = tf.sqrt(shift[..., 0] * shift[..., 0] + shift[..., 1] * shift[..., 1])
     candidates, start = [], 0
     for count in counts:
-        nearest = top_k(-distance[..., start : start + count], min(topk, count))[1]  # of equal distances the first
+        nearest = top_k(-distance[..., start : start + count], min(topk, count))[1]  # the first of equal distances
         candidates.append(nearest + start)
         start += count
     candidates = tf.concat(candidates, -1)  # (N, M, K)

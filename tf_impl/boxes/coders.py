@@ -1,4 +1,4 @@
-"""Boxes as numbers that a network can predict, and back.
+"""Box coders: boxes as numbers that a network can predict, and back.
 
 Mirror notes:
 - The same formulas in both panels.
@@ -19,11 +19,11 @@ class DeltaCoder:
     Args:
         stds: the numbers are divided by these, in the order x, y, w, h (torchvision multiplies by its ``weights``,
             the inverse).
-        clamp: which log ratios are cut when decoding: "upper", those above log(1000/16) (torchvision), or "both",
-            those below its negative, too (mmdet).
+        clamp: which log ratios are clipped when decoding: "upper", those above log(1000/16) (torchvision), or "both",
+            also those below its negative (mmdet).
 
     Raises:
-        ValueError: if there is no such clamp.
+        ValueError: if ``clamp`` is unknown.
     """
 
     def __init__(self, stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0), clamp: str = "upper"):
@@ -32,7 +32,7 @@ class DeltaCoder:
         self.stds, self.clamp = tuple(stds), clamp
 
     def encode(self, boxes_xyxy, anchors_xyxy):
-        """The numbers that describe boxes relative to anchors.
+        """Encode boxes relative to anchors.
 
         Args:
             boxes_xyxy, anchors_xyxy: (..., 4), same unit, widths and heights above 0.
@@ -45,7 +45,7 @@ class DeltaCoder:
         return deltas / tf.constant(self.stds, deltas.dtype)
 
     def decode(self, deltas, anchors_xyxy):
-        """The boxes that such numbers describe.
+        """Decode boxes.
 
         Args:
             deltas: (..., 4): dx, dy, dw, dh.
@@ -64,7 +64,7 @@ class DeltaCoder:
 
 
 def clip_boxes(boxes_xyxy, image_size):
-    """Boxes cut at the border of the image.
+    """Clip boxes to the image.
 
     Args:
         boxes_xyxy: (N, B, 4) in pixels.

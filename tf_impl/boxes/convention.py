@@ -1,4 +1,4 @@
-"""What torchvision and mmdet do differently in detectors of two stages, in one place.
+"""Where torchvision's and mmdet's two-stage detectors differ, in one place.
 
 Mirror notes:
 - Plain numbers, the same in both panels.
@@ -11,26 +11,26 @@ __all__ = ["CONVENTIONS", "Convention", "convention_of"]
 
 @dataclass(frozen=True)
 class Convention:
-    """The constants of one of the two.
+    """The constants of one of the two libraries.
 
     Args:
-        losses: names of the four losses: objectness, proposals' boxes, classes, boxes.
+        losses: names of the four losses: objectness, proposal boxes, classes, boxes.
         background_first: the background is class 0, and has numbers in the box regression; otherwise it is the last
             class, and has none.
-        rounded_anchors: the anchors of a cell have whole numbers of pixels.
-        nominal_stride: anchors are as far apart as the level's stride; otherwise as the size of the image over that of
-            the map, rounded down.
+        rounded_anchors: the anchors of a cell are rounded to whole pixels.
+        nominal_stride: anchors are as far apart as the level's stride; otherwise as the size of the image divided by
+            that of the map, rounded down.
         clamp: of the coder, see :class:`DeltaCoder`.
         low_quality, low_quality_iou: of the anchors' assignment, see :func:`assign_max_iou`.
-        iou_eps: least divisor of the overlaps that objects are assigned by.
-        objects_first: objects are added to the proposals before them, not after them.
+        iou_eps: lower bound of the divisor of the overlaps used in assignment.
+        objects_first: the objects precede the proposals that they are added to; otherwise they follow.
         rank_logits: the best anchors of a level are found by their logits, not by their probabilities.
         least_proposal: smallest width and height of a proposal, in pixels; 0 drops only those without area.
-        least_detection: the same of a detection; 0 keeps all.
+        least_detection: the same for a detection; 0 keeps all.
         sampling_ratio, aligned: of RoIAlign.
-        level_bounds: square roots of the areas from which on boxes belong to the next coarser level, in pixels.
+        level_bounds: square roots of areas, in pixels; from each on, boxes belong to the next coarser level.
         beta: of the smooth L1 loss; 0 for the L1 loss.
-        count_empty: an image without positive or without negative anchors counts for one of each in the divisor.
+        count_empty: in the divisor, an image without positive or without negative anchors counts as having one of each.
         eps: added to the divisors of the losses.
     """
 
@@ -101,7 +101,7 @@ CONVENTIONS = {
 
 
 def convention_of(name: str) -> Convention:
-    """The convention of a name.
+    """The convention with a given name.
 
     Raises:
         ValueError: if there is none.

@@ -1,4 +1,4 @@
-"""Objects as peaks of heat maps: how wide a peak is, the maps of a batch, and the peaks of a map.
+"""Objects as peaks of heat maps: the radius of a peak, the target maps of a batch, and the peaks of a map.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, section 3.2; "Objects as Points", 2019,
 arXiv:1904.07850.
@@ -46,7 +46,7 @@ def gaussian_radius(height, width, overlap: float, corrected: bool = True):
 
 
 def heat_maps(centres, radius, labels, valid, classes: int, size: tuple[int, int]):
-    """A peak of height 1 for every object in the map of its class; where peaks meet, the larger value counts.
+    """A peak of height 1 for every object in the map of its class; where peaks overlap, the larger value counts.
 
     Args:
         centres: (N, M, 2) integer-valued column and row.
@@ -72,15 +72,15 @@ def heat_maps(centres, radius, labels, valid, classes: int, size: tuple[int, int
 
 
 def peaks(heat, kernel_size: int, k: int):
-    """The highest places that none in their window beats.
+    """The highest local maxima.
 
     Args:
         heat: (N, H, W, K) in [0, 1].
         kernel_size: side of the window, odd.
-        k: how many in an image; of equal ones those of the lower class, row, column come first.
+        k: how many per image; among equals the lower class, row, column comes first.
 
     Returns:
-        scores: (N, k) descending, 0 for places that are no peaks.
+        scores: (N, k) descending, 0 for entries that are no peaks.
         labels, rows, columns: (N, k) int64.
     """
     _, height, width, classes = heat.shape

@@ -1,8 +1,8 @@
-"""Overlap of boxes: pairwise intersection over union, and the generalised form for regression losses.
+"""Overlap of boxes: pairwise intersection over union, and its generalised variant for regression losses.
 
 Mirror notes:
-- The same formulas in both panels; ``where`` states which side a tie takes, because the frameworks' own maximum and
-  minimum share the gradient differently.
+- The same formulas in both panels; ``where`` states which side a tie takes, because the frameworks' maxima and minima
+  share the gradient differently.
 """
 
 import tensorflow as tf
@@ -16,12 +16,12 @@ def box_area(boxes_xyxy):
 
 
 def pairwise_iou(boxes_xyxy, others_xyxy, eps: float = 0.0, mode: str = "iou"):
-    """Overlap of every box with every other one, without a gradient in mind.
+    """Overlap of every box with every other box; not meant for gradients.
 
     Args:
         boxes_xyxy: (..., M, 4), any unit.
         others_xyxy: (A, 4) or (..., A, 4), same unit.
-        eps: least value of the divisor (1e-6 in mmdet's assigners, none in torchvision); where the divisor is 0, the
+        eps: lower bound of the divisor (1e-6 in mmdet's assigners, none in torchvision); where the divisor is 0, the
             overlap is 0.
         mode: "iou", or "iof" for the share of the first box that is covered.
 
@@ -29,7 +29,7 @@ def pairwise_iou(boxes_xyxy, others_xyxy, eps: float = 0.0, mode: str = "iou"):
         (..., M, A) in [0, 1].
 
     Raises:
-        ValueError: if there is no such mode.
+        ValueError: if ``mode`` is unknown.
     """
     if mode not in ("iou", "iof"):
         raise ValueError(f"mode={mode!r} must be 'iou' or 'iof'")
@@ -46,18 +46,18 @@ def pairwise_iou(boxes_xyxy, others_xyxy, eps: float = 0.0, mode: str = "iou"):
 
 
 def generalized_iou(boxes_xyxy, others_xyxy, eps: float = 1e-7, guard: str = "add"):
-    """GIoU of boxes side by side: IoU less the empty share of the smallest box around both (arXiv:1902.09630).
+    """GIoU of boxes pair by pair: IoU minus the empty share of the smallest box around both (arXiv:1902.09630).
 
     Args:
         boxes_xyxy, others_xyxy: (..., 4), any unit, x1 <= x2 and y1 <= y2.
-        eps: keeps the divisors from 0.
-        guard: "add" adds it to them (torchvision), "max" makes it their least value (mmdet).
+        eps: keeps the divisors above 0.
+        guard: "add" adds it to them (torchvision), "max" makes it their lower bound (mmdet).
 
     Returns:
         (...) in [-1, 1], differentiable.
 
     Raises:
-        ValueError: if there is no such guard.
+        ValueError: if ``guard`` is unknown.
     """
     if guard not in ("add", "max"):
         raise ValueError(f"guard={guard!r} must be 'add' or 'max'")

@@ -1,7 +1,7 @@
 """Points of feature maps, and boxes as distances from a point to the four sides.
 
 Mirror notes:
-- Points are constants, made by Numpy in both panels: the sizes of the maps are static.
+- Points are constants, made by NumPy in both panels: the sizes of the maps are static.
 """
 
 import numpy as np
@@ -21,12 +21,12 @@ def grid_points(size: tuple[int, int], stride: int, offset: float = 0.5) -> np.n
     Returns:
         (H * W, 2) float64, x and y in pixels.
     """
-    y, x = np.meshgrid(*((np.arange(n) + offset) * stride for n in size), indexing="ij")  # mirror: Numpy
+    y, x = np.meshgrid(*((np.arange(n) + offset) * stride for n in size), indexing="ij")  # mirror: NumPy
     return np.stack([x, y], -1).reshape(-1, 2)
 
 
 def distances_to_sides(points, boxes_xyxy):
-    """Left, top, right, bottom: how far the sides are; below 0 for a point outside.
+    """Distances to the left, top, right and bottom side; below 0 for a point outside.
 
     Args:
         points: (..., 2) x and y.

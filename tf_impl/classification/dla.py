@@ -1,8 +1,8 @@
-"""DLA: trees of blocks whose roots gather what all their branches found.
+"""DLA: trees of blocks whose roots combine the outputs of all their branches.
 
 "Deep Layer Aggregation", 2017, arXiv:1707.06484.
 Parameter names: ucbdrive/dla ``dla.py`` (BSD-3).
-What to look at: a tree of depth 2 projects its input, and nothing uses it; checkpoints hold these projections.
+What to look at: a tree of depth 2 projects its input without using the result; checkpoints contain these projections.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -39,7 +39,7 @@ class DLABlock(keras.layers.Layer):
         filters: width.
         strides: of the first convolution.
 
-    Inputs: ``x`` (N, H, W, C); ``shortcut``, what is added, or None for ``x``.
+    Inputs: ``x`` (N, H, W, C); ``shortcut``, the tensor that is added, or None for ``x``.
     Returns: (N, ceil(H / strides), ceil(W / strides), filters).
     """
 
@@ -68,13 +68,13 @@ class DLARoot(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DLATree(keras.layers.Layer):
-    """Two blocks and a root, or two trees of one depth less, the second of which has the root (figure 3).
+    """Two blocks and a root, or two trees one level less deep, the second of which has the root (figure 3).
 
     Args:
         depth: 1 for blocks.
         in_channels, filters: widths.
         strides: 2 halves the map.
-        level_root: the halved input is a branch, too.
+        level_root: whether the halved input is a branch too.
 
     Inputs: ``x`` (N, H, W, C); ``branches``: list of further maps for the root.
     Returns: (N, ceil(H / strides), ceil(W / strides), filters).
@@ -119,14 +119,14 @@ class DLA(Backbone):
     """The classifier.
 
     Args:
-        depths: of the six levels: convolutions of the first two, depth of the trees of the others.
+        depths: of the six levels: convolutions in the first two, depth of the trees in the others.
         widths: channels of the levels.
         num_classes: classes K.
         in_chans: channels of the image.
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classification; return the feature maps instead of logits. The classifier stays.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c1"`` to ``"c5"``.
@@ -159,7 +159,7 @@ class DLA(Backbone):
             setattr(self, f"level{i}", DLATree(depths[i], channels, widths[i], 2, level_root=i > 2))
             channels = widths[i]
         self.fc = CONV(num_classes, 1)
-        self.fc.build((None, None, None, channels))  # which is not called with ``features_only``
+        self.fc.build((None, None, None, channels))  # not called with ``features_only``
         names = [f"c{i + 1}" for i in self.out_indices]
         self.known_channels = {name: widths[i + 1] for name, i in zip(names, self.out_indices)}
         self.freeze(norm_eval, frozen_stages)

@@ -1,13 +1,13 @@
-"""HRNet: parallel branches of high to low resolution that exchange their maps again and again; the classifier.
+"""HRNet: parallel branches of high to low resolution that exchange their maps repeatedly; the classifier.
 
 "Deep High-Resolution Representation Learning for Visual Recognition", 2019, arXiv:1908.07919; pose estimation:
 arXiv:1902.09212.
-Parameter names: the authors' ``lib/models/cls_hrnet.py`` (MIT), the same as timm ``hrnet.py`` (Apache-2.0) has; heads:
+Parameter names: the authors' ``lib/models/cls_hrnet.py`` (MIT), the same as in timm ``hrnet.py`` (Apache-2.0); heads:
 ``pose_hrnet.py`` and ``seg_hrnet.py`` (MIT).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -51,13 +51,13 @@ HEADS = ("classification", "pose", "segmentation")
 
 
 def conv_bn(filters: int, norm, kernel_size=3, strides=2, use_bias=False, relu=True):
-    """Convolution that keeps the size at stride 1, normalisation, and ReLU if asked for."""
+    """Convolution that keeps the size at stride 1, normalisation, and optionally ReLU."""
     conv = CONV(filters, kernel_size, strides=strides, padding=kernel_size // 2, use_bias=use_bias)
     return keras.Sequential([conv, norm(), *([keras.layers.ReLU()] if relu else [])])
 
 
 def blocks(block, depth: int, planes: int, norm, project: bool = False):
-    """Residual blocks at stride 1 in a row; the first may have a projection."""
+    """A sequence of residual blocks at stride 1; the first may have a projection."""
     return keras.Sequential([block(planes, project=project and i == 0, norm=norm) for i in range(depth)])
 
 
@@ -69,8 +69,8 @@ class HRNetModule(keras.layers.Layer):
         channels: widths of the branches, from the highest resolution to the lowest.
         depth: blocks of each branch.
         norm: makes a normalisation.
-        upsample: brings a map to a given size.
-        outputs: number of branches, from the highest resolution, that come out.
+        upsample: resizes a map to a given size.
+        outputs: number of branches that are returned, from the highest resolution.
 
     Inputs: list of (N, H / 2^i, W / 2^i, channels[i]).  Returns: the first ``outputs`` of the same shapes.
     """
@@ -123,7 +123,8 @@ class HRNet(Backbone):
         head_planes: nominal widths of the bottlenecks of the classification head.
         fuse_upsample: "nearest" (classification, pose), "bilinear", or "bilinear_corners", with aligned corner centres.
         dropout: rate before the classifier.
-        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
+        norm: a callable that makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32
+            groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no head; return the branches.

@@ -210,7 +210,7 @@ class InceptionResNetV2(Backbone):
     """The classifier.
 
     Args:
-        layers: residual blocks of the three stages; the last one has one more, without scale and ReLU.
+        layers: residual blocks of the three stages; the last has one more, without scale and ReLU.
         scales: factors of their residuals.
         width: multiplier of all channels.
         num_classes: classes K.
@@ -220,7 +220,7 @@ class InceptionResNetV2(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The

@@ -171,7 +171,7 @@ class InceptionD(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class InceptionE(keras.layers.Layer):
-    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 7).
+    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 next to 3x1 (figure 7).
 
     Args:
         width: multiplier of all channels.
@@ -249,17 +249,18 @@ class InceptionV3(Backbone):
         in_chans: channels of the image.
         aux_logits: whether there is an auxiliary head after the second stage. It also runs in evaluation mode, so that
             the loss is the same function in both, and needs images of 299 pixels or more a side; build the model
-            without it where only its logits are of use.
-        transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.
+            without it if only its logits are needed.
+        transform_input: whether images normalised by ImageNet's mean and deviation are converted to 2 x - 1, which the
+            weights expect.
         dropout: rate before the last layer.
         norm: "batch", or "frozen" (a fixed scale and shift).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifiers; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: dict of logits (N, K): ``"logits"``, ``"aux"``; only the tensor without the auxiliary head; with
+    Returns: dict of logits (N, K): ``"logits"``, ``"aux"``; without the auxiliary head only the tensor; with
         ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The convolutions of the stem and
         those with stride 2 do not pad, so the maps are a little smaller than the image divided by the stride.
     """

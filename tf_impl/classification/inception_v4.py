@@ -54,7 +54,7 @@ class StemA(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class StemB(keras.layers.Layer):
-    """3x3 beside 7x7 and 3x3, without padding (figure 3, middle).
+    """3x3 next to 7x7 and 3x3, without padding (figure 3, middle).
 
     Args:
         width: multiplier of all channels.
@@ -81,7 +81,7 @@ class StemB(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class StemC(keras.layers.Layer):
-    """3x3 convolution with stride 2 and max pool: other than in :class:`StemA`, the convolution comes first.
+    """3x3 convolution with stride 2 and max pool: unlike in :class:`StemA`, the convolution comes first.
 
     Args:
         in_channels: width of the input and of the convolution.
@@ -220,7 +220,7 @@ class ReductionB(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "inception_v4.InceptionC")
 class InceptionC(keras.layers.Layer):
-    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 6).
+    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 next to 3x1 (figure 6).
 
     Args:
         width: multiplier of all channels.
@@ -268,7 +268,7 @@ class InceptionV4(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The

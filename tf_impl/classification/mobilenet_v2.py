@@ -65,7 +65,7 @@ class InvertedResidual(keras.layers.Layer):
     Args:
         in_channels, filters: widths of the narrow ends.
         strides: of the depthwise convolution, 1 or 2.
-        expansion: width of the middle by ``in_channels``; 1 leaves the first convolution out.
+        expansion: width of the middle relative to ``in_channels``; 1 leaves the first convolution out.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
@@ -104,7 +104,7 @@ class MobileNetV2(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) ``features`` returns.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K), without classes the means of the last map (N, D); with ``features_only`` a dict of maps
+    Returns: logits (N, K), without classes the mean of the last map (N, D); with ``features_only`` a dict of maps
         ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 

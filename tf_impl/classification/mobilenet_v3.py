@@ -86,7 +86,7 @@ class InvertedResidual(keras.layers.Layer):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 linear projection, shortcut (figure 4).
 
     Args:
-        in_channels, expanded, filters: widths; no expansion layer where the first two agree.
+        in_channels, expanded, filters: widths; no expansion layer if the first two are equal.
         kernel_size, strides: of the depthwise convolution.
         dilation_rate: above 1 it replaces the stride.
         attention: whether squeeze-and-excitation follows the depthwise convolution.
@@ -138,11 +138,11 @@ class MobileNetV3(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ...; a
-        dilated last stage keeps the name of the stride that it replaces.
+        dilated last stage keeps the name that belongs to the original stride.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
 """Res2Net: ResNet whose 3x3 convolution is a chain of narrow ones, each of which also sees the result before it.
 
 "Res2Net: A New Multi-scale Backbone Architecture", 2019, arXiv:1904.01169.
-Parameter names: timm ``res2net.py`` (Apache-2.0), the same as the authors' code has.
+Parameter names: timm ``res2net.py`` (Apache-2.0), the same as in the authors' code.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -46,7 +46,7 @@ class Bottle2neck(keras.layers.Layer):
     last one is averaged over 3x3 pixels.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides, first_dilation: of the 3x3 convolutions.
         dilation_rate: not used; a block has one layer of 3x3 convolutions.
         project: whether the shortcut has a projection.
@@ -54,7 +54,7 @@ class Bottle2neck(keras.layers.Layer):
         norm: makes a normalisation.
         avg_down, zero_init_residual: see :class:`tf_impl.classification.resnet.ResNet`.
         stride_in_1x1: only False.
-        scale: number of chunks; 1 leaves one convolution over all channels.
+        scale: number of chunks; 1 is a single convolution over all channels.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
@@ -123,7 +123,7 @@ class Res2Net(ResNet):
         layers: blocks of each stage.
         scale: see :class:`Bottle2neck`.
         base_width: see :class:`Bottle2neck`.
-        options: of :class:`tf_impl.classification.resnet.ResNet`, whose inputs and results these are.
+        options: of :class:`tf_impl.classification.resnet.ResNet`, with the same inputs and results.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""ResNeSt: ResNet-D whose 3x3 convolution has several branches, weighed against each other by channel attention.
+"""ResNeSt: ResNet-D whose 3x3 convolution has several branches, weighted against each other by channel attention.
 
 "ResNeSt: Split-Attention Networks", 2020, arXiv:2004.08955.
 Parameter names: the authors' ``resnest/torch/models`` (Apache-2.0) and timm ``resnest.py`` (Apache-2.0).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -41,13 +41,13 @@ CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNorma
 
 @keras.saving.register_keras_serializable("diptych")
 class SplitAttention(keras.layers.Layer):
-    """3x3 convolution into R maps of C channels, and their sum weighed per channel by a softmax over the R (figure 2).
+    """3x3 convolution into R maps of C channels, and their sum weighted per channel by a softmax over the R (figure 2).
 
     Args:
         channels: width C of the input and of the result.
         strides, dilation_rate: of the convolution.
         radix: number R of maps; 1 makes the attention a sigmoid.
-        cardinality: number of channel groups, which divide every map.
+        cardinality: number of channel groups within every map.
         norm: makes a normalisation.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), C).
@@ -90,7 +90,7 @@ class SplitAttention(keras.layers.Layer):
         if self.radix == 1:
             return x * tf.sigmoid(logits)
         # the second layer has the groups first, in each of them the R maps; the maps have the groups second
-        logits = tf.transpose(logits, (0, 3, 1, 2))  # in ONNX the turns meet those of the convolutions and vanish
+        logits = tf.transpose(logits, (0, 3, 1, 2))  # in ONNX these transposes cancel those of the convolutions
         logits = tf.reshape(logits, (-1, self.cardinality, self.radix, self.channels // self.cardinality))
         weights = tf.transpose(tf.nn.softmax(logits, 2), (0, 2, 1, 3))
         weights = tf.reshape(weights, (-1, self.radix * self.channels, 1, 1))
@@ -104,7 +104,7 @@ class ResNeStBottleneck(keras.layers.Layer):
     """1x1 reduction, :class:`SplitAttention`, 1x1 expansion by four, and a shortcut; an average pool has the stride.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides: of the average pool.
         dilation_rate: not used; a block has one 3x3 convolution.
         first_dilation: of the 3x3 convolution.
@@ -172,11 +172,11 @@ class ResNeSt(ResNet):
         deep_stem: widths of the three 3x3 convolutions.
         avg_down: average pool before the projection of the shortcut.
         radix: maps of each :class:`SplitAttention`.
-        avd: a 3x3 average pool has the stride of the first block of the stages 2 to 4; there is one without a stride,
-            too, where dilation replaces it.
+        avd: a 3x3 average pool takes the stride of the first block in stages 2 to 4; where dilation replaces the
+            stride, the pool stays, without a stride.
         avd_first: the pool comes before the split attention.
         dropout: rate before the classifier.
-        options: of :class:`tf_impl.classification.resnet.ResNet`, whose inputs and results these are; ``groups`` is
+        options: of :class:`tf_impl.classification.resnet.ResNet`, with the same inputs and results; ``groups`` is
             the cardinality.
     """
 

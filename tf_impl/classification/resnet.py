@@ -8,7 +8,7 @@ Parameter names: torchvision ``models/resnet.py`` (BSD-3); deep stem and average
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -68,7 +68,7 @@ DEFORM = {
 
 
 def expansion(block) -> int:
-    """Width of what a block returns over its nominal width; of a class or of a partial of one."""
+    """Ratio of a block's output width to its nominal width; of a class or of a partial of one."""
     return getattr(block, "func", block).expansion
 
 
@@ -91,7 +91,7 @@ def shortcut(filters: int, strides: int, norm, avg_down: bool):
     """Projection of the shortcut: 1x1 convolution with the stride (-B), or an average pool before it (-D)."""
     if not avg_down:
         return keras.Sequential([CONV(filters, 1, strides=strides), norm()])
-    # a last odd row or column is kept, and averaged over what there is of it
+    # a last odd row or column is kept, and averaged over the pixels that exist
     pool = keras.layers.Identity()
     if strides > 1:
         pool = AveragePooling2D(2, strides, ceil_mode=True, count_include_pad=False)
@@ -123,7 +123,7 @@ class BasicBlock(keras.layers.Layer):
         project: whether the shortcut has a projection.
         groups, base_width: only 1 and 64, see :class:`Bottleneck`.
         norm: makes a normalisation.
-        avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`; the second means nothing here.
+        avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`; the second is ignored here.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), planes).
     """
@@ -168,7 +168,7 @@ class Bottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion by four, and a shortcut.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides, first_dilation: of the 3x3 convolution.
         dilation_rate: not used; a :class:`BasicBlock` has a second 3x3 convolution.
         project: whether the shortcut has a projection.
@@ -177,7 +177,7 @@ class Bottleneck(keras.layers.Layer):
         avg_down, stride_in_1x1, zero_init_residual: see :class:`ResNet`.
         conv: makes the 3x3 convolution.
         plugins: (name, position, layer); position is "after_conv1" or "after_conv2", after the ReLU, or "after_conv3",
-            before the shortcut is added. What ``layer()`` makes becomes an attribute of that name.
+            before the shortcut is added. The result of ``layer()`` becomes an attribute of that name.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
@@ -218,7 +218,7 @@ class Bottleneck(keras.layers.Layer):
             setattr(self, name, layer())
 
     def plugged(self, x, position: str):
-        """The plugins of a position, one after the other."""
+        """Apply the plugins of a position, one after the other."""
         for name, where in self.plugins:
             x = getattr(self, name)(x) if where == position else x
         return x
@@ -242,20 +242,21 @@ class ResNet(Backbone):
         in_chans: channels of the image.
         planes: nominal width of each stage.
         groups, base_width: see :class:`Bottleneck`.
-        deep_stem: widths of three 3x3 convolutions in place of the 7x7 one (-C); the last is also the pool's width.
+        deep_stem: widths of three 3x3 convolutions instead of the 7x7 one (-C); the last is also the pool's width.
         avg_down: average pool before the projection of the shortcut (-D).
         stride_in_1x1: stride on the first 1x1 convolution (-A) instead of the 3x3 one (-B).
         output_stride: 32, 16 or 8; strides beyond it become dilations.
-        dilations: of every stage, in place of ``output_stride``; a stage with one beyond 1 has no stride.
+        dilations: of every stage, instead of ``output_stride``; a stage with a dilation above 1 has no stride.
         contract_dilation: a dilated stage's first block keeps the dilation of the stage before (torchvision, timm).
-        multi_grid: dilations of the last stage's blocks, in place of the stage's own (arXiv:1706.05587, section 3.3).
-        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
+        multi_grid: dilations of the last stage's blocks, instead of the stage's own (arXiv:1706.05587, section 3.3).
+        norm: a callable that makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32
+            groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
-        zero_init_residual: the last normalisation of each block starts with scale 0.
-        conv: what makes the 3x3 convolutions of the bottlenecks, or four of them, one for each stage.
+        zero_init_residual: whether the last normalisation of each block starts with scale 0.
+        conv: makes the 3x3 convolutions of the bottlenecks; or four such callables, one per stage.
         plugins: dicts of ``"name"``, ``"position"``, ``"layer"``, see :class:`Bottleneck`, and ``"stages"``, which of
-            the four have it (arXiv:1904.11492, for one).
+            the four have it (as in arXiv:1904.11492).
         features_only: no classifier; return the feature maps instead of logits.
         out_indices: which of the stages (1 to 4) ``forward_features`` returns.
 
@@ -463,7 +464,7 @@ def resnet50_gn(norm="group", **options) -> ResNet:
 def resnet50_dcn(
     deform: str = "v2", deform_groups: int = 1, deform_stages=(False, True, True, True), **options
 ) -> ResNet:
-    """With deformable 3x3 convolutions in stages 2 to 4.
+    """Options for deformable 3x3 convolutions in stages 2 to 4.
 
     Args:
         deform: "v1" or "v2", without and with a mask (arXiv:1703.06211, arXiv:1811.11168, table 1).

@@ -6,7 +6,7 @@ Parameter names: timm ``models/resnetv2.py`` (Apache-2.0).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -94,7 +94,7 @@ class PreActBottleneck(keras.layers.Layer):
         strides: of the 3x3 convolution.
         conv, norm: make a convolution and a normalisation.
         downsample: makes the shortcut's projection, or None if the input itself is the shortcut.
-        project: means nothing here.
+        project: ignored here.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
@@ -142,7 +142,7 @@ class Stem(keras.layers.Layer):
     Args:
         filters: width.
         deep: widths of the first two of three 3x3 convolutions, with normalisation between them; or None.
-        padded_pool: BiT's pool, whose border of zeros takes part in the maximum.
+        padded_pool: BiT's pool, where the border of zeros takes part in the maximum.
         conv, norm: make a convolution and a normalisation.
     """
 
@@ -206,8 +206,8 @@ class ResNetV2(Backbone):
         out_indices: which of the stages (1 to 4) ``forward_features`` returns.
 
     Inputs: (N, H, W, in_chans) float.
-    Returns: logits (N, K); with ``features_only`` a dict of the maps ``"c2"`` to ``"c5"`` (strides 4 to 32), which are
-        not normalised yet.
+    Returns: logits (N, K); with ``features_only`` a dict of the maps ``"c2"`` to ``"c5"`` (strides 4 to 32), before
+        normalisation.
     """
 
     def __init__(

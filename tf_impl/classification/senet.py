@@ -1,11 +1,11 @@
 """SENet: residual stages whose blocks end with squeeze and excitation; SE-ResNet, SE-ResNeXt and SENet-154.
 
 "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507.
-Parameter names: timm ``senet.py`` (Apache-2.0), which has those of the port of the authors' Caffe models.
+Parameter names: timm ``senet.py`` (Apache-2.0), as in the port of the authors' Caffe models.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; padding is explicit, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -42,12 +42,12 @@ __all__ = [
 
 CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
 
-REDUCTION = 16  # width of the map over the width between the two layers of its gate
+REDUCTION = 16  # width of the map divided by the inner width of its gate
 
 
 @keras.saving.register_keras_serializable("diptych", "senet.Stem")
 class Stem(keras.layers.Layer):
-    """Convolutions at stride 2 with normalisation and ReLU: one 7x7, or several 3x3 of which the first has the stride.
+    """Convolutions with normalisation and ReLU: one 7x7, or several 3x3, the first with stride 2.
 
     Args:
         widths: of the convolutions.
@@ -83,7 +83,7 @@ class SEBasicBlock(keras.layers.Layer):
         strides: of the first convolution.
         project: whether the shortcut has a projection.
         groups, base_width, doubled: only 1, 64 and False, see :class:`SENet`.
-        stride_in_1x1: means nothing here.
+        stride_in_1x1: ignored here.
         norm: makes a normalisation.
         downsample_kernel: kernel size of the shortcut's projection.
 
@@ -130,7 +130,7 @@ class SEBottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion, squeeze and excitation, and a shortcut.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides: of the 3x3 convolution, or of the first 1x1.
         project: whether the shortcut has a projection.
         groups, base_width, doubled, stride_in_1x1: see :class:`SENet`.
@@ -190,11 +190,12 @@ class SENet(Backbone):
         planes: nominal width of each stage.
         stem: width of the 7x7 convolution, or widths of several 3x3 ones.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
-        doubled: twice the nominal width before the grouped convolution and four times after it (SENet-154).
+        doubled: twice the nominal width before the grouped convolution, four times after it (SENet-154).
         stride_in_1x1: stride on the first 1x1 convolution (SE-ResNet) instead of the 3x3 one.
         downsample_kernel: kernel size of the shortcut's projection in the stages 2 to 4.
         dropout: rate before the classifier.
-        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
+        norm: a callable that makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32
+            groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
@@ -230,7 +231,7 @@ class SENet(Backbone):
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         norm = choose_norm(norm)
         self.layer0 = Stem(tuple(stem), norm)
-        # the windows start at the first pixel, and a last one that is cut off counts, as in Caffe
+        # the windows start at the first pixel, and a last partial one counts, as in Caffe
         self.pool = MaxPooling2D(3, 2, ceil_mode=True)
         channels, widths = stem[-1], {}
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):

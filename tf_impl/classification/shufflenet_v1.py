@@ -53,7 +53,8 @@ NORM = functools.partial(BatchNormalization, beta_initializer=keras.initializers
 class ShuffleUnit(keras.layers.Layer):
     """1x1 in groups, 3x3 depthwise, shuffle, 1x1 in groups (figure 2 b; figure 2 c at stride 2).
 
-    The paper shuffles before the depthwise convolution; the published weights after it, by the inverse permutation.
+    The paper shuffles before the depthwise convolution; the published weights shuffle after it, by the inverse
+    permutation.
 
     Args:
         in_channels, filters: widths; equal at stride 1.
@@ -108,7 +109,7 @@ class ShuffleNetV1(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) come out with ``features_only``.
+        out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....

@@ -94,7 +94,7 @@ class ShuffleNetV2(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no last convolution and classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) come out with ``features_only``.
+        out_indices: which of the maps at strides 4, 8, 16, 32 (0 to 3) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....

@@ -1,11 +1,11 @@
-"""SqueezeNet: layers that first squeeze the channels, then expand them by 1x1 and 3x3 kernels side by side.
+"""SqueezeNet: layers that first squeeze the channels, then expand them by parallel 1x1 and 3x3 kernels.
 
 "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016, arXiv:1602.07360.
 Parameter names: torchvision ``models/squeezenet.py`` (BSD-3).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- Max pooling keeps a last window that is cut off by the border; padding for it is explicit in TensorFlow.
+- Max pooling keeps a last window that crosses the border; padding for it is explicit in TensorFlow.
 - Dropout follows the framework's own generator.
 """
 
@@ -65,7 +65,7 @@ class SqueezeNet(Backbone):
         dropout: rate before the classifier.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16 (0 to 3) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16 (0 to 3) are returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K), not negative; with ``features_only`` a dict of maps ``"c1"``, ``"c2"``, ...

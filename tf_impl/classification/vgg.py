@@ -2,10 +2,10 @@
 
 "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014, arXiv:1409.1556.
 Parameter names: torchvision ``models/vgg.py`` (BSD-3).
-What to look at: other networks compare pictures by what single layers of it see (``activations``).
+What to look at: other networks compare images by the outputs of single layers (``activations``).
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch; the classifier's kernel belongs to the order C, H, W of the pooled map.
+- NHWC here, NCHW in PyTorch; the classifier's kernel expects the pooled map in the order C, H, W.
 - Dropout follows the framework's own generator.
 """
 
@@ -43,17 +43,17 @@ class VGG(Backbone):
 
     Args:
         depths: convolutions of the five stages.
-        batch_norm: normalise after every convolution, which keeps its bias.
+        batch_norm: whether to normalise after every convolution, which keeps its bias.
         widths: channels of the five stages.
         hidden: width of the two hidden layers of the classifier.
-        bins: side of the grid that the last map is averaged to.
+        bins: size of the grid that the last map is averaged to.
         num_classes: classes K.
         in_chans: channels of the image.
         dropout: rate after each hidden layer.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16 (the last before their pooling) and 32 (pooled) come out
-            with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16 (the last before their pooling) and 32 (pooled) are
+            returned with ``features_only``.
 
     Inputs: (N, H, W, in_chans) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c1"`` to ``"c5"``.
@@ -103,7 +103,7 @@ class VGG(Backbone):
         self.freeze(False, frozen_stages)
 
     def activations(self, images, layers: Collection[int], training=False) -> dict:
-        """What some of the ``features`` return, by their number; the layers after the last of them are not called."""
+        """Outputs of some of the ``features``, by index; the layers after the last of them are not called."""
         x, found = images, {}
         for i in range(max(layers) + 1):
             x = self.features[i](x, training=training)

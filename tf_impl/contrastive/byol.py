@@ -1,7 +1,7 @@
-"""BYOL: an online network predicts what a slowly following target network makes of the other view.
+"""BYOL: an online network predicts what a slowly moving target network computes from the other view.
 
 "Bootstrap your own latent: A new approach to self-supervised Learning", 2020, arXiv:2006.07733. Names: lightly (MIT).
-What to look at: the target follows the parameters after every step, its running statistics come from its own calls.
+What to look at: the target follows the parameters after every step; its running statistics come from its own calls.
 
 Mirror notes:
 - The target has no gradient: ``no_grad`` in PyTorch, ``tf.stop_gradient`` in TensorFlow.
@@ -74,7 +74,7 @@ class BYOL(Model):
         for head in (self.projection_head, self.teacher_projection_head):
             state.build(head, features)
         state.build(self.prediction_head, {"x": ((dim,), self.compute_dtype)})
-        self.update_target(0.0)  # the target starts from the same numbers
+        self.update_target(0.0)  # the target starts from the same values
 
     def update_target(self, momentum: float) -> None:
         """Move the target's parameters towards the online network's."""

@@ -1,9 +1,9 @@
-"""MoCo: contrast with the keys of many past batches, from an encoder that follows slowly so that they stay comparable.
+"""MoCo: contrast with the keys of many past batches, from a slowly moving encoder that keeps them comparable.
 
 "Momentum Contrast for Unsupervised Visual Representation Learning", 2019, arXiv:1911.05722; "Improved Baselines with
 Momentum Contrastive Learning", 2020, arXiv:2003.04297. Names: facebookresearch/moco (MIT). What to look at: in training
-a call moves the key encoder before it is used and puts the keys into the queue after the logits; keys go through their
-encoder in another order, in groups with batch statistics of their own (shuffled batch normalisation).
+a call moves the key encoder before it is used and enqueues the keys after the logits; keys pass their encoder in
+shuffled order, in groups with separate batch statistics (shuffled batch normalisation).
 
 Mirror notes:
 - Keys have no gradient: ``no_grad`` in PyTorch, ``tf.stop_gradient`` in TensorFlow.
@@ -49,7 +49,7 @@ class MoCo(Model):
         momentum: of the key encoder.
         temperature: of the cosines.
         mlp: a head of two layers.
-        bn_groups: groups of keys with batch statistics of their own, as on so many devices.
+        bn_groups: groups of keys with separate batch statistics, as on that many devices.
 
     Inputs: ``im_q``, ``im_k`` (N, H, W, 3) float, two views; ``order`` (N,) int, the order in which keys are
         encoded in training, or None.
@@ -80,7 +80,7 @@ class MoCo(Model):
         self.encoder_k = encoder(block, layers, planes, dim, mlp)
         for network in (self.encoder_q, self.encoder_k):
             state.build(network)
-        follow(self.encoder_k, self.encoder_q, 0.0)  # both start from the same numbers
+        follow(self.encoder_k, self.encoder_q, 0.0)  # both start from the same values
 
     def enqueue(self, keys) -> None:
         """Write keys (N, D) over the oldest ones."""
@@ -95,7 +95,7 @@ class MoCo(Model):
         self.queue_ptr.assign((pointer + count) % size)
 
     def keys(self, images, order=None, training=False):
-        """Keys (N, D) of images; in training in another order and in groups."""
+        """Keys (N, D) of images; in training shuffled and in groups."""
         if not training:
             return tf.stop_gradient(l2_normalize(self.encoder_k(images, training=False)))
         follow(self.encoder_k, self.encoder_q, self.momentum)
@@ -137,7 +137,7 @@ class MoCoCriterion(keras.layers.Layer):
 
 
 def step_decay(epoch: int, milestones=(120, 160), gamma: float = 0.1) -> float:
-    """Factor of the learning rate of version 1; version 2 has half a cosine over 200 epochs."""
+    """Factor of the learning rate in version 1; version 2 uses half a cosine over 200 epochs."""
     return gamma ** sum(milestone <= epoch for milestone in milestones)
 
 
@@ -148,7 +148,7 @@ class MoCoTrainer:
         model, criterion: :class:`MoCo`, :class:`MoCoCriterion`.
         learning_rate: for a batch of 256.
         momentum, weight_decay: of the optimiser.
-        steps: half a cosine over so many steps; None for a constant rate.
+        steps: half a cosine over this many steps; None for a constant rate.
     """
 
     def __init__(

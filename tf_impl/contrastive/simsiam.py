@@ -4,7 +4,7 @@
 (CC BY-NC 4.0; only run). What to look at: the targets are constants, and the predictor's learning rate does not decay.
 
 Mirror notes:
-- A bias that nothing trains: ``requires_grad`` in PyTorch, a variable that is not trainable in TensorFlow.
+- A bias that is not trained: ``requires_grad`` in PyTorch, a non-trainable variable in TensorFlow.
 """
 
 import functools
@@ -27,7 +27,7 @@ __all__ = ["SimSiam", "SimSiamCriterion", "SimSiamTrainer", "simsiam"]
 
 @keras.saving.register_keras_serializable("diptych")
 class FixedBias(Dense):
-    """A linear layer whose bias stays at its first value; the normalisation after it takes it away."""
+    """A linear layer whose bias keeps its initial value; the normalisation after it removes it."""
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -74,7 +74,7 @@ class SimSiam(Model):
         self.predictor = keras.Sequential(
             [Dense(pred_dim, use_bias=False), BatchNormalization(), keras.layers.ReLU(), Dense(dim)]
         )
-        state.build(self.encoder)  # a saved file can fill only what is built
+        state.build(self.encoder)  # a saved file only fills what is built
         state.build(self.predictor, {"x": ((dim,), self.compute_dtype)})
 
     def call(self, x1, x2, training=False):
@@ -105,8 +105,8 @@ class SimSiamTrainer:
         model, criterion: :class:`SimSiam`, :class:`SimSiamCriterion`.
         learning_rate: 0.05 for every 256 images of a batch.
         momentum, weight_decay: of the optimisers.
-        steps: half a cosine over so many steps; None for a constant rate.
-        fix_pred_lr: whether the predictor's rate stays as it is.
+        steps: half a cosine over this many steps; None for a constant rate.
+        fix_pred_lr: whether the predictor's rate stays constant.
     """
 
     def __init__(

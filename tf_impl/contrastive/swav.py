@@ -1,10 +1,9 @@
 """SwAV: predict the cluster assignment of one crop from the other crops of the same image.
 
 "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", 2020, arXiv:2006.09882. Names and
-numbers: facebookresearch/swav (CC BY-NC 4.0; only run). What to look at: crops of one size go through the trunk
-together, so that batch statistics are those of a size; the head sees all crops at once; prototypes are brought to unit
-length before every step, outside of the gradient; the queue adds embeddings of earlier batches to the assignment
-problem.
+numbers: facebookresearch/swav (CC BY-NC 4.0; only run). What to look at: crops of one size pass the trunk together, so
+batch statistics are per size; the head sees all crops at once; prototypes are scaled to unit length before every step,
+outside the gradient; the queue adds embeddings of earlier batches to the assignment problem.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
@@ -53,7 +52,7 @@ class SwAV(ResNet):
         nmb_prototypes: int = 3000,
         **kwargs,
     ):
-        width(block, planes)  # refuses a block that is not known
+        width(block, planes)  # rejects an unknown block
         super().__init__(
             BLOCKS[block],
             tuple(layers),
@@ -68,13 +67,13 @@ class SwAV(ResNet):
             [Dense(hidden_mlp), BatchNormalization(), keras.layers.ReLU(), Dense(output_dim)]
         )
         self.prototypes = Dense(nmb_prototypes, use_bias=False)
-        # a saved file can fill only what is built
+        # a saved file only fills what is built
         keras.layers.Lambda(self.forward_features)(keras.Input((None, None, 3), dtype=self.compute_dtype))
         state.build(self.projection_head, {"x": ((self.known_channels["c5"],), self.compute_dtype)})
         state.build(self.prototypes, {"x": ((output_dim,), self.compute_dtype)})
 
     def normalize_prototypes(self) -> None:
-        """Bring the prototypes to unit length; before every step."""
+        """Scale the prototypes to unit length; called before every step."""
         kernel = tf.transpose(self.prototypes.kernel)
         self.prototypes.kernel.assign(tf.transpose(l2_normalize(kernel)))
 
@@ -101,7 +100,7 @@ class SwAVCriterion(keras.layers.Layer):
     Inputs: ``outputs["scores"]`` (N, V, K); ``targets``: optionally ``"queue_scores"`` (assigning, L, K), the scores of
         earlier embeddings.
     Returns: dict of scalars: ``"swav"``, ``"total"`` (the same).
-    Raises: ValueError for an assigning crop that is not there.
+    Raises: ValueError if an assigning crop does not exist.
     """
 
     def __init__(
@@ -141,10 +140,10 @@ class SwAVTrainer:
         model, criterion: :class:`SwAV`, :class:`SwAVCriterion`.
         learning_rate: 4.8 for 4096 images.
         momentum, weight_decay: of the optimiser.
-        frozen: steps at first in which the prototypes do not move.
+        frozen: number of first steps in which the prototypes do not move.
         queue_length: embeddings of earlier batches for each assigning crop, a multiple of the batch; 0 for none.
         queue_start: steps before the queue begins to fill.
-        steps, warmup: half a cosine over so many steps, linear warm-up before; None for a constant rate.
+        steps, warmup: half a cosine over this many steps after a linear warm-up; None for a constant rate.
     """
 
     def __init__(

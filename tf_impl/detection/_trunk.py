@@ -4,7 +4,7 @@ Names: mmdet ``backbones/resnet.py`` (Apache-2.0).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- Keras infers the input width, so that a block is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -26,7 +26,7 @@ class ConvBottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion by four, and a shortcut.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides: of the 3x3 convolution.
         project: whether the shortcut has a projection.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.

@@ -133,7 +133,7 @@ class EfficientDet(Model):
         fpn_cells: cells of the pyramid.
         repeats: convolutions of each head.
         num_classes: classes K, without a background.
-        pad_mode: "same" (the TensorFlow release), "torch" (as much on both sides) or "zeros" ("same", but the pyramid
+        pad_mode: "same" (the TensorFlow release), "torch" (the same on both sides) or "zeros" ("same", but the pyramid
             pads with 0 when it pools; mmdet).
         bias: whether convolutions have one although a normalisation follows (the TensorFlow release).
         weighted: whether the pyramid weighs what it adds.

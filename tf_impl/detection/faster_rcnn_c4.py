@@ -106,7 +106,7 @@ class PooledBBoxHead(keras.layers.Layer):
     """Class logits and box deltas of averaged features (mmdet's ``BBoxHead``).
 
     Args:
-        num_classes: classes K without the background, which is the last logit.
+        num_classes: classes K; the background is one more logit, the last.
 
     Inputs: (R, B, B, C).  Returns: (R, K + 1), (R, 4 * K).
     """

@@ -4,7 +4,7 @@
 Parameter names: mmdet ``mask_heads/maskiou_head.py``, ``roi_heads/mask_scoring_roi_head.py`` (Apache-2.0).
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: what the first linear layer is given is transposed, because its weights are for NCHW.
+- NHWC here, NCHW in PyTorch: the input of the first linear layer is transposed, because its weights are for NCHW.
 - Initial values are given to the layers in Keras, filled in afterwards in PyTorch.
 """
 

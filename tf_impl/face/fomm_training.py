@@ -1,8 +1,9 @@
-"""First Order Motion Model in training: a frame is made of another one of the same video.
+"""First Order Motion Model in training: a frame is reconstructed from another one of the same video.
 
 "First Order Motion Model for Image Animation", 2019, arXiv:2003.00196, section 3.3. Names and numbers:
-AliaksandrSiarohin/first-order-model ``modules/model.py``, ``train.py`` (MIT). What to look at: a bent frame must have
-bent points, values and affine frames alike, which needs the derivative of the bending; it is written out here.
+AliaksandrSiarohin/first-order-model ``modules/model.py``, ``train.py`` (MIT). What to look at: a deformed frame must
+have deformed points, positions and affine frames alike, which needs the derivative of the deformation; it is written
+out here.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -32,12 +33,12 @@ from tf_impl.training.players import Player
 
 __all__ = ["FOMM", "FOMMCriterion", "FOMMTrainer", "bend", "fomm", "fomm_adv"]
 
-CONTROL = 5  # control points of a bending in each direction
+CONTROL = 5  # control points of a deformation in each direction
 PERCEPTUAL = dict.fromkeys((1, 6, 11, 20, 29), 10.0)  # weights of the first ReLU of VGG-19's stages
 
 
 def bend(points, theta, control_params):
-    """An affine motion and a thin-plate spline, the same for x and y, whose distances are sums of absolute differences.
+    """An affine motion plus a thin-plate spline, the same for x and y, with sums of absolute differences as distances.
 
     Args:
         points: (N or 1, P, 2), x and y in [-1, 1].
@@ -72,18 +73,18 @@ class FOMM(Model):
         kp_expansion, kp_features, kp_blocks: of :class:`KPDetector`.
         block_expansion, max_features, num_down_blocks, num_bottleneck_blocks: of :class:`OcclusionAwareGenerator`.
         motion_expansion, motion_features, motion_blocks: the same.
-        scale_factor: size of what the detector and the motion network look at.
+        scale_factor: factor of the size that the detector and the motion network see.
         adversarial: whether there is a discriminator.
         patch_expansion, patch_features, patch_blocks, sn: of :class:`Discriminator`.
-        use_kp: the discriminator sees the points.
+        use_kp: whether the discriminator sees the points.
         align_corners: -1 and 1 are centres of pixels, not their outer borders.
 
     Inputs: ``source``, ``driving`` (N, H, W, 3) in [0, 1], two frames of a video; ``theta``, ``control_params`` of
         :func:`bend`.
     Returns: dict: ``"source_value"`` (N, K, 2) and ``"source_jacobian"`` (N, K, 2, 2) of the points, the same for
-        ``"driving"`` and for ``"transformed"``, the points of ``"transformed_frame"`` (N, H, W, 3), the bent driving
-        frame; ``"returned"``, these moved back; ``"prediction"`` (N, H, W, 3) in [0, 1]; with a discriminator what it
-        says of the driving frame, ``"real_feature_0"``, ..., ``"real_prediction"``, and of the prediction,
+        ``"driving"`` and for ``"transformed"``, the points of ``"transformed_frame"`` (N, H, W, 3), the deformed
+        driving frame; ``"returned"``, these moved back; ``"prediction"`` (N, H, W, 3) in [0, 1]; with a discriminator
+        its answers to the driving frame, ``"real_feature_0"``, ..., ``"real_prediction"``, and to the prediction,
         ``"fake_feature_0"``, ..., ``"fake_prediction"``, see :class:`Discriminator`.
     """
 
@@ -135,13 +136,13 @@ class FOMM(Model):
         return {f"{name}_{key}": x for key, x in self.kp_detector(images, training=training).items()}
 
     def judge(self, fake, real, value, training=False) -> dict:
-        """What the discriminator says; the points get no gradient from it."""
+        """The discriminator's answers; the points get no gradient from them."""
         value = tf.stop_gradient(value)
         found = {f"fake_{key}": x for key, x in self.discriminator(fake, value, training=training).items()}
         return found | {f"real_{key}": x for key, x in self.discriminator(real, value, training=training).items()}
 
     def transform_frame(self, images, theta, control_params):
-        """Bent images; what lies outside is reflected."""
+        """Deformed images; the outside is reflected."""
         size = map_size(images)
         grid, _ = bend(tf.reshape(coordinate_grid(size, images), (1, -1, 2)), theta, control_params)
         grid = tf.reshape(grid, (-1, *size, 2))
@@ -149,7 +150,7 @@ class FOMM(Model):
 
     def call(self, source, driving, theta, control_params, training=False):
         outputs = self.points(source, "source", training) | self.points(driving, "driving", training)
-        points = outputs.values()  # values and affine frames, of the source first
+        points = outputs.values()  # positions and affine frames, the source's first
         moved = self.generator(source, *points, training=training)
         outputs["prediction"] = moved["prediction"]
         if self.discriminator is not None:
@@ -167,10 +168,10 @@ class FOMMCriterion(keras.layers.Layer):
 
     Args:
         scales: sizes at which VGG-19 sees the frames, powers of 1/2.
-        weight: of all terms but those of the discriminator.
+        weight: of all terms except the discriminator's.
         widths: channels of VGG-19's stages.
 
-    Inputs: ``outputs`` of :class:`FOMM`; ``targets["driving"]`` (N, H, W, 3), the frame that is to be made.
+    Inputs: ``outputs`` of :class:`FOMM`; ``targets["driving"]`` (N, H, W, 3), the frame to be reconstructed.
     Returns: dict of scalars: ``"perceptual"``, ``"equivariance_value"``, ``"equivariance_jacobian"``, with a
         discriminator ``"gen_gan"`` and ``"feature_matching"``, their sum ``"G"``; with a discriminator its loss
         ``"disc_gan"``; ``"total"``, the sum of both players' losses, which a training step lowers in turn.
@@ -192,7 +193,7 @@ class FOMMCriterion(keras.layers.Layer):
         self.perceptual = PerceptualDistance({k: v * weight / 10 for k, v in PERCEPTUAL.items()}, "l1", widths=widths)
 
     def generator(self, outputs, images) -> dict:
-        """The part of the generator and of the detector of points."""
+        """The loss of the generator and of the point detector."""
         fake = outputs["prediction"]
         pairs = ([(fake, images)] if self.full else []) + [(down(fake), down(images)) for down in self.downs]
         losses = {"perceptual": sum(self.perceptual(*pair) for pair in pairs)}
@@ -209,7 +210,7 @@ class FOMMCriterion(keras.layers.Layer):
         return {**losses, "G": sum(losses.values())}
 
     def discriminator(self, outputs) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         real = adversarial_loss(outputs["real_prediction"], True, "lsgan")
         return {"disc_gan": real + adversarial_loss(outputs["fake_prediction"], False, "lsgan")}
 
@@ -221,12 +222,12 @@ class FOMMCriterion(keras.layers.Layer):
 
 
 class FOMMTrainer:
-    """The detector and the generator, then the discriminator, which judges what the old generator made.
+    """Train the detector and the generator, then the discriminator, which sees the old generator's result.
 
     Args:
         model: a :class:`FOMM`.
         criterion: its losses.
-        learning_rate: of both players; a tenth from epoch 60 and again from 90 on in the paper.
+        learning_rate: of both players; in the paper a tenth from epoch 60 and a hundredth from epoch 90 on.
     """
 
     def __init__(self, model, criterion, learning_rate: float = 2e-4):
@@ -239,11 +240,11 @@ class FOMMTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``discriminator.*`` of the loss ``"disc_gan"``, all others of ``"G"``."""
+        """Gradients of the last step by name: ``discriminator.*`` from ``"disc_gan"``, all others from ``"G"``."""
         return self.generator.gradients | ({} if self.discriminator is None else self.discriminator.gradients)
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the inputs of the model by name; the losses as each saw them."""
+        """One step of each player from the model's inputs by name; returns the losses as each player saw them."""
         names = ("source", "driving", "theta", "control_params")
         with tf.GradientTape() as tape:  # mirror: two tapes
             outputs = self.model(*(inputs[name] for name in names), training=True)

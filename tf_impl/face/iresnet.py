@@ -8,7 +8,7 @@ there is no activation after the addition, and the embedding comes from all 7x7 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
 - The last map is flattened as (C, H, W) in both.
-- The scale of the last normalisation stays at one: a variable that is not trainable here, no gradient in PyTorch.
+- The scale of the last normalisation stays at one: a non-trainable variable here, no gradient in PyTorch.
 """
 
 import functools
@@ -88,13 +88,13 @@ class FixedScale(BatchNormalization):
 
 @keras.saving.register_keras_serializable("diptych")
 class IResNet(Model):
-    """The recogniser.
+    """The network from an aligned face to its embedding.
 
     Args:
         layers: blocks of the four stages.
         planes: their widths.
         num_features: length D of the embedding.
-        size: side of the images.
+        size: size of the images.
         dropout: rate before the last layer.
 
     Inputs: (N, size, size, 3) float, RGB / 127.5 - 1, aligned.

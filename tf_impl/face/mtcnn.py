@@ -1,14 +1,14 @@
-"""MTCNN: three small networks find faces, each in what the one before it has left over.
+"""MTCNN: three small networks find faces, each among the candidates that the previous one kept.
 
 "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks", 2016, arXiv:1604.02878.
 Parameter names: timesler/facenet-pytorch ``models/mtcnn.py`` (MIT). What to look at: P-Net is fully convolutional, so
-that one pass looks at every 12x12 window of an image; the cascade around the networks, which needs no tensors, is
+one pass covers every 12x12 window of an image; the cascade around the networks, which needs no tensors, is
 ``weights/processing/face/mtcnn.py``.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
 - Before a dense layer maps are flattened as (W, H, C) in both: the weights come from Caffe's columns.
-- Keras' PReLU of the project wants maps: a row is a map of one cell to it.
+- The project's PReLU in Keras expects maps, so a row becomes a map of one cell.
 """
 
 import functools
@@ -33,7 +33,7 @@ def columns(x):
 
 
 def answers(logits, box, **others) -> dict:
-    """What every network returns; classes are the last axis of the logits."""
+    """The outputs of every network; classes are the last axis of the logits."""
     return {"logits": logits, "prob": tf.nn.softmax(logits, -1), "box": box, **others}
 
 
@@ -41,8 +41,8 @@ def answers(logits, box, **others) -> dict:
 class PNet(Model):
     """The proposal network.
 
-    Inputs: (N, H, W, 3) float, (RGB - 127.5) / 128; at least 12 x 12. A cell of the maps looks at 12 x 12 pixels, two
-        pixels further for each.
+    Inputs: (N, H, W, 3) float, (RGB - 127.5) / 128; at least 12 x 12. A cell of the maps sees 12 x 12 pixels, and
+        neighbouring cells are two pixels apart.
     Returns: dict of maps (N, H', W', ...): ``"logits"`` and ``"prob"`` (2 channels: none, face), ``"box"`` (4 channels:
         shifts of left, top, right, bottom in sides of the window).
     """
@@ -86,7 +86,7 @@ class RNet(Model):
         x = self.pool1(self.prelu1(self.conv1(images)))
         x = self.pool2(self.prelu2(self.conv2(x)))
         x = self.dense4(columns(self.prelu3(self.conv3(x))))
-        x = self.prelu4(x[:, None, None])[:, 0, 0]  # mirror: wants maps
+        x = self.prelu4(x[:, None, None])[:, 0, 0]  # mirror: expects maps
         return answers(self.dense5_1(x), self.dense5_2(x))
 
 
@@ -122,12 +122,12 @@ class ONet(Model):
 
 
 def by_sample(losses):
-    """The mean over the cells of a map, a row as it is.  (N, ...) -> (N,)."""
+    """The mean over the cells of a map; a row stays as it is.  (N, ...) -> (N,)."""
     return tf.reduce_mean(losses, list(range(1, losses.shape.rank)))
 
 
 def masked_mean(losses, counted):
-    """The mean of those that count, 0 without any."""
+    """The mean of the values that count, 0 if there are none."""
     return tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1.0)
 
 
@@ -137,11 +137,11 @@ class MTCNNCriterion(keras.layers.Layer):
 
     Args:
         weights: of the class, the box and the landmarks: (1, 0.5, 0.5), for O-Net (1, 0.5, 1).
-        keep: share of the samples with a class whose losses count, the largest.
+        keep: share of the samples with a class whose losses count, largest first.
 
     Inputs: ``outputs`` of a network; ``targets["types"]`` (N,) int: 1 face, 0 none, -1 part of a face, -2 face with
         landmarks; ``targets["boxes"]`` (N, 4) shifts, counted for 1 and -1; for O-Net ``targets["landmarks"]`` (N, 10),
-        counted for -2. A map is asked for the same in all of its cells.
+        counted for -2. All cells of a map have the same target.
     Returns: dict of scalars, weighted: ``"det"``, ``"box"``, ``"landmark"`` (O-Net), ``"total"``, their sum.
     """
 
@@ -150,14 +150,14 @@ class MTCNNCriterion(keras.layers.Layer):
         self.parts, self.keep = tuple(weights), keep
 
     def hardest(self, losses, counted):
-        """The mean of the largest losses among those that count; of equal ones the first."""
+        """The mean of the largest losses among those that count; ties go to the first."""
         losses = tf.where(counted, losses, -tf.ones_like(losses))
         above = (losses[None] > losses[:, None]) | (
             (losses[None] == losses[:, None]) & (tf.range(tf.size(losses))[None] < tf.range(tf.size(losses))[:, None])
         )
         rank = tf.reduce_sum(tf.cast(above, losses.dtype), 1)
         count = tf.reduce_sum(tf.cast(counted, losses.dtype))
-        kept = tf.maximum(tf.floor(self.keep * count + 1e-4), 1.0)  # 0.7 * 10 is 7, however it is rounded
+        kept = tf.maximum(tf.floor(self.keep * count + 1e-4), 1.0)  # 0.7 * 10 must be 7 whatever the rounding
         return masked_mean(losses, tf.cast(counted & (rank < kept), losses.dtype))
 
     def call(self, outputs, targets):
@@ -165,7 +165,7 @@ class MTCNNCriterion(keras.layers.Layer):
         dtype = outputs["box"].dtype
 
         def spread(rows):
-            """Rows (N, D) beside maps (N, H, W, D)."""
+            """Make rows (N, D) broadcast to maps (N, H, W, D)."""
             return tf.reshape(rows, (-1, *(1,) * (outputs["box"].shape.rank - 2), rows.shape[-1]))
 
         face = tf.one_hot(tf.cast(tf.equal(types, 1), tf.int32), 2, dtype=dtype)

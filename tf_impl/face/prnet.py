@@ -1,9 +1,9 @@
-"""PRNet: a face as an image of positions, from which a mesh, key points and a pose are read.
+"""PRNet: a face as a map of positions, from which a mesh, key points and a pose are read.
 
 "Joint 3D Face Reconstruction and Dense Alignment with Position Map Regression Network", 2018, arXiv:1803.07835.
 Parameter names: the variables of YadiraF/PRNet ``predictor.py`` (MIT), with dots, a layer's weights called ``weight``.
-What to look at: a pixel of the result is a place of the face's surface, its three channels say where that is in the
-image; the last layer is normalised, too, before the sigmoid.
+What to look at: a pixel of the result is a point on the face's surface, and its three channels are the point's position
+in the image; the last layer is also normalised, before the sigmoid.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -20,10 +20,10 @@ from tf_impl.layers.normalization import BatchNormalization
 
 __all__ = ["PRNet", "PRNetCriterion", "ResBlock", "ResFCN256", "prnet"]
 
-# width by 16 and stride of the blocks on the way down, and of the transposed convolutions on the way up
+# width / 16 and stride of the blocks in the encoder, and of the transposed convolutions in the decoder
 DOWN = ((2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1), (32, 2), (32, 1))
 UP = ((32, 1), *((f, s) for f in (16, 8, 4) for s in (2, 1, 1)), (2, 2), (2, 1), (1, 2), (1, 1))
-LAST = 3  # more of them, of three channels
+LAST = 3  # further ones, of three channels
 
 
 def batch_norm():
@@ -68,7 +68,7 @@ class ConvTranspose(Conv2DTranspose):
 
     def __init__(self, filters: int, strides: int = 1, last: bool = False, **kwargs):
         for key in ("kernel_size", "padding", "use_bias", "kernel_initializer", "output_padding"):
-            kwargs.pop(key, None)  # of a saved layer
+            kwargs.pop(key, None)  # in a saved layer's config
         padding = 1 if strides == 2 else 0
         options = {"padding": padding, "use_bias": False, "kernel_initializer": "glorot_uniform"}
         super().__init__(filters, 4, strides=strides, **options, **kwargs)
@@ -110,7 +110,7 @@ class ResBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class ResFCN256(keras.layers.Layer):
-    """The network inside.
+    """Encoder and decoder.
 
     Args:
         base: width of the first convolution.
@@ -142,13 +142,13 @@ class ResFCN256(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PRNet(Model):
-    """The network.
+    """The network of the paper.
 
     Args:
         base: width of the first convolution.
 
     Inputs: (N, H, W, 3) float, RGB in [0, 1]; 256 x 256 as published, multiples of 32.
-    Returns: (N, H, W, 3) in [0, 1], positions x, y, z over 1.1 times the side of the image.
+    Returns: (N, H, W, 3) in [0, 1], positions x, y, z divided by 1.1 times the size of the image.
     """
 
     def __init__(self, base: int = 16, **kwargs):

@@ -1,9 +1,9 @@
-"""A picture of triangles: of every pixel the nearest one, or a mixture of all that are close, which is differentiable.
+"""Rasterisation of triangles: the nearest one in every pixel, or a differentiable mixture of all that are close.
 
 The hard one is the z-buffer with barycentric coordinates. The soft one: "Soft Rasterizer: A Differentiable Renderer for
 Image-based 3D Reasoning", 2019, arXiv:1904.01786, equations 1 to 4; constants: ShichenLiu/SoftRas (MIT). What to look
-at: all triangles are laid over all pixels at once, without a loop, which takes memory for F H W numbers; the winner's
-coordinates are computed anew, so that gradients need no more than three corners for every pixel.
+at: all triangles are compared with all pixels at once, without a loop, which takes memory for F H W numbers; the
+nearest triangle's coordinates are recomputed, so gradients only need three corners per pixel.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -17,7 +17,7 @@ from tf_impl.layers.top_k import argmax
 __all__ = ["barycentric", "rasterize", "rasterize_soft"]
 
 FAR_AWAY = 1e10  # depth of nothing
-FLAT = 1e-10  # twice the area, in square pixels, of a triangle that has no inside
+FLAT = 1e-10  # twice the area, in square pixels, below which a triangle has no inside
 PAIRS = ((0, 1), (1, 2), (2, 0))  # corners of the sides
 
 
@@ -27,7 +27,7 @@ def cross(a, b):
 
 
 def barycentric(corners, points):
-    """Shares of the corners in points; all are at least 0 inside.
+    """Barycentric coordinates of points; inside, all are at least 0.
 
     Args:
         corners: (..., 3, 2).
@@ -55,15 +55,15 @@ def rasterize(vertices, triangles, attributes, size: tuple[int, int] = (224, 224
     """The nearest triangle of every pixel.
 
     Args:
-        vertices: (N, V, 3): x to the right and y downwards in pixels, the first pixel's centre at 0.5; depth, larger
-            behind.
-        triangles: (F, 3) int64 vertices, in either sense; of equally near ones the first is seen.
+        vertices: (N, V, 3): x to the right and y downwards in pixels, the first pixel's centre at 0.5; depth, larger is
+            farther.
+        triangles: (F, 3) int64 vertices, in either orientation; among equally near ones the first is seen.
         attributes: (N, V, C) of the vertices, such as colours.
-        size: of the picture, H and W.
+        size: of the image, H and W.
 
     Returns:
-        dict: ``"image"`` (N, H, W, C), the attributes, linear in the picture, 0 where there is nothing; ``"depth"``
-        (N, H, W), there, too; ``"triangle"`` (N, H, W) int64, -1 for nothing; ``"shares"`` (N, H, W, 3) of its corners.
+        dict: ``"image"`` (N, H, W, C), the attributes, interpolated linearly, 0 where there is nothing; ``"depth"`` (N,
+        H, W); ``"triangle"`` (N, H, W) int64, -1 for nothing; ``"shares"`` (N, H, W, 3), its barycentric coordinates.
     """
     points, zero = pixel_centres(size, vertices), tf.zeros((), vertices.dtype)
     fixed = tf.gather(tf.stop_gradient(vertices), triangles, axis=1)  # (N, F, 3, 3)
@@ -91,7 +91,7 @@ def squared_distance(corners, points):
     found = []
     for first, second in PAIRS:
         start, side = corners[..., first, :], corners[..., second, :] - corners[..., first, :]
-        length = tf.maximum(tf.reduce_sum(tf.square(side), -1), FLAT)  # two corners in one place
+        length = tf.maximum(tf.reduce_sum(tf.square(side), -1), FLAT)  # two corners at one point
         along = tf.clip_by_value(tf.reduce_sum((points - start) * side, -1) / length, 0, 1)
         found.append(tf.reduce_sum(tf.square(points - start - along[..., None] * side), -1))
     return tf.reduce_min(tf.stack(found), 0)
@@ -108,12 +108,12 @@ def rasterize_soft(
     gamma: float = 1e-4,
     background: float = 1e-3,
 ) -> dict:
-    """All triangles, the more of each the closer it is to a pixel and to the eye.
+    """All triangles, weighted by how close each is to a pixel and to the camera.
 
     Args:
         vertices, triangles, attributes, size: see :func:`rasterize`.
-        near, far: depths 1 and 0 of the weight; what is not between them is not seen.
-        sigma: softness of the borders, in squares of half the longer side of the picture.
+        near, far: depths of weights 1 and 0; only what lies between them is seen.
+        sigma: softness of the borders, in squares of half the longer side of the image.
         gamma: softness in depth.
         background: depth of the background, from 1 (near) to 0 (far).
 
@@ -134,12 +134,12 @@ def rasterize_soft(
     uncovered = tf.nn.relu(logits) + tf.math.softplus(-tf.abs(logits))  # minus the logarithm of 1 - sigmoid(x)
     heights = (logits - uncovered) + (far - depth) / (far - near) / gamma
     heights = tf.where(seen, heights, zero - FAR_AWAY)
-    highest = tf.maximum(tf.reduce_max(tf.stop_gradient(heights), 1), background / gamma)  # exp(1e4) else
+    highest = tf.maximum(tf.reduce_max(tf.stop_gradient(heights), 1), background / gamma)  # otherwise exp(1e4)
     weights = tf.exp(heights - highest[:, None])
     total = tf.reduce_sum(weights, 1) + tf.exp(background / gamma - highest)
     colours = tf.matmul(shares, tf.gather(attributes, triangles, axis=1))  # (N, F, H W, C)
     image = tf.reduce_sum(weights[..., None] * colours, 1) / total[..., None]
-    covered = tf.reduce_sum(tf.where(seen, uncovered, zero), 1)  # of the product of what all triangles leave
+    covered = tf.reduce_sum(tf.where(seen, uncovered, zero), 1)  # of the product of what every triangle lets through
     return {
         "image": tf.reshape(image, (-1, *size, image.shape[2])),
         "silhouette": tf.reshape(1 - tf.exp(-covered), (-1, *size)),

@@ -1,10 +1,9 @@
-"""RetinaFace: one look at an image finds faces, their boxes and five points of each.
+"""RetinaFace: one pass over an image finds faces, their boxes and five points of each.
 
 "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019, arXiv:1905.00641. Parameter names and numbers:
 biubug6/Pytorch_Retinaface ``models/retinaface.py`` (MIT), which has neither the mesh decoder (``retinaface_dense.py``)
-nor the levels P2 and P6 of the paper. What to look at: a context module widens what each level sees, a face whose
-landmarks are not known still counts for boxes and classes, and the background's losses are sorted, so that only the
-largest count.
+nor the levels P2 and P6 of the paper. What to look at: a context module widens each level's receptive field, a face
+without landmarks still counts for boxes and classes, and only the largest losses of the background count.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch: there maps are transposed before they become rows of anchors.
@@ -39,9 +38,9 @@ __all__ = [
 ]
 
 VARIANCES = (0.1, 0.2)  # shifts and log sizes are divided by these
-STEPS = (8, 16, 32)  # pixels from cell to cell of the levels
-SIZES = ((16, 32), (64, 128), (256, 512))  # sides of the square anchors of a cell, pixels
-LEAST_OVERLAP = 0.2  # a face that no anchor overlaps as much is left to chance
+STEPS = (8, 16, 32)  # pixels from cell to cell in each level
+SIZES = ((16, 32), (64, 128), (256, 512))  # sizes of the square anchors of a cell, pixels
+LEAST_OVERLAP = 0.2  # a face that no anchor overlaps this much is not assigned
 
 CONV = functools.partial(Conv2D, use_bias=False)
 
@@ -53,7 +52,7 @@ def conv_bn(filters: int, kernel_size: int, slope: float | None, strides: int = 
 
 
 def conv_dw(in_channels: int, filters: int, strides: int):
-    """A 3x3 convolution of every channel by itself, then a 1x1 convolution."""
+    """A depthwise 3x3 convolution, then a 1x1 convolution."""
     return keras.Sequential(
         [
             CONV(in_channels, 3, strides=strides, padding=1, groups=in_channels),
@@ -68,7 +67,7 @@ def conv_dw(in_channels: int, filters: int, strides: int):
 
 @keras.saving.register_keras_serializable("diptych")
 class MobileNet025(Model):
-    """A quarter of MobileNet, with leaky activations.
+    """MobileNet at a quarter of its width, with leaky activations.
 
     Args:
         width: channels of the first convolution.
@@ -119,7 +118,7 @@ class Pyramid(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class SSH(keras.layers.Layer):
-    """Three fields of view side by side, of 3, 5 and 7 pixels.
+    """Three parallel receptive fields of 3, 5 and 7 pixels.
 
     Args:
         filters: channels of the result, a multiple of 4.
@@ -143,10 +142,10 @@ class SSH(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "retinaface.Head")
 class Head(keras.layers.Layer):
-    """A 1x1 convolution whose map becomes rows.
+    """A 1x1 convolution whose result is reshaped to rows.
 
     Args:
-        numbers: of an anchor, of which a cell has two.
+        numbers: values per anchor; a cell has two anchors.
 
     x: (N, H, W, C) -> (N, 2 H W, numbers), both anchors of a cell together.
     """
@@ -166,9 +165,9 @@ class RetinaFace(Model):
 
     Args:
         body: returns the maps ``"c3"``, ``"c4"``, ``"c5"``.
-        out_channels: channels of the levels; up to 64 the activations leak.
+        out_channels: channels of the levels; up to 64, activations are leaky.
 
-    Inputs: (N, H, W, 3) float, BGR less (104, 117, 123).
+    Inputs: (N, H, W, 3) float, BGR minus (104, 117, 123).
     Returns: dict: ``"boxes"`` (N, A, 4) and ``"landmarks"`` (N, A, 10) relative to the anchors, ``"classes"`` (N, A, 2)
         logits (none, face), ``"anchors"`` (A, 4) xyxy in pixels.
     """
@@ -184,13 +183,13 @@ class RetinaFace(Model):
             setattr(self, name, [Head(numbers) for _ in STEPS])  # mirror: infers
 
     def levels(self, images, training=False):
-        """The maps that the heads are laid over."""
+        """The maps that the heads read."""
         maps = self.body(images, training=training)
         levels = self.fpn([maps[name] for name in ("c3", "c4", "c5")], training=training)
         return [ssh(x, training=training) for ssh, x in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
 
     def answers(self, images, levels) -> dict:
-        """What :meth:`call` returns, from the maps."""
+        """The results of :meth:`call`, from the maps."""
         anchors = [
             tf.constant(grid_anchors(cell_anchors(sizes, (1.0,)), map_size(x), (step, step), 0.5), images.dtype)
             for sizes, step, x in zip(SIZES, STEPS, levels, strict=True)
@@ -213,8 +212,8 @@ class RetinaFaceCriterion(keras.layers.Layer):
     """Smooth L1 of boxes and landmarks, cross-entropy of faces and of the hardest background.
 
     Args:
-        overlap: from which an anchor is a face.
-        negatives: background anchors for each face of the image, those with the largest losses.
+        overlap: from which on an anchor is a face.
+        negatives: background anchors per face of the image, those with the largest losses.
         box_weight: of the boxes' loss.
 
     Inputs: ``outputs`` of :class:`RetinaFace`; ``targets``: ``"boxes"`` (N, M, 4) xyxy and ``"landmarks"`` (N, M, 10)
@@ -227,14 +226,14 @@ class RetinaFaceCriterion(keras.layers.Layer):
         self.overlap, self.negatives, self.box_weight = overlap, negatives, box_weight
 
     def assign(self, boxes, valid, anchors):
-        """Face of every anchor (N, A), and whether it has one (N, A)."""
+        """Index of every anchor's face (N, A), and whether it has one (N, A)."""
         iou = pairwise_iou(boxes, anchors)
         iou = tf.where(valid[..., None], iou, -tf.ones_like(iou))  # (N, M, A)
         every = tf.range(iou.shape[2], dtype=tf.int64)
         chosen = (argmax(iou, 2)[..., None] == every) & valid[..., None]  # the best anchor of each face
         eligible = (tf.reduce_max(iou, 2) >= LEAST_OVERLAP)[..., None]  # (N, M, 1)
         slots = tf.range(iou.shape[1], dtype=tf.int64)[:, None]
-        # NOTE: faces that are not eligible take their best anchor, too, which keeps its overlap; the last face wins
+        # NOTE: ineligible faces take their best anchor too, which keeps its overlap; the last face wins
         last = tf.reduce_max(tf.where(chosen, slots, -tf.ones_like(slots)), 1)
         index = tf.where(last >= 0, last, argmax(iou, 1))
         positive = tf.reduce_any(chosen & eligible, 1) | (tf.reduce_max(iou, 1) >= self.overlap)
@@ -274,9 +273,9 @@ class RetinaFacePostProcess(keras.layers.Layer):
     """The faces of every image.
 
     Args:
-        score_threshold: boxes of at most this probability are dropped; 0.6 for what a person wants to see.
+        score_threshold: boxes of at most this probability are dropped; 0.6 suits display.
         candidates: boxes that take part in the suppression.
-        iou_threshold: boxes overlap if their IoU, of boxes one pixel wider, is larger.
+        iou_threshold: boxes overlap if their IoU, computed one pixel wider, is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of :class:`RetinaFace`.

@@ -1,9 +1,9 @@
-"""SphereFace's network: twenty layers without normalisation, and a last one that knows only angles.
+"""SphereFace's network: twenty layers without normalisation, and a last one that only uses angles.
 
 "SphereFace: Deep Hypersphere Embedding for Face Recognition", 2017, arXiv:1704.08063. Parameter names:
 clcarwin/sphereface_pytorch ``net_sphere.py``; the network is that of wy1iu/sphereface (MIT). What to look at: the
 residual is added after the activation, and the weights of the classes are columns of a kernel, of which only the
-direction counts.
+directions count.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -39,7 +39,7 @@ class UnitColumns(keras.initializers.RandomUniform):
 
 @keras.saving.register_keras_serializable("diptych")
 class AngleLinear(keras.layers.Layer):
-    """Cosines with the directions of the classes, and what is asked of the right one, both times the length of the row.
+    """Cosines with the directions of the classes, and those with a margin, both times the length of the row.
 
     Args:
         classes: classes K.
@@ -64,7 +64,7 @@ class AngleLinear(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Sphere20a(Model):
-    """The recogniser.
+    """The network from an aligned face to its embedding.
 
     Args:
         num_classes: persons K.
@@ -115,10 +115,11 @@ class Sphere20a(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class AngleCriterion(keras.layers.Layer):
-    """Cross-entropy of |x| cos(theta), in which a part of the right class's is |x| psi(theta).
+    """Cross-entropy of |x| cos(theta), where |x| psi(theta) replaces a share of the right class's logit.
 
     Args:
-        blend: weight of the plain logit beside that with the margin, see :func:`annealing`; may be set between steps.
+        blend: weight of the plain logit relative to that with the margin, see :func:`annealing`; may be set between
+            steps.
 
     Inputs: ``outputs`` of :class:`Sphere20a`; ``targets["labels"]`` (N,) int, -1 does not count.
     Returns: dict of scalars: ``"angle"``, ``"total"`` (the same).

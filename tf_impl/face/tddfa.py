@@ -1,13 +1,13 @@
-"""3DDFA: the numbers of a face's pose, shape and expression from a small crop of it.
+"""3DDFA: a face's pose, shape and expression parameters from a small crop.
 
 "Face Alignment in Full Pose Range: A 3D Total Solution", 2017, arXiv:1804.01005. Parameter names and numbers:
-cleardusk/3DDFA ``mobilenet_v1.py``, ``wpdc_loss.py``, ``vdc_loss.py`` (MIT). What to look at: 62 numbers are a whole
-face (12 of the pose, 40 of the shape, 10 of the expression), and the weighted loss asks how much each of them moves the
-vertices. The face model is that of Basel, which cannot be passed on: the losses hold its arrays as buffers.
+cleardusk/3DDFA ``mobilenet_v1.py``, ``wpdc_loss.py``, ``vdc_loss.py`` (MIT). What to look at: 62 parameters are a whole
+face (12 of the pose, 40 of the shape, 10 of the expression), and the weighted loss depends on how much each of them
+moves the vertices. The face model is Basel's, which cannot be redistributed: the losses hold its arrays as buffers.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- The arrays of the face model are buffers in PyTorch, variables that are not trainable in Keras.
+- The arrays of the face model are buffers in PyTorch, non-trainable variables in Keras.
 """
 
 import functools
@@ -35,10 +35,10 @@ __all__ = [
     "vertices_of",
 ]
 
-POSE, SHAPE, EXPRESSION = 12, 40, 10  # numbers of each; the pose is a 3x4 matrix, row by row
-SHAPE_WEIGHT = 0.00057339936  # of a number of shape or expression beside one of the pose
+POSE, SHAPE, EXPRESSION = 12, 40, 10  # parameters of each; the pose is a 3x4 matrix, row by row
+SHAPE_WEIGHT = 0.00057339936  # of a shape or expression parameter relative to one of the pose
 EPS = 1e-6
-# name, width by 32, stride of the blocks after the first convolution
+# name, width / 32, stride of the blocks after the first convolution
 BLOCKS = (
     ("dw2_1", 2, 1),
     ("dw2_2", 4, 2),
@@ -56,7 +56,7 @@ CONV = functools.partial(Conv2D, use_bias=False)
 
 @keras.saving.register_keras_serializable("diptych", "tddfa.DepthwiseBlock")
 class DepthwiseBlock(keras.layers.Layer):
-    """A 3x3 convolution of every channel by itself, then a 1x1 convolution, each with normalisation and ReLU.
+    """A depthwise 3x3 convolution, then a 1x1 convolution, each with normalisation and ReLU.
 
     Args:
         in_channels, filters: widths.
@@ -79,14 +79,14 @@ class DepthwiseBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TDDFA(Model):
-    """The network.
+    """The network of the paper.
 
     Args:
         width: multiplier of all channels.
-        numbers: of a face.
+        numbers: parameters of a face.
 
     Inputs: (N, H, W, 3) float, (BGR - 127.5) / 128, 120 x 120 as published.
-    Returns: (N, numbers), less their mean and over their deviation.
+    Returns: (N, numbers), normalised by mean and deviation.
     """
 
     def __init__(self, width: float = 1.0, numbers: int = POSE + SHAPE + EXPRESSION, **kwargs):
@@ -131,7 +131,7 @@ def vertices_of(coefficients, mean, bases):
 
 @keras.saving.register_keras_serializable("diptych", "tddfa.FaceCriterion")
 class FaceCriterion(keras.layers.Layer):
-    """What the losses below share: the face model.
+    """Base of the losses below: the face model.
 
     Args:
         num_vertices: V.
@@ -148,7 +148,7 @@ class FaceCriterion(keras.layers.Layer):
         self.param_std = make(name="param_std", shape=(numbers,), initializer="ones")
 
     def numbers(self, whitened):
-        """Numbers as they are, of what the network says."""
+        """Undo the normalisation of the network's outputs."""
         return whitened * self.param_std + self.param_mean
 
     def model(self, vertices):
@@ -160,7 +160,7 @@ class FaceCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PDCCriterion(keras.layers.Layer):
-    """Mean squared difference of the numbers.
+    """Mean squared difference of the parameters.
 
     Inputs: ``outputs`` (N, 62); ``targets["wanted"]`` (N, 62), both whitened.
     Returns: dict of scalars: ``"mse"``, ``"total"`` (the same).
@@ -173,18 +173,19 @@ class PDCCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class WPDCCriterion(FaceCriterion):
-    """Squared differences of the numbers, each weighted by how far it moves the vertices (equations 11 to 13).
+    """Squared differences of the parameters, each weighted by how far it moves the vertices (equations 11 to 13).
 
     Args:
         num_vertices: of the face model, V.
 
     Inputs: ``outputs`` (N, 62), or a dict with ``"parameters"``; ``targets["wanted"]`` (N, 62), both whitened;
-        ``targets["vertices"]`` (S,) int, those that count: in the reference the 68 key points and 132 random ones.
+        ``targets["vertices"]`` (S,) int, the vertices that count: in the reference the 68 key points and 132 random
+        ones.
     Returns: dict of scalars: ``"wpdc"``, ``"total"`` (the same).
     """
 
     def weights_of(self, found, wanted, vertices):
-        """The weights of the numbers, (N, 62) in [0, 1]; without a gradient."""
+        """The weights of the parameters, (N, 62) in [0, 1]; without a gradient."""
         mean, bases = self.model(vertices)
         difference = tf.abs(found - wanted)
         size = tf.norm(vertices_of(wanted[:, POSE:, None], mean, bases), axis=2)  # (N, 3)
@@ -207,7 +208,7 @@ class WPDCCriterion(FaceCriterion):
 
 @keras.saving.register_keras_serializable("diptych")
 class VDCCriterion(FaceCriterion):
-    """Mean squared difference of the vertices; how deep the face lies in the image does not count.
+    """Mean squared difference of the vertices; the depth of the face is ignored.
 
     Args:
         num_vertices: of the face model, V.

@@ -2,7 +2,8 @@
 
 Mirror notes:
 - TensorFlow keeps the slope of its leaky ReLU in single precision, PyTorch the sixth of its hard sigmoid's gradient.
-- TensorFlow writes the GELU out: its exact form does not export, its tanh form has a constant in single precision.
+- TensorFlow writes the GELU out: its exact variant does not export, its tanh variant has a constant in single
+  precision.
 """
 
 import math
@@ -16,7 +17,7 @@ __all__ = ["Hardswish", "LeakyReLU", "gelu", "hardsigmoid"]
 
 
 def _native(op: str, x, attributes: dict):
-    """The operator of ONNX; a map is turned to NCHW around it, as the convolutions beside it are."""
+    """The operator of ONNX; a map is transposed to NCHW around it, as around the neighbouring convolutions."""
     if x.shape.rank != 4:
         return onnx_node(op, [x], attributes, x.dtype, x.shape)
     y = tf.transpose(x, (0, 3, 1, 2))
@@ -27,7 +28,7 @@ def gelu(x, approximate: str = "none"):
     """x times the normal distribution function of x, of any shape (arXiv:1606.08415).
 
     Args:
-        approximate: "none" for the exact function, "tanh" for the form of GPT.
+        approximate: "none" for the exact function, "tanh" for GPT's approximation.
     """
     if approximate == "tanh":
         return 0.5 * x * (1 + tf.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x)))

@@ -1,11 +1,11 @@
-"""CARAFE: upsampling whose every output pixel weights the neighbourhood below it with a kernel of its own.
+"""CARAFE: upsampling in which every output pixel weights the neighbourhood below it with its own kernel.
 
 "CARAFE: Content-Aware ReAssembly of FEatures", 2019, arXiv:1905.02188. Parameter names: mmcv ``ops/carafe.py`` and
 mmdet ``necks/fpn_carafe.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the sum: in a file the turns meet those of the
-  convolutions and vanish.
+- NCHW in PyTorch, NHWC in TensorFlow, which transposes its maps to NCHW for the sum: in a file these transposes cancel
+  those of the convolutions.
 - Neighbours come from ``F.unfold`` in PyTorch, from shifted maps in TensorFlow; in both from one ``Gather`` in ONNX.
 - Keras infers the widths of the maps.
 """
@@ -28,14 +28,14 @@ def carafe(features, masks, kernel_size: int, group_size: int = 1, scale_factor:
         features: (N, H, W, C), zero outside; all but N are static.
         masks: (N, s H, s W, g k k), the weights: for each group rows, then columns of the neighbourhood.
         kernel_size: k, odd, side of the neighbourhood.
-        group_size: g, groups of consecutive channels with masks of their own.
+        group_size: g, groups of consecutive channels, each with its own mask.
         scale_factor: s.
 
     Returns:
         (N, s H, s W, C).
 
     Raises:
-        ValueError: if ``masks`` has another number of channels, ``kernel_size`` is even or ``group_size`` does not
+        ValueError: if ``masks`` has a wrong number of channels, ``kernel_size`` is even or ``group_size`` does not
             divide C.
     """
     _, height, width, channels = features.shape
@@ -109,13 +109,13 @@ class CARAFE(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class CARAFEPack(keras.layers.Layer):
-    """Upsampling by CARAFE that finds its masks itself, by two convolutions and a softmax over the neighbourhood.
+    """Upsampling by CARAFE that computes its own masks, by two convolutions and a softmax over the neighbourhood.
 
     Args:
         channels: width C of the map.
         scale_factor: s.
         up_kernel: side k of the neighbourhood, odd.
-        up_group: groups of channels with masks of their own.
+        up_group: groups of channels, each with its own mask.
         encoder_kernel, encoder_dilation: of the second convolution.
         compressed_channels: width between the convolutions.
 
@@ -151,7 +151,7 @@ class CARAFEPack(keras.layers.Layer):
     def call(self, x):
         _, height, width, _ = x.shape
         masks = self.content_encoder(self.channel_compressor(x))
-        # channel (tap, cell): what a pixel shuffle would spread over the cells stays with its pixel here
+        # channel (tap, cell): here a pixel keeps what a pixel shuffle would spread over the cells
         shape = (-1, self.up_group, self.up_kernel**2, self.scale_factor**2, height * width)
         masks = tf.reshape(tf.transpose(masks, (0, 3, 1, 2)), shape)
         return reassemble(x, tf.nn.softmax(tf.transpose(masks, (0, 1, 4, 3, 2))))
@@ -159,10 +159,10 @@ class CARAFEPack(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class FPNCARAFE(keras.layers.Layer):
-    """Feature pyramid whose top-down path goes through CARAFE, also from the levels beyond the maps.
+    """Feature pyramid whose top-down path upsamples by CARAFE, from the extra levels too.
 
     Args:
-        in_channels: channels of every map, fine to coarse; Keras needs their number only.
+        in_channels: channels of every map, fine to coarse; Keras only needs how many there are.
         out_channels: channels of the levels.
         num_outs: number of levels.
 

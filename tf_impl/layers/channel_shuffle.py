@@ -1,8 +1,8 @@
 """Mixing of channel groups.
 
 Mirror notes:
-- Channels are axis 1 in PyTorch, the last axis in TensorFlow, which turns the map to NCHW around the shuffle while
-  it is exported: the turns meet those of the convolutions and vanish.
+- Channels are axis 1 in PyTorch, the last axis in TensorFlow, which transposes the map to NCHW around the shuffle while
+  exporting: these transposes cancel those of the convolutions.
 """
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ __all__ = ["channel_shuffle"]
 
 
 def channel_shuffle(x, groups: int):
-    """Channel i C/g + j goes to j g + i: neighbours come from different groups.
+    """Channel i C/g + j goes to j g + i: neighbours now come from different groups.
 
     Args:
         x: (N, H, W, C).

@@ -1,4 +1,4 @@
-"""Convolution, normalisation, activation: the unit that mmcv's models are made of, under mmcv's names.
+"""Convolution, normalisation, activation: the basic unit of mmcv's models, under mmcv's names.
 
 Names: mmcv ``cnn/bricks/conv_module.py`` (Apache-2.0): ``conv``, and ``bn``, ``gn`` or ``in`` for the normalisation.
 
@@ -23,8 +23,8 @@ class ConvModule(keras.layers.Layer):
 
     Args:
         filters, kernel_size, strides, padding, dilation_rate, groups: of the convolution.
-        use_bias: whether the convolution has a bias; None for: where there is no normalisation.
-        norm: None, "batch", "group", or what makes a normalisation.
+        use_bias: whether the convolution has a bias; None: only if there is no normalisation.
+        norm: None, "batch", "group", or a callable that makes a normalisation.
         norm_groups: groups of "group".
         activation: function or its name in Keras, or None.
         conv: makes the convolution, from its arguments in Keras.
@@ -87,10 +87,10 @@ def _depthwise(filters, kernel_size, groups, **options) -> DepthwiseConv2D:
 
 @keras.saving.register_keras_serializable("diptych")
 class DepthwiseSeparableConvModule(keras.layers.Layer):
-    """A convolution of every channel by itself, then a 1x1 convolution; both with normalisation and activation.
+    """A depthwise convolution, then a 1x1 convolution; both with normalisation and activation.
 
     Args:
-        filters, kernel_size, strides, padding, dilation_rate: of the convolutions, the last three of the first one.
+        filters, kernel_size, strides, padding, dilation_rate: of the convolutions, the last three for the first one.
         norm, activation: of both, see :class:`ConvModule`.
 
     x: (N, H, W, C) -> (N, H', W', filters).

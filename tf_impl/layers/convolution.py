@@ -2,7 +2,7 @@
 
 Mirror notes:
 - PyTorch ships ``Conv2d`` and ``ConvTranspose2d``; Keras pads on one side only ("same" at stride 2) and its grouped
-  convolution does not export, so the TensorFlow panel has layers of its own.
+  convolution does not export, so the TensorFlow panel has its own layers.
 - Kernels are stored (kh, kw, in / groups, out), in PyTorch (out, in / groups, kh, kw).
 """
 
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) form of an argument that may be one number for both."""
+    """An argument that may be one number for both axes, as (height, width)."""
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def same_padding(size, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros before and after an axis that make the output ceil(size / stride) long."""
+    """Zeros before and after an axis such that the output has length ceil(size / stride)."""
     largest = max if isinstance(size, int) else tf.maximum
     total = largest((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
@@ -43,20 +43,20 @@ def uniform_fan_in() -> keras.initializers.Initializer:
 
 
 def convolve(x, kernel, strides=(1, 1), pads=((0, 0), (0, 0)), dilation_rate=(1, 1), groups: int = 1):
-    """Two-dimensional convolution; what TensorFlow has no kernel or no gradient for is put together from what it has.
+    """Two-dimensional convolution; where TensorFlow lacks a kernel or a gradient, it is composed of what exists.
 
     Args:
         x: (N, H, W, C).
         kernel: (kh, kw, C / groups, out).
         strides, dilation_rate: by (height, width).
-        pads: zeros (before, after) on height and width, or "SAME": as many as make the output ceil(H / stride) long.
+        pads: zeros (before, after) on height and width, or "SAME": so many that the output has length ceil(H / stride).
         groups: number of channel groups.
 
     Returns:
         (N, H', W', out).
     """
     if pads == "SAME" and strides != (1, 1) and (strides[0] != strides[1] or dilation_rate != (1, 1)):
-        # strides that are cut out of the result afterwards ask for other zeros than "SAME" without strides
+        # strides that are taken from the result afterwards need other zeros than "SAME" without strides
         sizes = zip(tf.unstack(tf.shape(x)[1:3]), kernel.shape[:2], strides, dilation_rate, strict=True)
         x, pads = tf.pad(x, _explicit([same_padding(*size) for size in sizes])), ((0, 0), (0, 0))
     if groups == 1:
@@ -80,7 +80,7 @@ def convolve(x, kernel, strides=(1, 1), pads=((0, 0), (0, 0)), dilation_rate=(1,
 
         return _dense(x, kernel, strides, pads, dilation_rate), gradient
 
-    # TensorFlow has no grouped gradient in float64, and in float32 only for some sizes
+    # TensorFlow has grouped gradients for some sizes in float32 only, none in float64
     return native(x, kernel) if x.dtype == tf.float32 else split(x, kernel)
 
 
@@ -115,7 +115,7 @@ def _depthwise(x, kernel, strides, pads, dilation_rate):
 
 
 class Padded:
-    """What the convolutions below share: zeros on both sides, PyTorch's initial values, and dilation with strides."""
+    """Base of the convolutions below: zeros on both sides, PyTorch's initial values, and dilation with strides."""
 
     def __init__(
         self,
@@ -187,17 +187,17 @@ def _tuple(value, rank: int) -> tuple[int, ...]:
 
 @keras.saving.register_keras_serializable("diptych")
 class Conv2D(Padded, keras.layers.Conv2D):  # mirror: ships Conv2d
-    """keras.layers.Conv2D that also pads by a number, and whose groups and dilation export and have gradients.
+    """keras.layers.Conv2D that also takes padding as a number, and whose groups and dilation export and have gradients.
 
     Args:
         filters: channels of the result.
         kernel_size, strides, dilation_rate: one number or (height, width).
-        padding: "valid"; "same", which makes the output ceil(H / strides) long with an odd zero after the end; or one
-            number or (height, width) of zeros on both sides, by default 0.
+        padding: "valid"; "same", which makes the output ceil(H / strides) long, with an odd zero at the end; or zeros
+            on both sides, one number or (height, width), 0 by default.
         groups: number of channel groups; as many as channels make it a depthwise convolution.
         use_bias: whether a bias is added.
         kernel_initializer, bias_initializer: by default uniform between -1/sqrt(fan_in) and 1/sqrt(fan_in), PyTorch's.
-        kwargs: of keras.layers.Conv2D.
+        kwargs: for keras.layers.Conv2D.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', filters), H' = (H + 2p - d(k - 1) - 1) // s + 1.
     """
@@ -210,7 +210,7 @@ class Conv2D(Padded, keras.layers.Conv2D):  # mirror: ships Conv2d
 
 @keras.saving.register_keras_serializable("diptych")
 class DepthwiseConv2D(Conv2D):
-    """A convolution of every channel by itself: :class:`Conv2D` with as many groups and filters as there are channels.
+    """Depthwise convolution: :class:`Conv2D` with as many groups and filters as there are channels.
 
     Args:
         kernel_size, strides, padding, dilation_rate, use_bias, the initializers: of :class:`Conv2D`.
@@ -219,7 +219,7 @@ class DepthwiseConv2D(Conv2D):
     """
 
     def __init__(self, kernel_size, **kwargs):
-        kwargs.pop("groups", None), kwargs.pop("filters", None)  # of a saved configuration; they follow from the input
+        kwargs.pop("groups", None), kwargs.pop("filters", None)  # in a saved configuration; they follow from the input
         super().__init__(1, kernel_size, **kwargs)
 
     def build(self, input_shape):
@@ -290,10 +290,10 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 
     Args:
         filters, kernel_size, strides, use_bias: as in Keras.
-        padding: one number or (height, width) of rows that are cut off on both sides.
-        output_padding: rows that are added at the end.
+        padding: one number or (height, width) of rows cut off on both sides.
+        output_padding: rows added at the end.
         kernel_initializer, bias_initializer: by default PyTorch's, uniform with 1 / sqrt(filters kh kw).
-        kwargs: of keras.layers.Conv2DTranspose.
+        kwargs: for keras.layers.Conv2DTranspose.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', filters), H' = (H - 1) s - 2p + k + output_padding.
     """
@@ -348,7 +348,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         return y if self.activation is None else self.activation(y)
 
     def _native(self, x):
-        """ONNX pads the operator itself; the transpositions around it meet those of the neighbours and vanish."""
+        """ONNX pads the operator itself; the transposes around it cancel those of the neighbours."""
         kernel = tf.transpose(tf.convert_to_tensor(self.kernel), (3, 2, 0, 1))
         bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
         attributes = {

@@ -1,11 +1,11 @@
-"""Corner pooling: a place sees the largest value of all that lie in one direction from it.
+"""Corner pooling: every position takes the largest value in one direction from it.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, section 3.3. Source: princeton-vl/CornerNet
 ``models/py_utils/_cpools`` (BSD-3).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- ``where`` states which side a tie takes, because the frameworks' own maximum shares the gradient differently.
+- ``where`` states which side a tie takes, because the frameworks' maxima share the gradient differently.
 """
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ TOWARDS = {"top": (1, True), "bottom": (1, False), "left": (2, True), "right": (
 
 
 def corner_pool(x, direction: str):
-    """The running maximum of rows or columns, by maxima over 2, 4, 8, ... places.
+    """The running maximum of rows or columns, by maxima over 2, 4, 8, ... positions.
 
     Args:
         x: (N, H, W, C).

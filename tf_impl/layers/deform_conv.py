@@ -1,4 +1,4 @@
-"""Deformable convolution v1 and v2: every tap of the kernel looks at a place of its own; one ``DeformConv`` in ONNX.
+"""Deformable convolution v1 and v2: every tap of the kernel samples its own position; one ``DeformConv`` in ONNX.
 
 Papers: arXiv 1703.06211 (v1), 1811.11168 (v2: a mask scales every tap). Names: mmcv ``DeformConv2dPack`` and
 ``ModulatedDeformConv2dPack`` (Apache-2.0); numbers: ``torchvision.ops.deform_conv2d`` (BSD-3).
@@ -31,19 +31,20 @@ def deform_conv2d(
     deform_groups: int = 1,
     border_grad: str = "torchvision",
 ):
-    """Convolution whose tap k of output pixel (i, j) samples the input bilinearly at its regular place plus an offset.
+    """Convolution whose tap k of output pixel (i, j) samples the input bilinearly at its regular position plus an
+    offset.
 
     Args:
         x: (N, H, W, C).
         offset: (N, h, w, 2 G K) in pixels, with G ``deform_groups`` and K = kh kw: for each group and tap dy, then dx.
         weight: (kh, kw, C / groups, out).
         bias: (out,) or ``None``.
-        stride, padding, dilation: one number or (height, width). Outside of the input everything is zero.
+        stride, padding, dilation: one number or (height, width). Everything outside the input is zero.
         mask: (N, h, w, G K), factor of each tap; ``None`` for 1 (v1).
         groups: channel groups of the convolution.
-        deform_groups: channel groups with an offset and mask of their own.
-        border_grad: gradient where a sample lies exactly one pixel outside of the upper or left border, such as at each
-            border tap while offsets are zero: ``"torchvision"``, the right-hand derivative; ``"mmcv"``, zero. Values
+        deform_groups: channel groups, each with its own offset and mask.
+        border_grad: gradient where a sample lies exactly one pixel outside the upper or left border, as every border
+            tap does while offsets are zero: ``"torchvision"``, the right-hand derivative; ``"mmcv"``, zero. Values
             are the same.
 
     Returns:
@@ -138,7 +139,7 @@ def _weighted_rows(table, index, weight):
 
 @keras.saving.register_keras_serializable("diptych")
 class DeformConv2dPack(keras.layers.Layer):
-    """Deformable convolution v1 that finds its offsets itself, by a convolution that starts as zero.
+    """Deformable convolution v1 that computes its own offsets, by a convolution that starts as zero.
 
     Args:
         filters, kernel_size, strides, padding, dilation_rate, groups, use_bias: as of a convolution.
@@ -221,7 +222,7 @@ class DeformConv2dPack(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class ModulatedDeformConv2dPack(DeformConv2dPack):
-    """Deformable convolution v2 that finds its offsets and mask itself; the mask starts as one half everywhere.
+    """Deformable convolution v2 that computes its own offsets and mask; the mask starts as one half everywhere.
 
     Args:
         filters, kernel_size, strides, padding, dilation_rate, groups, use_bias: as of a convolution.

@@ -1,11 +1,11 @@
-"""Generalised attention: appearance, relative position, and learnt biases in place of either, as terms that are chosen.
+"""Generalised attention: appearance, relative position, and learnt biases in place of either, as optional terms.
 
 "An Empirical Study of Spatial Attention Mechanisms in Deep Networks", 2019, arXiv:1904.05873. Parameter names: mmcv
 ``cnn/bricks/generalized_attention.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
-  those of the convolutions and vanish.
+- NCHW in PyTorch, NHWC in TensorFlow, which transposes its maps to NCHW for the matrix products: in a file these
+  transposes cancel those of the convolutions.
 - Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 """
 
@@ -26,27 +26,28 @@ WAVE_LENGTH = 1000  # longest of the position embedding
 
 @keras.saving.register_keras_serializable("diptych")
 class GeneralizedAttention(keras.layers.Layer):
-    """Attention of every place (query) to every place (key), over the heads' blocks of channels.
+    """Attention of every position (query) to every position (key), per head.
 
     The energy of a pair, with Q and K of appearance and R of the relative position, has up to four terms: Q . K,
     Q . R, appr_bias . K and geom_bias . R. It is not divided by the root of the width.
 
     The reference, given the second term without the fourth, uses the query with height and width exchanged for the
-    vertical part: it fails unless H = W, and is another function then. Here the term is the same in all types, as the
-    paper has it. Given the third term alone and a range, the reference lets all queries see what the first may see;
-    here each has its own range. ``local_constraint_map``, which it stores, is computed from the size of the map.
+    vertical part: it fails unless H = W, and computes a different function then. Here the term is the same in all
+    types, as in the paper. Given the third term alone and a range, the reference lets all queries see what the first
+    one may see; here each has its own range. ``local_constraint_map``, which it stores, is computed from the size of
+    the map.
 
     Args:
         position_embedding_dim: width E of the embedding of a relative position, a multiple of 4; -1 for C.
         position_magnitude: factor of the positions.
         num_heads: heads M, each of C // M channels.
         spatial_range: farthest row and column that a query sees, in units of the query's grid; -1 for all.
-        q_stride: only every such row and column asks; the result is resized bilinearly.
-        kv_stride: only every such row and column is attended to.
+        q_stride: only every such row and column is a query; the result is resized bilinearly.
+        kv_stride: only every such row and column is a key.
         attention_type: four characters, 0 or 1, that choose the terms in the order above.
 
     x: (N, H, W, C), the same shape out.
-    Raises: ValueError if ``attention_type`` is not of this form or chooses nothing.
+    Raises: ValueError if ``attention_type`` is anything else or chooses nothing.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class GeneralizedAttention(keras.layers.Layer):
             energy = energy + tf.reshape(geometry, (-1, heads, h * w, hk * wk))
         if self.spatial_range >= 0:
             energy = energy + tf.constant(self.constraint(h, w, hk, wk), x.dtype)
-        elif self.attention_type == "0010":  # all queries ask the same
+        elif self.attention_type == "0010":  # all queries are the same
             h = w = 1
         value = self.split(self.value_conv(of_key))
         y = tf.matmul(value, tf.nn.softmax(energy), transpose_b=True)  # (N, M, e, h w)
@@ -133,7 +134,7 @@ class GeneralizedAttention(keras.layers.Layer):
         return tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, self.num_heads, self.head_dim, h * w))
 
     def asked(self, query, term: int, bias: str):
-        """Query, bias, or their sum, as the type has it.  (N, M, e, h w) -> (N or 1, M, e, h w or 1)."""
+        """Query, bias, or their sum, depending on the type.  (N, M, e, h w) -> (N or 1, M, e, h w or 1)."""
         found = query if self.attention_type[term] == "1" else 0.0
         if self.attention_type[term + 2] == "1":
             found = found + tf.reshape(getattr(self, bias), (1, self.num_heads, self.head_dim, 1))

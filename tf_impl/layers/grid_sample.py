@@ -1,8 +1,8 @@
-"""Sampling a feature map at given places; one ``GridSample`` node in ONNX.
+"""Sampling a feature map at given positions; one ``GridSample`` node in ONNX.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow; the grid is the same in both.
-- PyTorch has ``F.grid_sample``; TensorFlow gathers, and repeats its rules for the gradient at the borders.
+- PyTorch has ``F.grid_sample``; TensorFlow gathers, and follows its rules for the gradient at the borders.
 """
 
 import tensorflow as tf
@@ -13,20 +13,20 @@ __all__ = ["grid_sample"]
 
 
 def grid_sample(x, grid, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool = False):
-    """Value of ``x`` at every place of ``grid``.
+    """Value of ``x`` at every position of ``grid``.
 
     Args:
         x: (N, H, W, C); all but N are static.
         grid: (N, h, w, 2), for each output pixel the horizontal, then the vertical coordinate in [-1, 1].
-        mode: ``"bilinear"`` or ``"nearest"`` (halves to the even pixel; no gradient for the grid).
+        mode: ``"bilinear"`` or ``"nearest"`` (halves round to even; no gradient for the grid).
         padding_mode: what lies outside: ``"zeros"``, ``"border"`` (the nearest border pixel) or ``"reflection"``.
-        align_corners: -1 and 1 are the centres of the first and last pixel, otherwise their outer edges.
+        align_corners: -1 and 1 are the centres of the first and last pixel; otherwise their outer edges.
 
     Returns:
         (N, h, w, C).
 
     Raises:
-        ValueError: if ``mode`` or ``padding_mode`` is another one.
+        ValueError: if ``mode`` or ``padding_mode`` is unknown.
     """
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")

@@ -1,7 +1,7 @@
-"""Initial values, as classes: a layer that is given one makes its own.
+"""Initial values, as classes: every layer gets its own.
 
 Mirror notes:
-- PyTorch fills tensors that exist, by functions of a whole model; Keras gives every layer its initial values.
+- PyTorch fills existing tensors, by functions for a whole model; Keras gives every layer its initial values.
 """
 
 import keras
@@ -17,7 +17,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych")
 class KaimingNormal(keras.initializers.VarianceScaling):
-    """Normal with variance 2 / fan_out (arXiv:1502.01852)."""  # mirror: fills tensors
+    """Normal with variance 2 / fan_out (arXiv:1502.01852)."""  # mirror: fills existing tensors
 
     def __init__(self, seed=None):
         super().__init__(2.0, "fan_out", "untruncated_normal", seed)
@@ -39,7 +39,7 @@ class KaimingUniform(keras.initializers.VarianceScaling):
 
 @keras.saving.register_keras_serializable("diptych")
 class SmallNormal(keras.initializers.RandomNormal):
-    """Normal with deviation 0.01, as of detectors' heads."""
+    """Normal with deviation 0.01, as in the heads of detectors."""
 
     def __init__(self, seed=None):
         super().__init__(stddev=0.01, seed=seed)
@@ -50,7 +50,7 @@ class SmallNormal(keras.initializers.RandomNormal):
 
 @keras.saving.register_keras_serializable("diptych")
 class ZeroRow(keras.initializers.Initializer):
-    """The values of another initialiser, and zeros for the row of the padding.
+    """The values of another initialiser, but zeros in the padding's row.
 
     Args:
         initializer: makes the other rows.

@@ -15,7 +15,7 @@ class Dense(keras.layers.Dense):
 
     Args:
         units: width of the result.
-        activation, use_bias, kernel_initializer, bias_initializer, kwargs: of keras.layers.Dense.
+        activation, use_bias, kernel_initializer, bias_initializer, kwargs: for keras.layers.Dense.
 
     Inputs: (..., C).  Returns: (..., units).
     """
@@ -67,7 +67,7 @@ class Embedding(keras.layers.Embedding):
 
     Args:
         input_dim, output_dim: shape of the table.
-        embeddings_initializer, kwargs: of keras.layers.Embedding.
+        embeddings_initializer, kwargs: for keras.layers.Embedding.
 
     Inputs: integers (...), 0-based.  Returns: (..., output_dim).
     """
@@ -77,7 +77,7 @@ class Embedding(keras.layers.Embedding):
             embeddings_initializer = keras.initializers.RandomNormal(stddev=1.0)
         super().__init__(input_dim, output_dim, embeddings_initializer=embeddings_initializer, **kwargs)
         if not self.built:
-            self.build(None)  # its width is known, and a table that is shared is read before it is called
+            self.build(None)  # its width is known, and a shared table is read before the layer is called
 
     def call(self, inputs):
         rows = tf.gather(tf.convert_to_tensor(self.embeddings), inputs)

@@ -1,15 +1,15 @@
-"""Attention whose cost is linear in the length: a product of features takes the place of the exponential of a product.
+"""Attention whose cost is linear in the length: a product of features replaces the exponential of a product.
 
 "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention", 2020, arXiv:2006.16236.
 "Rethinking Attention with Performers", 2020, arXiv:2009.14794 (FAVOR+). The numbers are those of
 lucidrains/performer-pytorch (MIT), which follows the authors' JAX code.
 
-The causal form cuts the sequence into chunks: within a chunk it multiplies queries and keys, and what lies before comes
-from running sums of one matrix per chunk. So it needs neither a loop nor a matrix per position.
+The causal variant cuts the sequence into chunks: within a chunk it multiplies queries and keys; earlier chunks come in
+through running sums, one matrix per chunk. This needs neither a loop nor a matrix per position.
 
 Mirror notes:
 - PyTorch has no exclusive cumulative sum; it shifts the inclusive one.
-- ``torch.export`` takes an axis of length 1 for a constant: PyTorch exports one empty chunk more.
+- ``torch.export`` treats an axis of length 1 as a constant: PyTorch exports one empty chunk more.
 """
 
 import tensorflow as tf
@@ -25,7 +25,7 @@ __all__ = [
     "softmax_features",
 ]
 
-CHUNK = 64  # positions of a chunk in the causal form
+CHUNK = 64  # positions of a chunk in the causal variant
 
 
 def in_chunks(x):
@@ -36,11 +36,11 @@ def in_chunks(x):
 
 
 def feature_attention(query, key, value, causal: bool = False):
-    """Sums over the keys, and for the causal form over those up to each query.
+    """Sums over the keys; in the causal variant over those up to each query.
 
     Args:
         query, key: features, (N, heads, T, R) and (N, heads, S, R).
-        value: (N, heads, S, E). In the causal form S = T.
+        value: (N, heads, S, E). In the causal variant S = T.
 
     Returns: sums of (q . k) v, (N, heads, T, E), and of q . k, (N, heads, T, 1).
     """
@@ -86,7 +86,7 @@ def softmax_features(x, projection, is_query: bool, masked=None, eps: float = 1e
         x: (N, heads, T, E).
         projection: (R, E), see :func:`orthogonal_projection`.
         is_query: whether x are queries.
-        masked: (N, 1, T, 1) bool, True = does not count for the largest exponent and has no features; or None.
+        masked: (N, 1, T, 1) bool, True = ignored for the largest exponent, without features; or None.
         eps: added to each exponential.
 
     Returns: (N, heads, T, R).
@@ -121,8 +121,8 @@ def favor_attention(
 ):
     """FAVOR+: attention by random features.
 
-    In the causal form the largest exponent is that of later keys, too; they change the result as far as ``eps`` does,
-    with 1e-4 by some thousandths. With 0 they change nothing but rounding.
+    In the causal variant the largest exponent also covers later keys, which therefore change the result by as much as
+    ``eps`` does: a few thousandths for 1e-4, only rounding for 0.
 
     Args:
         query, key, value: (N, heads, T, E), (N, heads, S, E), (N, heads, S, F).
@@ -130,12 +130,12 @@ def favor_attention(
         key_padding_mask: (N, S) bool, True = padding, or None.
         causal: whether a query sees no later key.
         kernel: "softmax" or "relu".
-        mask_keys: whether padding has no features. Without, as in the reference, only its values are zero, and it
+        mask_keys: whether padding has no features. If not, as in the reference, only its values are zero, and it still
             takes a share of the weights.
-        eps: of the features, by default 1e-4 ("softmax") or 1e-3 ("relu"); with 0 nothing is added to the norm, either.
+        eps: of the features, by default 1e-4 ("softmax") or 1e-3 ("relu"); if 0, nothing is added to the norm either.
 
     Returns: (N, heads, T, F); 0 where there is no key.
-    Raises: ValueError if ``kernel`` is another one.
+    Raises: ValueError if ``kernel`` is unknown.
     """
     if kernel not in ("softmax", "relu"):
         raise ValueError(f"kernel={kernel!r} must be 'softmax' or 'relu'")
@@ -157,15 +157,16 @@ def favor_attention(
 
 
 def orthogonal_projection(normal, lengths, scaling: int = 0):
-    """Rows that are orthogonal in blocks, as long as normal rows or all equal (arXiv:2009.14794, section 2.4).
+    """Rows that are orthogonal in blocks, with the lengths of normal rows or all of one length (arXiv:2009.14794,
+    section 2.4).
 
     Args:
         normal: (B, E, E) normal numbers, B = R / E rounded up; a block is the transpose of Q of their decomposition QR.
         lengths: (R, E) normal numbers, whose norms are the lengths of the rows if ``scaling`` is 0.
-        scaling: 0, or 1 for rows of the length sqrt(E).
+        scaling: 0, or 1 for rows of length sqrt(E).
 
     Returns: (R, E).
-    Raises: ValueError if ``scaling`` is another number.
+    Raises: ValueError if ``scaling`` is neither.
     """
     if scaling not in (0, 1):
         raise ValueError(f"scaling={scaling} must be 0 or 1")

@@ -1,7 +1,7 @@
-"""Attention among positions that a hash puts near each other: the cost is that of the neighbours alone.
+"""Attention among positions with similar hashes: the cost is that of neighbours alone.
 
 "Reformer: The Efficient Transformer", 2020, arXiv:2001.04451. The numbers are those of lucidrains/reformer-pytorch
-(MIT). Query and key are one vector; the key is that vector at length 1, and a position hardly attends to itself.
+(MIT). Query and key are one vector; the key is that vector scaled to length 1, and a position hardly attends to itself.
 """
 
 import math
@@ -15,11 +15,11 @@ from .top_k import argmax
 
 __all__ = ["hash_buckets", "lsh_attention", "shared_qk_attention"]
 
-SELF = -5e4  # score of a position with itself: it counts where there is no other
+SELF = -5e4  # score of a position with itself: it only counts where there is no other
 
 
 def unit(x):
-    """Vectors at length 1; shorter ones than 1e-12 are divided by that."""
+    """Vectors scaled to length 1; those shorter than 1e-12 are divided by 1e-12."""
     return x / tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(x), -1, keepdims=True), 1e-24))
 
 
@@ -46,7 +46,7 @@ def hash_buckets(qk, rotations):
 
 
 def with_chunk_before(x):
-    """Each chunk after the one before it; before the first comes the last.  (N, C, L, ...) -> (N, C, 2 L, ...)."""
+    """Each chunk after the one before it; the last precedes the first.  (N, C, L, ...) -> (N, C, 2 L, ...)."""
     return tf.concat([tf.concat([x[:, -1:], x[:, :-1]], 1), x], 2)
 
 
@@ -63,7 +63,7 @@ def lsh_attention(
     """Attention within sorted buckets, over several rounds.
 
     In each round the positions are sorted by bucket and cut into chunks; a chunk attends to itself and the one before.
-    The rounds are added by the weight of what they saw.
+    The rounds are averaged by the total weight of their keys.
 
     Args:
         qk, value: (N, T, E) and (N, T, F); T is a multiple of 2 ``bucket_size``.
@@ -72,7 +72,7 @@ def lsh_attention(
         bucket_size: positions L of a chunk.
         causal: whether a position sees no later one.
         allow_duplicates: whether a pair that meets in several rounds counts each time.
-        waves: (T, E) rotary positions, which turn the vectors after they were hashed; or None.
+        waves: (T, E) rotary positions, which rotate the vectors after hashing; or None.
 
     Returns: dict: ``"output"`` (N, T, F), ``"buckets"`` (N, H T) int64, see :func:`hash_buckets`.
     Raises: ValueError if length, rotations and bucket size do not fit.
@@ -129,7 +129,7 @@ def lsh_attention(
 
 
 def shared_qk_attention(qk, value, padding_mask=None, causal: bool = False):
-    """The same attention among all positions, which the hash spares.  Arguments: :func:`lsh_attention`.
+    """The same attention among all positions, without hashing.  Arguments: :func:`lsh_attention`.
 
     Returns: (N, T, F).
     """

@@ -19,7 +19,7 @@ def matrix_nms(masks, labels, scores, kernel: str = "gaussian", sigma: float = 2
         labels: (N, C) class of each.
         scores: (N, C) descending.
         kernel: "gaussian", exp(-sigma IoU^2), or "linear", 1 - IoU.
-        sigma: see there.
+        sigma: of the Gaussian.
 
     Returns:
         (N, C).
@@ -33,7 +33,7 @@ def matrix_nms(masks, labels, scores, kernel: str = "gaussian", sigma: float = 2
     union = tf.maximum(area[:, :, None] + area[:, None] - shared, 1)
     rank = tf.range(labels.shape[1])
     better = tf.cast((rank[:, None] < rank) & (labels[:, :, None] == labels[:, None]), shared.dtype)
-    overlap = shared / union * better  # of the better i with j
+    overlap = shared / union * better  # of better mask i with j
     hidden = tf.reduce_max(overlap, 1)[:, :, None]  # how much i itself is overlapped
     if kernel == "gaussian":
         decay = tf.exp(sigma * (tf.square(hidden) - tf.square(overlap)))

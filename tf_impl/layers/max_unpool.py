@@ -1,9 +1,9 @@
-"""Max pooling that remembers where, and its partial inverse; ``MaxPool`` and ``MaxUnpool`` nodes in ONNX.
+"""Max pooling that returns its indices, and its partial inverse; ``MaxPool`` and ``MaxUnpool`` nodes in ONNX.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow. An index counts the pixels of one channel's plane, row by row, in both.
-- TensorFlow counts channels too and cannot pad, so its indices are converted. So are those of ONNX, which count images
-  and channels; there both panels convert.
+- TensorFlow counts channels too and cannot pad, so its indices are converted. ONNX counts images and channels, so both
+  panels convert there.
 """
 
 import tensorflow as tf
@@ -55,7 +55,7 @@ def max_unpool2d(
     padding: int | tuple[int, int] = 0,
     output_size: tuple[int, int] | None = None,
 ):
-    """Values put back to the places they were pooled from; zero elsewhere.
+    """Values put back where they were pooled from; zero elsewhere.
 
     Args:
         x, indices: (N, h, w, C), as of :func:`max_pool2d_with_indices`; all but N are static.

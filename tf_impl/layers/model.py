@@ -14,7 +14,7 @@ from .names import mark_containers, named_layers
 
 __all__ = ["Model", "TextModel", "TokenModel"]
 
-KEPT = ("name", "trainable", "dtype")  # what Keras writes into every config
+KEPT = ("name", "trainable", "dtype")  # what Keras writes to every config
 
 
 def _snake(name: str) -> str:
@@ -63,11 +63,11 @@ def _decode(value):
 
 @keras.saving.register_keras_serializable("diptych")
 class Model(keras.Model):
-    """keras.Model whose summary, ``.keras`` file and copies work whatever its constructor takes.
+    """keras.Model whose summary, ``.keras`` files and copies work whatever its constructor takes.
 
-    A layer that is set as an attribute is named after it, with all of its own, unless it was given a name: ``conv1``
-    and not ``conv2d_339``. The constructor's arguments are kept for ``get_config``; Keras itself keeps numbers and
-    strings only.
+    A layer that is set as an attribute is named after it, and so are its own layers, unless it was given a name:
+    ``conv1``, not ``conv2d_339``. The constructor's arguments are kept for ``get_config``; Keras itself only keeps
+    numbers and strings.
     """
 
     def __new__(cls, *args, **kwargs):
@@ -103,7 +103,7 @@ class Model(keras.Model):
         return cls(**config)
 
     def get_build_config(self):
-        """Every input that the model was built with; Keras itself keeps the first one only."""
+        """Every input that the model was built with; Keras itself only keeps the first."""
         try:
             given = self.input
         except (AttributeError, ValueError):  # it was never called with symbolic tensors
@@ -122,8 +122,8 @@ class Model(keras.Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class TextModel(Model):
-    """A model that ``fit``, ``evaluate`` and ``predict`` may give its inputs as a dictionary, or as a list in the order
-    of its arguments.
+    """A model whose inputs ``fit``, ``evaluate`` and ``predict`` may pass as a dictionary, or as a list in the order of
+    its arguments.
     """
 
     def __call__(self, *args, **kwargs):
@@ -141,5 +141,5 @@ class TokenModel(TextModel):
 
     def build(self, input_shape=None):
         needed = [p for p in inspect.signature(self.call).parameters.values() if p.default is p.empty]
-        self.built = True  # but for its parts, which are built as they are called, those of training included
+        self.built = True  # except its parts, which are built when called, those for training included
         self(*(keras.Input(self.token_shape, dtype="int64") for _ in needed), training=True)

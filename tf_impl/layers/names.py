@@ -1,8 +1,8 @@
 """What the layers of a Keras model, and their variables, are called in PyTorch.
 
 A layer class says in ``torch_names`` which of its attributes are variables with another name or layout in PyTorch:
-attribute -> (last part of the name, axes that transpose the Keras layout into PyTorch's, or None). Variables of a layer
-that says nothing are called as its attributes are. Keras' own classes are listed here.
+attribute -> (last part of the name, axes that transpose the Keras layout into PyTorch's, or None). Without a
+declaration, variables are named like their attributes. Keras' own classes are listed here.
 
 No twin: PyTorch has ``named_modules`` and ``state_dict``.
 """
@@ -54,7 +54,7 @@ def _children(node) -> Iterator[tuple[str, object]]:
 
 
 def named_layers(model, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer with its dotted name, parents before children; a layer held twice comes under both names."""
+    """Every layer with its dotted name, parents before children; a shared layer appears under each of its names."""
     if isinstance(model, keras.layers.Layer):
         yield prefix, model
     for key, child in _children(model):
@@ -83,11 +83,11 @@ def named_variables(layer) -> Iterator[tuple[str, keras.Variable, tuple | None]]
 def mark_containers(model) -> list[str]:
     """Build all layers that know their widths, and mark those as built whose variables are all in their children.
 
-    Keras would trace each of the latter by itself before it traces the model; once is enough. The model itself and its
+    Keras would trace each of the latter separately before it traces the model; once is enough. The model itself and its
     own ``keras.Sequential`` stay as they are if anything is left to be built.
 
     Returns:
-        Names of the layers that do not know their widths.
+        Names of the layers that do not know their widths yet.
     """
     inherited = keras.layers.Layer.build, keras.Model.build, keras.Sequential.build
     containers, unknown = [], []

@@ -1,11 +1,11 @@
 """One ONNX operator in place of a composite function, while a model is being exported.
 
-A function such as RoIAlign computes with ordinary tensor mathematics in eager mode. ONNX has an operator of the same
-meaning that runtimes execute much faster; inside ``with exporting_to_onnx():`` the function emits it instead.
+A function such as RoIAlign computes with ordinary tensor mathematics in eager mode. ONNX has an equivalent operator
+that runtimes execute much faster; inside ``with exporting_to_onnx():`` the function emits it instead.
 
 Mirror notes:
 - TensorFlow has no symbolic ONNX operator. A ``PyFunc`` node, which is never executed, carries name and attributes in
-  its token; ``HANDLERS`` tells tf2onnx to turn it into the operator. PyTorch has ``torch.onnx.ops.symbolic``.
+  its token; ``HANDLERS`` tells tf2onnx to replace it by the operator. PyTorch has ``torch.onnx.ops.symbolic``.
 """
 
 import contextlib

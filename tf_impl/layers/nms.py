@@ -1,6 +1,6 @@
 """Greedy non-maximum suppression with results of fixed size; one ``NonMaxSuppression`` node in ONNX.
 
-The greedy rule walks through the boxes in the order of their scores and keeps a box unless an already kept one overlaps
+The greedy rule goes through the boxes in descending order of score and keeps a box unless one that was kept overlaps
 it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
 Blocks of the best boxes are settled one after the other, each suppresses the boxes after it, until enough are kept.
@@ -23,19 +23,19 @@ LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not 
 
 
 def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_threshold: float | None = None):
-    """Class-agnostic suppression in every image: of two boxes with IoU > ``iou_threshold`` the better scored one stays.
+    """Class-agnostic suppression in every image: of two boxes with IoU > ``iou_threshold`` the one with the higher
+    score stays.
 
     Args:
         boxes_xyxy: (N, B, 4) with x1 <= x2 and y1 <= y2, any unit; B is static. IoU has no epsilon; a box without area
             overlaps nothing.
-        scores: (N, B). Of equal scores the lower index is the better one.
+        scores: (N, B). Of equal scores the lower index is better.
         iou_threshold: boxes overlap if their IoU is strictly larger.
-        max_outputs: number of results per image, K below.
+        max_outputs: number of results per image, K.
         score_threshold: only scores strictly larger take part; ``None`` for all.
 
     Returns:
-        indices: (N, K) int64, kept boxes in descending order of score, then 0 where there are no more, so that it can
-            be used to gather.
+        indices: (N, K) int64, kept boxes in descending order of score, padded with 0, so that it can be used to gather.
         valid: (N, K) bool, which indices are kept boxes.
 
     Source:
@@ -47,7 +47,7 @@ def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_thresh
 
 
 def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs: int):
-    """Suppression within each class: boxes of different labels are moved apart, then all go through :func:`nms`.
+    """Suppression within each class: boxes of different labels are moved apart, then all are passed to :func:`nms`.
 
     Args:
         boxes: (N, B, 4) xyxy; B is static.
@@ -61,8 +61,8 @@ def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs:
         indices, valid: both (N, K), as :func:`nms` returns them.
 
     Source:
-        torchvision.ops.batched_nms (coordinate offsets). Below zero the offset also counts the extent on that side,
-        without which a box left of the origin would reach into the class before it.
+        torchvision.ops.batched_nms (coordinate offsets). Here the offset includes negative coordinates; otherwise a box
+        left of the origin would overlap the previous class.
     """
     boxes = tf.where(valid[..., None], tf.stop_gradient(boxes), tf.zeros([], boxes.dtype))
     lowest, highest = tf.minimum(tf.reduce_min(boxes, axis=(1, 2)), 0.0), tf.reduce_max(boxes, axis=(1, 2))  # (N,)
@@ -78,7 +78,7 @@ def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
     eligible = tf.ones_like(scores, dtype=tf.bool) if score_threshold is None else scores > score_threshold
     keep = _kept(boxes, eligible, iou_threshold, max_outputs)
     found = min(count, max_outputs)
-    kept, position = top_k(tf.cast(keep, tf.int32), found)  # the kept ones first, in their order
+    kept, position = top_k(tf.cast(keep, tf.int32), found)  # kept boxes first, in order
     valid = kept > 0
     indices = tf.where(valid, tf.gather(order, position, batch_dims=1), tf.zeros([], tf.int64))
     padding = [[0, 0], [0, max_outputs - found]]

@@ -3,7 +3,7 @@
 Mirror notes:
 - PyTorch stores the unbiased batch variance, Keras the biased one; the TensorFlow panel stores PyTorch's.
 - PyTorch's momentum is the weight of the new value, Keras' that of the old one.
-- ``freeze_norm`` puts new modules in PyTorch; Keras builds lazily, so its layers are told before they build.
+- ``freeze_norm`` replaces modules in PyTorch; Keras builds lazily, so its layers are told before they build.
 """
 
 import keras
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def moments(x, axes, keepdims: bool = False):
-    """Mean and biased variance, as often differentiable as one likes: those of ``tf.nn.moments`` only once."""
+    """Mean and biased variance, differentiable any number of times; ``tf.nn.moments`` is only once."""
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
     return (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
@@ -38,13 +38,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Args:
         momentum: weight of the old value in the running statistics; 1 - 0.1.
         epsilon: added to the variance inside the root.
-        kwargs: of keras.layers.BatchNormalization.
+        kwargs: for keras.layers.BatchNormalization.
 
     ``norm_eval = True`` makes it use the running statistics in training, too.
 
     Inputs: (..., C).  Returns: the same shape.
-    Raises: ValueError in training on one value per channel, as PyTorch does; where the size is not known before the
-        graph runs, the variance of one value counts as 0.
+    Raises: ValueError in training on one value per channel, as PyTorch does; if the size is only known when the graph
+        runs, the variance of one value counts as 0.
     """
 
     torch_names = {
@@ -94,7 +94,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return tf.cast(y, inputs.dtype)
 
     def _update(self, x):
-        """Mean and biased variance of the batch, which move the running statistics."""
+        """Mean and biased variance of the batch; updates the running statistics."""
         size = x.shape[:-1].num_elements()
         if size == 1:
             raise ValueError(f"more than 1 value per channel is expected in training; the input is {tuple(x.shape)}")
@@ -131,7 +131,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
     Args:
         groups: number of groups of consecutive channels.
         epsilon: added to the variance inside the root.
-        kwargs: of keras.layers.GroupNormalization.
+        kwargs: for keras.layers.GroupNormalization.
 
     Inputs: (N, ..., C).  Returns: the same shape.
     """
@@ -143,7 +143,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         x = tf.cast(inputs, self.variable_dtype)
         channels, rank, size = x.shape[-1], x.shape.rank, x.shape[-1] // self.groups
         gamma, beta = (None if v is None else tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
-        if exporting():  # the groups as channels of one long line
+        if exporting():  # the groups as channels of a one-dimensional map
             y = tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))
             ones, zeros = tf.ones(self.groups, x.dtype), tf.zeros(self.groups, x.dtype)
             cells = x.shape[1:].num_elements()
@@ -220,7 +220,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     Args:
         epsilon: added to the variance inside the root.
-        kwargs: of keras.layers.LayerNormalization; the axis is the last one.
+        kwargs: for keras.layers.LayerNormalization; the axis is the last one.
 
     Inputs: (..., D).  Returns: the same shape.
     """
@@ -264,13 +264,13 @@ class StdLayerNorm(keras.layers.Layer):
     def call(self, x):
         centred = x - tf.reduce_mean(x, -1, keepdims=True)
         variance = tf.reduce_sum(tf.square(centred), -1, keepdims=True) / (x.shape[-1] - 1)
-        positive = variance > 0  # the root has no gradient at 0, where all of a row is equal
+        positive = variance > 0  # the root has no gradient at 0, where all values of a row are equal
         std = tf.where(positive, tf.sqrt(tf.where(positive, variance, tf.ones_like(variance))), variance)
         return tf.convert_to_tensor(self.gamma) * centred / (std + self.epsilon) + tf.convert_to_tensor(self.beta)
 
 
 def freeze_norm(model) -> None:
-    """Make every batch normalisation of a model a fixed scale and shift.
+    """Replace every batch normalisation of a model by a fixed scale and shift.
 
     Args:
         model: a layer that is not built.
@@ -281,7 +281,8 @@ def freeze_norm(model) -> None:
 
 
 def choose_norm(norm):
-    """What makes a normalisation: by name, "batch", "frozen" (fixed scale and shift) or "group" (32 groups), or itself.
+    """The class of a normalisation by its name, "batch", "frozen" (fixed scale and shift) or "group" (32 groups);
+    anything else is returned as it is.
 
     Raises:
         ValueError: if there is no such name.

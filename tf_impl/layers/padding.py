@@ -1,4 +1,4 @@
-"""Borders; Keras has only a layer that adds zeros. No twin: PyTorch has ``nn.ReflectionPad2d``."""
+"""Padding by reflection; Keras only has a layer that adds zeros. No twin: PyTorch has ``nn.ReflectionPad2d``."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ __all__ = ["ReflectionPadding2D"]
 
 @keras.saving.register_keras_serializable("diptych")
 class ReflectionPadding2D(keras.layers.Layer):
-    """Continue a map by its mirror image, the border itself not repeated.
+    """Extend a map by its mirror image, without repeating the border itself.
 
     Args:
         padding: rows and columns on each side.

@@ -40,7 +40,7 @@ class FC(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DynamicGRU(keras.layers.Layer):
-    """The recurrent part of a gated recurrent unit (arXiv:1406.1078); the input comes multiplied already.
+    """The recurrent part of a gated recurrent unit (arXiv:1406.1078); its input is multiplied by the weights already.
 
     h = (1 - u) h' + u tanh(x_c + (r h') W_c), u = sigmoid(x_u + h' W_u), r = sigmoid(x_r + h' W_r).
 
@@ -65,12 +65,12 @@ class DynamicGRU(keras.layers.Layer):
 
 
 def turned(x, lengths):
-    """Every sequence from its end to its beginning; what comes after the end stays.  x: (N, T, D), lengths: (N,)."""
+    """Every sequence reversed; what comes after its end stays.  x: (N, T, D), lengths: (N,)."""
     return tf.reverse_sequence(x, lengths, seq_axis=1, batch_axis=0)
 
 
 def operator(x, lengths, parts):
-    """Both directions as ONNX's operator.  x: (N, T, I) -> (N, T, 2 H)."""
+    """Both directions as ONNX's GRU operator.  x: (N, T, I) -> (N, T, 2 H)."""
     size = parts[0][1].size
 
     def gates(columns):  # u, r, c along the first axis
@@ -95,7 +95,7 @@ def operator(x, lengths, parts):
 
 
 def bidirectional_gru(x, lengths, forward, backward):
-    """Two units over sequences of several lengths, the second from their ends to their beginnings.
+    """Two units over sequences of various lengths, the second one backwards.
 
     Args:
         x: (N, T, I) float.

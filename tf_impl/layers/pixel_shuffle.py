@@ -1,7 +1,7 @@
-"""Channels become pixels.
+"""Pixel shuffle: channels become pixels.
 
 Mirror notes:
-- PyTorch ships it; TensorFlow's ``depth_to_space`` takes the channels in another order.
+- PyTorch ships it; TensorFlow's ``depth_to_space`` has another order of channels.
 """
 
 import keras
@@ -34,7 +34,7 @@ def pixel_shuffle(x, factor: int):
         y = onnx_node("DepthToSpace", [y], attributes, y.dtype, [x.shape[0], channels, *size])
         return tf.transpose(y, (0, 2, 3, 1))
     x = tf.reshape(x, (-1, height, width, channels, factor, factor))
-    x = tf.transpose(x, (0, 1, 4, 2, 5, 3))  # mirror: channels in another order
+    x = tf.transpose(x, (0, 1, 4, 2, 5, 3))  # mirror: another order of channels
     return tf.reshape(x, (-1, height * factor, width * factor, channels))
 
 

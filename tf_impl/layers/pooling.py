@@ -57,7 +57,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     Args:
         kernel_size, stride, padding: one number or (height, width); ``stride`` is ``kernel_size`` if None.
         dilation: only 1.
-        ceil_mode: keep a last window that is cut off by the border.
+        ceil_mode: keep a last window that crosses the border.
 
     Raises:
         ValueError: if ``dilation`` is not 1.
@@ -88,7 +88,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
 
     Args:
         kernel_size, stride, padding: one number or (height, width); ``stride`` is ``kernel_size`` if None.
-        ceil_mode: keep a last window that is cut off by the border; cells beyond the padding are never counted.
+        ceil_mode: keep a last window that crosses the border; cells beyond the padding are never counted.
         count_include_pad: whether the zeros of the padding count in the divisor.
     """
     kernel, padding = pair(kernel_size), pair(padding)
@@ -150,7 +150,7 @@ def adaptive_avg_pool2d(x, output_size: int | tuple[int, int]):
     """
     rows, columns = pair(output_size)
     if (rows, columns) == (1, 1):
-        if exporting():  # the transpositions meet those of the convolutions and vanish
+        if exporting():  # the transposes cancel those of the convolutions
             return tf.transpose(tf.reduce_mean(tf.transpose(x, (0, 3, 1, 2)), [2, 3], keepdims=True), (0, 2, 3, 1))
         return tf.reduce_mean(x, [1, 2], keepdims=True)
     (height, width), channels = _sizes(x), x.shape[3]
@@ -161,7 +161,7 @@ def adaptive_avg_pool2d(x, output_size: int | tuple[int, int]):
 
 
 class Pooling:
-    """What the two layers below share."""
+    """The common part of the two layers below."""
 
     def __init__(self, pool_size=2, strides=None, padding=0, ceil_mode: bool = False, **kwargs):
         kwargs.setdefault("data_format", "channels_last")
@@ -182,8 +182,8 @@ class MaxPooling2D(Pooling, keras.layers.MaxPooling2D):
 
     Args:
         pool_size, strides: one number or (height, width); ``strides`` is ``pool_size`` if None.
-        padding: cells that are added on both sides and never win.
-        ceil_mode: keep a last window that is cut off by the border.
+        padding: cells added on both sides, never the largest.
+        ceil_mode: keep a last window that crosses the border.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', C).
     """
@@ -198,8 +198,8 @@ class AveragePooling2D(Pooling, keras.layers.AveragePooling2D):
 
     Args:
         pool_size, strides: one number or (height, width); ``strides`` is ``pool_size`` if None.
-        padding: zeros that are added on both sides.
-        ceil_mode: keep a last window that is cut off by the border; cells beyond the padding are never counted.
+        padding: zeros added on both sides.
+        ceil_mode: keep a last window that crosses the border; cells beyond the padding are never counted.
         count_include_pad: whether the zeros of the padding count in the divisor.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', C).
@@ -226,7 +226,7 @@ class AveragePooling2D(Pooling, keras.layers.AveragePooling2D):
 
 @keras.saving.register_keras_serializable("diptych")
 class AdaptiveAveragePooling2D(keras.layers.Layer):
-    """The mean of each of a fixed number of bins, whatever the size of the map; see :func:`adaptive_avg_pool2d`.
+    """Mean over a fixed number of bins, whatever the size of the map; see :func:`adaptive_avg_pool2d`.
 
     Args:
         size: bins, one number or (height, width).

@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling: every bin of a box looks at channels of its own.
+"""Position-sensitive RoI pooling: every bin of a box reads its own channels.
 
 "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016, arXiv:1605.06409. Reference:
 msracver/FCIS ``fcis/operator_cxx/psroi_pooling.cu`` (MIT). A bin's sum is a difference of four sums from the corner.
@@ -11,11 +11,11 @@ import tensorflow as tf
 
 __all__ = ["ps_roi_pool"]
 
-PART = 10  # of a pixel: in such parts, all edges of bins are whole numbers
+PART = 10  # of a pixel; in these units all edges of bins are integers
 
 
 def _edges(first, last, bins: int, size: int, stride: int):
-    """The cells from which on, and before which, the bins of every box lie.
+    """First cell of every bin of every box, and the exclusive upper bound.
 
     Args:
         first, last: (N, R) first and last pixel of the boxes, whole numbers.
@@ -23,7 +23,7 @@ def _edges(first, last, bins: int, size: int, stride: int):
     Returns:
         (N, R, bins) int64 twice, in [0, size].
     """
-    length = tf.maximum(PART * (last - first + 1), stride)  # a tenth of a cell at least
+    length = tf.maximum(PART * (last - first + 1), stride)  # at least a tenth of a cell
     edges = length[..., None] * tf.range(bins + 1, dtype=tf.int64) + (PART * bins * first)[..., None]
     cell = PART * bins * stride
     edges = tf.maximum(edges, 0)
@@ -33,11 +33,11 @@ def _edges(first, last, bins: int, size: int, stride: int):
 
 
 def ps_roi_pool(x, boxes_xyxy, group_size: int, pooled_size: int, stride: int):
-    """Means over the cells of the bins of boxes; bins that meet no cell are 0.
+    """Means over the cells of the bins of boxes; bins without a cell are 0.
 
     Args:
-        x: (N, H, W, C G G), for each channel the parts of G rows and G columns of a box.
-        boxes_xyxy: (N, R, 4) in pixels, the right and lower border not included; rounded to whole pixels.
+        x: (N, H, W, C G G), for each channel, G x G parts of a box.
+        boxes_xyxy: (N, R, 4) in pixels, the right and lower border excluded; rounded to whole pixels.
         group_size: parts of a box in each direction, G.
         pooled_size: bins of a box in each direction, P, a multiple of G.
         stride: pixels from cell to cell.
@@ -48,7 +48,9 @@ def ps_roi_pool(x, boxes_xyxy, group_size: int, pooled_size: int, stride: int):
     height, width, channels = x.shape[1:]
     channels, boxes = channels // (group_size * group_size), tf.stop_gradient(boxes_xyxy)
     first, last = boxes[..., :2], boxes[..., 2:] - 1
-    first, last = (tf.cast(tf.sign(b) * tf.floor(tf.abs(b) + 0.5), tf.int64) for b in (first, last))  # halves outwards
+    first, last = (
+        tf.cast(tf.sign(b) * tf.floor(tf.abs(b) + 0.5), tf.int64) for b in (first, last)
+    )  # halves away from 0
     left, right = _edges(first[..., 0], last[..., 0], pooled_size, width, stride)
     top, bottom = _edges(first[..., 1], last[..., 1], pooled_size, height, stride)
 

@@ -1,10 +1,10 @@
 """Long short-term memory with PyTorch's parameters.
 
 Mirror notes:
-- PyTorch ships it. Keras's own has one bias instead of two and another layout, so the TensorFlow panel has a layer of
-  its own that holds PyTorch's tensors as they are.
-- While exporting, both emit the ``LSTM`` operator themselves, in ONNX's order of gates; PyTorch's exporter would do so,
-  too, but it walks through the sequence step by step first, and knows no sequences of several lengths.
+- PyTorch ships it. Keras' has one bias instead of two and another layout, so the TensorFlow panel has its own layer,
+  which holds PyTorch's tensors as they are.
+- While exporting, both emit the ``LSTM`` operator themselves, in ONNX's order of gates; PyTorch's exporter would do so
+  too, but it first runs through the sequence step by step, and does not support sequences of various lengths.
 """
 
 import keras
@@ -16,7 +16,7 @@ __all__ = ["LSTM"]
 
 
 def turned(x, lengths):
-    """Every sequence from end to beginning; what comes after the end stays.  (T, N, .), lengths (N,) or None."""
+    """Every sequence reversed; what comes after its end stays.  (T, N, .), lengths (N,) or None."""
     if lengths is None:
         return tf.reverse(x, [0])
     return tf.reverse_sequence(x, lengths, seq_axis=0, batch_axis=1)
@@ -24,7 +24,8 @@ def turned(x, lengths):
 
 @keras.saving.register_keras_serializable("diptych")
 class LSTM(keras.layers.Layer):
-    """Long short-term memory over a sequence, stacked and in both directions if asked (Neural Computation 9(8), 1997).
+    """Long short-term memory over a sequence, optionally stacked and in both directions (Neural Computation 9(8),
+    1997).
 
     Args:
         units: width H of the state.
@@ -33,8 +34,8 @@ class LSTM(keras.layers.Layer):
         batch_first: (N, T, .) instead of (T, N, .); states are (., N, H) in both cases.
         bidirectional: a second pass from the end (D = 2), concatenated after the first.
 
-    Inputs: (T, N, I), and optionally the pair of first states (L D, N, H), which are zero otherwise, and the lengths
-        (N,) int of the sequences, 1 to T, T otherwise; the second direction reads every sequence from its own end.
+    Inputs: (T, N, I), and optionally the pair of first states (L D, N, H), zero by default, and the lengths (N,) int of
+        the sequences, 1 to T, T by default; the second direction reads every sequence from its own end.
     Returns: the outputs (T, N, D H), 0 after the end, and the pair of last states h and c (L D, N, H).
     """
 
@@ -63,7 +64,7 @@ class LSTM(keras.layers.Layer):
             for direction in self.directions:
                 for kind, shape in shapes.items():
                     name = f"{kind}_l{layer}{direction}"
-                    initial = keras.initializers.RandomUniform(-bound, bound)  # an initialiser repeats its numbers
+                    initial = keras.initializers.RandomUniform(-bound, bound)  # an initialiser repeats its values
                     # mirror: one bias instead of two
                     setattr(self, name, self.add_weight(name=name, shape=shape, initializer=initial))
 

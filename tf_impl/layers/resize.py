@@ -2,7 +2,7 @@
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
-- PyTorch has all of it in ``F.interpolate``. ``tf.image.resize`` rounds nearest coordinates in another way, has another
+- PyTorch has all of it in ``F.interpolate``. ``tf.image.resize`` rounds nearest coordinates differently, has another
   cubic kernel and returns float32: TensorFlow gathers rows and columns, or multiplies by two interpolation matrices.
 """
 
@@ -39,7 +39,7 @@ def resize_nearest(x, size: tuple[int, int]):
         size_in, size_out = x.shape[axis], size[axis - 1]
         index = _nearest_index(size_in, size_out)
         if np.array_equal(index, np.repeat(np.arange(size_in), size_out // size_in)):
-            x = tf.repeat(x, size_out // size_in, axis=axis)  # whole factor: same result, cheaper gradient
+            x = tf.repeat(x, size_out // size_in, axis=axis)  # integer factor: same result, cheaper gradient
         else:
             x = tf.gather(x, index, axis=axis)  # mirror: rounds nearest coordinates
     return x

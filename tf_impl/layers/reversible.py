@@ -1,11 +1,11 @@
-"""Reversible residual layers: the backward pass computes the activations anew, so that none has to be kept.
+"""Reversible residual layers: the backward pass recomputes the activations, so that none has to be kept.
 
 "The Reversible Residual Network: Backpropagation Without Storing Activations", 2017, arXiv:1707.04585. Parameter names:
 lucidrains/reformer-pytorch and performer-pytorch ``reversible.py`` (MIT).
 
 Mirror notes:
 - PyTorch gives the parameters to an ``autograd.Function``; TensorFlow's ``custom_gradient`` finds them.
-- TensorFlow spares the memory inside ``tf.function``; in eager mode its tape records the forward pass all the same.
+- TensorFlow saves memory inside ``tf.function``; in eager mode its tape records the forward pass anyway.
 """
 
 import keras
@@ -34,8 +34,8 @@ class ReversibleBlock(keras.layers.Layer):
     """y1 = x1 + f(x2), y2 = x2 + g(y1).
 
     Args:
-        f, g: layers that keep the shape and take a tuple of further tensors, which get no gradient; that of g is
-            empty. Neither may drop at random, for it runs twice.
+        f, g: layers that keep the shape and take a tuple of further tensors, which get no gradient; g's is empty.
+            Neither may use dropout, because it runs twice.
     """
 
     def __init__(self, f, g, **kwargs):
@@ -53,7 +53,7 @@ class ReversibleBlock(keras.layers.Layer):
 
 
 def pull(branch, x, gradient, given, sums):
-    """The output of a branch and the gradient of its input; those of its parameters are added to ``sums``."""
+    """The output of a branch and the gradient of its input; the gradients of its parameters are added to ``sums``."""
     parameters = [v.value for v in branch.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -66,9 +66,9 @@ def pull(branch, x, gradient, given, sums):
 
 
 def recompute(blocks, given, x1, x2):
-    """The blocks, whose backward pass goes back through their inverses."""
+    """The blocks; their backward pass runs through the inverses."""
 
-    @tf.custom_gradient  # mirror: spares the memory
+    @tf.custom_gradient  # mirror: saves memory
     def run(x1, x2):
         for block, more in zip(blocks, given):
             x1, x2 = block(x1, x2, more)

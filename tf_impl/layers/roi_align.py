@@ -1,7 +1,7 @@
 """RoIAlign: bins of a box filled with averaged bilinear samples; one ``RoiAlign`` node in ONNX.
 
 Bilinear interpolation is separable: every bin is a weighted sum over a small grid of pixels, whose row and column
-weights are found independently.
+weights are computed independently.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
@@ -31,15 +31,15 @@ def roi_align(
 
     Args:
         features: (N, H, W, C); all but N are static.
-        boxes_xyxy: (R, 4), in units of pixels / ``spatial_scale``. A gradient flows to them, unlike in torchvision:
-            detach them where the reference has none.
+        boxes_xyxy: (R, 4), in units of pixels / ``spatial_scale``. They get a gradient, unlike in torchvision; detach
+            them where the reference has none.
         batch_index: (R,) integer, the image a box belongs to.
         output_size: bins per box, one number or (height, width).
         spatial_scale: factor from box coordinates to feature pixels.
-        sampling_ratio: samples per bin and direction; 0 for as many as pixels in the bin, rounded up. Then the largest
-            box decides how much memory is needed.
-        aligned: take pixel centres at half coordinates. Otherwise the features lie half a pixel off, and boxes are at
-            least one pixel wide and high, as in the first publications.
+        sampling_ratio: samples per bin and direction; 0 for one per pixel of the bin, rounded up; the largest box then
+            decides how much memory is needed.
+        aligned: take pixel centres at half coordinates. Otherwise the features are off by half a pixel, and boxes are
+            at least one pixel wide and high, as in the first publications.
 
     Returns:
         (R, height, width, C).
@@ -141,8 +141,8 @@ def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
         extent = tf.where(extent > 1.0, extent, tf.ones([], extent.dtype))
     step = (extent / bins)[:, None, None]  # (R, 1, 1)
     samples = tf.math.ceil(tf.stop_gradient(step)) if sampling_ratio == 0 else tf.fill(tf.shape(step), sampling_ratio)
-    samples = tf.maximum(tf.cast(samples, step.dtype), 1.0)  # of a box without extent: one sample, counts for nothing
-    most = sampling_ratio or tf.maximum(tf.reduce_max(samples), 1.0)  # of no boxes at all the maximum is -inf
+    samples = tf.maximum(tf.cast(samples, step.dtype), 1.0)  # a box without extent has one sample, of weight 0
+    most = sampling_ratio or tf.maximum(tf.reduce_max(samples), 1.0)  # without boxes the maximum is -inf
     i = tf.cast(tf.range(most), start.dtype)
     bin_index = tf.range(bins, dtype=start.dtype)[:, None]
     position = start[:, None, None] + bin_index * step + (i + 0.5) * step / samples  # (R, bins, S)

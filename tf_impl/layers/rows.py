@@ -1,4 +1,4 @@
-"""Rows of a batch: by index, another index for each sample; of the cells or anchors of a map.
+"""Rows of a batch: gathered by an index per sample, or made from the cells or anchors of a map.
 
 Mirror notes:
 - PyTorch gathers by an index of the result's shape, TensorFlow with ``tf.gather(batch_dims=1)``.

@@ -1,4 +1,4 @@
-"""One learnt number that a map is multiplied with.
+"""A learnt factor of a map.
 
 Mirror notes:
 - A parameter without axes in both panels; Keras makes it with an initializer.

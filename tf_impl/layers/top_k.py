@@ -1,9 +1,9 @@
 """The largest entries of a row, with a defined order among equal ones: the lower index comes first.
 
 Mirror notes:
-- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably, the largest alone if they are few;
-  ``tf.math.top_k`` has this order.
-- The stable sort has no ONNX form: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
+- ``torch.topk`` does not define the order of equal values, so PyTorch uses a stable sort, of the largest alone if
+  they are few; ``tf.math.top_k`` has this order.
+- The stable sort has no ONNX operator: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
 """
 
 import tensorflow as tf
@@ -28,7 +28,7 @@ def top_k(scores, k: int):
     if not 0 <= k <= scores.shape[-1]:
         raise ValueError(f"k must be between 0 and {scores.shape[-1]} (the length of the last axis), got {k}")
     values, indices = tf.math.top_k(scores, k)  # index_type=tf.int64 has no gradient; mirror: order of equal values
-    return values, tf.cast(indices, tf.int64)  # mirror: no ONNX form
+    return values, tf.cast(indices, tf.int64)  # mirror: no ONNX operator
 
 
 def argmax(x, axis: int = -1):

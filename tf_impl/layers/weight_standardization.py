@@ -1,11 +1,11 @@
-"""Convolutions whose kernels are standardised by output channel, as in mmcv.
+"""Convolutions whose kernels are standardised per output channel, as in mmcv.
 
 "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019, arXiv:1903.10520; with an
 affine map of constants: "DetectoRS", 2020, arXiv:2006.02334. Names: mmcv ``cnn/bricks/conv_ws.py`` (Apache-2.0).
 
 Mirror notes:
 - Kernels are stored (kh, kw, in / groups, out), in PyTorch (out, in / groups, kh, kw).
-- Constants are variables without training in Keras, buffers in PyTorch.
+- Constants are non-trainable variables in Keras, buffers in PyTorch.
 """
 
 import math
@@ -20,7 +20,7 @@ __all__ = ["ConvAWS2d", "ConvWS2d"]
 
 
 def centred(kernel):
-    """A kernel without its mean, and its unbiased variance, by output channel."""
+    """A kernel minus its mean, and its unbiased variance, per output channel."""
     kernel = tf.convert_to_tensor(kernel)
     mean, variance = moments(kernel, (0, 1, 2), keepdims=True)
     count = math.prod(kernel.shape[:3])
@@ -65,7 +65,7 @@ class ConvWS2d(Conv2D):
 class ConvAWS2d(Conv2D):
     """Convolution with the kernel gamma (w - mean) / sqrt(unbiased variance + epsilon) + beta.
 
-    Gamma and beta are constants by output channel, 1 and 0 at first; a checkpoint sets them.
+    Gamma and beta are constants per output channel, initially 1 and 0; a checkpoint sets them.
 
     Args:
         filters, kernel_size, kwargs: of :class:`Conv2D`.
@@ -98,7 +98,7 @@ class ConvAWS2d(Conv2D):
 
     def build(self, input_shape):
         super().build(input_shape)
-        options = {"shape": (1, 1, 1, self.filters), "trainable": False}  # mirror: without training
+        options = {"shape": (1, 1, 1, self.filters), "trainable": False}  # mirror: non-trainable
         self.weight_gamma = self.add_weight(name="weight_gamma", initializer="ones", **options)
         self.weight_beta = self.add_weight(name="weight_beta", initializer="zeros", **options)
 

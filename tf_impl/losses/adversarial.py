@@ -1,7 +1,7 @@
 """Losses of generative adversarial networks.
 
 Mirror notes:
-- The cross-entropy is written out in both panels: the exporters turn the built-in one into wrong or missing operators.
+- The cross-entropy is written out in both panels: the exporters replace the built-in one by wrong or missing operators.
 - A gradient that is differentiated again: an inner tape in TensorFlow, ``create_graph`` in PyTorch.
 """
 
@@ -11,7 +11,7 @@ __all__ = ["adversarial_loss", "gradient_penalty", "input_gradient", "interpolat
 
 
 def adversarial_loss(logits, real: bool, mode: str = "vanilla"):
-    """How far a discriminator's answer is from a label, as the mean over all its values.
+    """Loss of a discriminator's answer given a label, averaged over all its values.
 
     Args:
         logits: any shape, before a sigmoid.
@@ -23,7 +23,7 @@ def adversarial_loss(logits, real: bool, mode: str = "vanilla"):
         Scalar.
 
     Raises:
-        ValueError: if there is no such mode.
+        ValueError: if ``mode`` is unknown.
     """
     if mode == "vanilla":
         # mirror: written out
@@ -36,7 +36,7 @@ def adversarial_loss(logits, real: bool, mode: str = "vanilla"):
 
 
 def interpolate(a, b, share):
-    """Images between two: ``share`` a + (1 - ``share``) b, without a gradient.
+    """Interpolate between two batches of images: ``share`` a + (1 - ``share``) b, without a gradient.
 
     Args:
         a, b: (N, H, W, C).
@@ -50,7 +50,7 @@ def interpolate(a, b, share):
 
 
 def input_gradient(critic, images):
-    """Sum of all answers' gradient with respect to the images, itself differentiable.
+    """Gradient of the sum of all answers with respect to the images, itself differentiable.
 
     Args:
         critic: from images to answers of any shape.

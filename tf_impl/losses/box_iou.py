@@ -1,4 +1,4 @@
-"""Complete IoU: overlap less the distance of the centres and the difference of the shapes.
+"""Complete IoU: overlap minus the distance of the centres and the difference of the shapes.
 
 "Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression", 2019, arXiv:1911.08287, section 4.
 
@@ -15,11 +15,11 @@ __all__ = ["complete_iou"]
 
 
 def complete_iou(boxes_cxcywh, others_cxcywh, eps: float = 1e-7):
-    """CIoU of boxes side by side; the weight of the shapes' difference has no gradient.
+    """CIoU of boxes pair by pair; the weight of the shape term has no gradient.
 
     Args:
         boxes_cxcywh, others_cxcywh: (..., 4), any unit, sizes above 0.
-        eps: keeps the divisors from 0.
+        eps: keeps the divisors above 0.
 
     Returns:
         (...), at most 1.

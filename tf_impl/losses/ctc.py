@@ -1,11 +1,13 @@
 """Connectionist temporal classification: the likelihood of a label sequence, summed over all its alignments.
 
 "Connectionist Temporal Classification: Labelling Unsegmented Sequence Data with Recurrent Neural Networks", ICML 2006.
-The recursion runs over time in Python and over samples and label positions at once, from ordinary operations: it is
-differentiable, works in every float type and exports. :func:`ctc_gradient` is the gradient in closed form.
+The recursion loops over time in Python and is vectorised over samples and label positions; it consists of ordinary
+operations, so it is differentiable, works in every float type and exports. :func:`ctc_gradient` is the gradient in
+closed form.
 
 Mirror notes:
-- TensorFlow refuses to gather a class that does not exist, PyTorch to scatter it: labels after the end become blanks.
+- TensorFlow refuses to gather a class that does not exist, PyTorch refuses to scatter it: labels after the end become
+  blanks.
 """
 
 import keras
@@ -15,7 +17,7 @@ from tf_impl.layers.top_k import argmax
 
 __all__ = ["CTCCriterion", "ctc_gradient", "ctc_loss", "greedy_decode"]
 
-# log(0): finite, because infinities turn into NaN in gradients and wherever a mask is a multiplication
+# log(0): finite, because infinities become NaN in gradients and wherever a mask is multiplied
 IMPOSSIBLE = -1e30
 
 
@@ -26,7 +28,7 @@ def logsumexp(x, axis: int):
 
 
 def interleave(labels, label_lengths, blank: int):
-    """Labels (B, U) with blanks before, between and after them: (B, 2 U + 1); blanks from the end of each on."""
+    """Labels (B, U) with blanks before, between and after them: (B, 2 U + 1); only blanks after its end."""
     inside = tf.range(labels.shape[1])[None] < tf.cast(label_lengths, tf.int32)[:, None]
     # mirror: labels after the end
     labels = tf.where(inside, labels, tf.fill(tf.shape(labels), tf.cast(blank, labels.dtype)))
@@ -36,7 +38,7 @@ def interleave(labels, label_lengths, blank: int):
 
 
 class Lattice:
-    """What the forward and the backward recursion share.
+    """Common part of the forward and the backward recursion.
 
     Args: those of :func:`ctc_loss`. S = 2 U + 1 label positions, blanks included.
     """
@@ -51,7 +53,7 @@ class Lattice:
         different = tf.logical_and(self.labels[:, 2:] != self.labels[:, :-2], self.labels[:, 2:] != blank)
         penalty = self.masked(different, tf.zeros_like(self.emitted[0][:, 2:]))
         sides = [[min(2, self.labels.shape[1]), 0], [0, min(2, self.labels.shape[1])]]
-        # added to the moves by two positions, seen from where they arrive and from where they start
+        # added to the moves by two positions, by their end and by their start
         self.arriving, self.starting = (tf.pad(penalty, [[0, 0], side], constant_values=IMPOSSIBLE) for side in sides)
         self.input_lengths = tf.cast(input_lengths, tf.int32)[:, None]
         end = 2 * tf.cast(label_lengths, tf.int32)[:, None]
@@ -62,8 +64,8 @@ class Lattice:
         return tf.where(condition, x, tf.cast(IMPOSSIBLE, x.dtype))
 
     def forward(self) -> list:
-        """log alpha of every step, (B, S): all beginnings of alignments that end at a position, emission included."""
-        start = self.position == 0  # before the first step: on the first blank
+        """log alpha of every step, (B, S): all prefixes of alignments that end at a position, its emission included."""
+        start = self.position == 0  # before the first step: at the first blank
         alpha = self.masked(start, tf.zeros_like(self.emitted[0]))
         steps = []
         for t, emitted in enumerate(self.emitted):
@@ -74,7 +76,7 @@ class Lattice:
         return steps
 
     def backward(self) -> list:
-        """log beta of every step, (B, S): all ends of alignments that start at a position, its emission excluded."""
+        """log beta of every step, (B, S): all suffixes of alignments that start at a position, without its emission."""
         final = self.masked(self.final, tf.zeros_like(self.emitted[0]))
         beta = final
         steps = [beta]
@@ -87,7 +89,7 @@ class Lattice:
         return steps
 
     def losses(self, alpha):
-        """From the last alpha: the losses (B,), about 1e30 without an alignment; and 1 where there is one, else 0."""
+        """From the last alpha: the losses (B,), about 1e30 without an alignment; and 1 where one exists, else 0."""
         losses = -logsumexp(self.masked(self.final, alpha), 1)
         return losses, tf.cast(losses < -0.1 * IMPOSSIBLE, losses.dtype)
 
@@ -97,12 +99,12 @@ def ctc_loss(logits, labels, input_lengths, label_lengths, blank: int = 0, zero_
 
     Args:
         logits: (T, B, K) float, not normalised; T and K are static.
-        labels: (B, U) int, 0-based classes without blanks; entries after the length of a sample are not read.
+        labels: (B, U) int, 0-based classes without blanks; entries after the length of a sample are ignored.
         input_lengths: (B,) int, steps that count, 0 to T.
         label_lengths: (B,) int, 0 to U.
         blank: class of the blank.
         zero_infinity: 0 instead of infinity where the input is too short for the labels. The gradient is 0 either way
-            (PyTorch's ``F.ctc_loss`` gives NaN without it).
+            (without it, PyTorch's ``F.ctc_loss`` gives NaN).
 
     Returns:
         (B,) float.
@@ -149,7 +151,7 @@ def greedy_decode(logits, blank: int = 0):
     best = tf.transpose(argmax(logits))  # (B, T)
     previous = tf.pad(best[:, :-1], [[0, 0], [1, 0]], constant_values=-1)
     kept = tf.cast(tf.logical_and(best != blank, best != previous), tf.int64)
-    slot = tf.cumsum(kept, 1) - 1  # where a kept step goes
+    slot = tf.cumsum(kept, 1) - 1  # where a kept step is written
     moved = tf.cast(slot[:, None] == tf.range(best.shape[1], dtype=tf.int64)[:, None], tf.int64) * kept[:, None]
     return tf.reduce_sum(moved * (best[:, None] + 1), -1) - 1, tf.reduce_sum(kept, 1)
 
@@ -160,14 +162,14 @@ class CTCCriterion(keras.layers.Layer):
 
     Args:
         blank: class of the blank.
-        reduction: "mean" divides every loss by its number of labels and averages (PyTorch's rule); "sum" adds up;
-            "mean_batch" averages.
+        reduction: "mean" divides every loss by its number of labels and averages (PyTorch's rule); "sum" adds them up;
+            "mean_batch" averages them.
         zero_infinity: see :func:`ctc_loss`.
 
     Inputs: ``outputs`` the logits (T, B, K); ``targets``: ``"labels"`` (B, U) int, ``"input_lengths"`` (B,) int,
         ``"label_lengths"`` (B,) int.
     Returns: dict of scalars: ``"ctc"``, ``"total"`` (the same).
-    Raises: ValueError if the reduction is not known.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False, **kwargs):

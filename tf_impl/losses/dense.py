@@ -1,7 +1,7 @@
-"""Losses of dense detectors: overlap of boxes side by side, and logits against qualities between 0 and 1.
+"""Losses of dense detectors: overlap of boxes pair by pair, and logits against qualities between 0 and 1.
 
 Mirror notes:
-- The cross-entropy is written out in both panels: the exporters turn the built-in one into wrong or missing operators.
+- The cross-entropy is written out in both panels: the exporters replace the built-in one by wrong or missing operators.
 - ``where`` states which side a tie takes, because the frameworks' own maximum and minimum share the gradient
   differently.
 """
@@ -14,7 +14,7 @@ __all__ = ["binary_cross_entropy", "iou_loss", "paired_iou", "quality_focal_loss
 
 
 def binary_cross_entropy(logits, targets):
-    """Cross-entropy of every element, of logits against numbers in [0, 1].  Any shape -> the same."""
+    """Cross-entropy of every element, between logits and targets in [0, 1].  Any shape -> the same."""
     return tf.nn.relu(logits) - logits * targets + tf.math.softplus(-tf.abs(logits))  # mirror: written out
 
 
@@ -33,11 +33,11 @@ def quality_focal_loss(logits, qualities, beta: float = 2.0):
 
 
 def paired_iou(boxes_xyxy, others_xyxy, eps: float = 1e-6):
-    """IoU of boxes side by side, differentiable.
+    """IoU of boxes pair by pair, differentiable.
 
     Args:
         boxes_xyxy, others_xyxy: (..., 4), any unit.
-        eps: least value of the divisor.
+        eps: lower bound of the divisor.
 
     Returns:
         (...) in [0, 1].
@@ -52,6 +52,6 @@ def paired_iou(boxes_xyxy, others_xyxy, eps: float = 1e-6):
 
 
 def iou_loss(boxes_xyxy, targets_xyxy, eps: float = 1e-6):
-    """Negative logarithm of the IoU, which counts as at least ``eps``.  (..., 4) -> (...)."""
+    """Negative logarithm of the IoU, which is bounded below by ``eps``.  (..., 4) -> (...)."""
     iou = paired_iou(boxes_xyxy, targets_xyxy, eps)
     return -tf.math.log(tf.where(iou > eps, iou, tf.constant(eps, iou.dtype)))

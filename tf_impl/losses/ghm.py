@@ -1,9 +1,9 @@
-"""Gradient harmonising: every element counts the less, the more elements have a gradient as large as its own.
+"""Gradient harmonising: the more elements have a gradient of the same size, the less each counts.
 
 "Gradient Harmonized Single-stage Detector", 2018, arXiv:1811.05181. Source: mmdet ``losses/ghm_loss.py`` (Apache-2.0).
 
 Mirror notes:
-- The cross-entropy is written out in both panels: the exporters turn the built-in one into wrong or missing operators.
+- The cross-entropy is written out in both panels: the exporters replace the built-in one by wrong or missing operators.
 - Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
@@ -23,10 +23,10 @@ def harmonized_weights(size, present, counts, momentum: float):
         size: sizes of gradients in [0, 1], any shape.
         present: bool, the same shape; the others have weight 0 and are not counted.
         counts: (B,) running counts of as many bins of equal width.
-        momentum: share of the running counts that is kept where a bin has elements; 0 for the present counts alone.
+        momentum: share of the running counts that is kept where a bin has elements; 0 for the current counts alone.
 
     Returns:
-        weights: the same shape; over all present elements they have a mean of about 1 once the counts have settled.
+        weights: the same shape; their mean over all present elements is about 1 once the counts have settled.
         counts: (B,) the new running counts.
     """
     bins = counts.shape[0]
@@ -63,10 +63,10 @@ def ghm_regression_loss(differences, present, counts, momentum: float = 0.7, mu:
     """GHM-R: a smooth absolute value, sqrt(d^2 + mu^2) - mu, harmonised (equation 13).
 
     Args:
-        differences: predictions less targets, any shape.
+        differences: predictions minus targets, any shape.
         present: bool, the same shape; which elements take part.
         counts, momentum: see :func:`harmonized_weights`.
-        mu: how round the absolute value is near 0.
+        mu: how smooth the absolute value is near 0.
 
     Returns:
         The mean over the elements that take part, and the new counts.

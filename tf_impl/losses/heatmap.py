@@ -1,9 +1,9 @@
-"""Focal loss of heat maps, which counts less near a peak.
+"""Focal loss of heat maps, with less weight near a peak.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, equation 1.
 
 Mirror notes:
-- ``where`` states which side a tie takes, because the frameworks' own clamps share the gradient differently.
+- ``where`` states which side a tie takes, because the frameworks' clamps share the gradient differently.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ __all__ = ["clamped_sigmoid", "heatmap_focal_loss"]
 
 
 def clamped_sigmoid(logits, eps: float = 1e-4):
-    """Probabilities that stay ``eps`` away from 0 and 1, where they have no gradient.  Any shape -> the same."""
+    """Probabilities clipped to ``eps`` from 0 and 1, where they have no gradient.  Any shape -> the same."""
     p = tf.sigmoid(logits)
     low, high = tf.constant(eps, p.dtype), tf.constant(1 - eps, p.dtype)
     return tf.where(p < low, low, tf.where(p > high, high, p))  # mirror: which side a tie

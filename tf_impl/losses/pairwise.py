@@ -1,11 +1,11 @@
-"""Distances, similarities and masks between embeddings, of which losses on pairs and triplets are made.
+"""Distances, similarities and masks between embeddings, the parts of losses on pairs and triplets.
 
-Rows without any partner are common (a class that is in the batch once), so that every reduction here takes a mask and
+Rows without a partner are common (a class that occurs once in the batch), so every reduction here takes a mask and
 gives finite values and gradients for an empty one.
 
 Mirror notes:
-- The norm of a vector is bounded from below in PyTorch, its square in TensorFlow, so that the bound there is squared.
-- Below a bound there is no gradient: ``clamp`` has this rule, ``tf.maximum`` needs the value apart from the bound.
+- PyTorch bounds the norm of a vector from below, TensorFlow its square, so the bound there is squared.
+- Below a bound there is no gradient: ``clamp`` has this rule, for ``tf.maximum`` the comparison has to be written out.
 """
 
 import tensorflow as tf
@@ -30,7 +30,7 @@ __all__ = [
     "violations",
 ]
 
-EPS = 1e-12  # below it a squared distance counts as 0, where its root has no gradient
+EPS = 1e-12  # smaller squared distances count as 0, where the root has no gradient
 
 
 def embeddings_of(outputs):
@@ -39,13 +39,13 @@ def embeddings_of(outputs):
 
 
 def lowest(x) -> float:
-    """A number below all that x may hold, of which two can be added up: finite, so that empty rows stay finite."""
+    """A number below all values of x, two of which can be added: finite, so that empty rows stay finite."""
     return x.dtype.min / 4
 
 
 def l2_normalize(x):
     """Rows x / max(|x|, 1e-12), (..., D)."""
-    return tf.math.l2_normalize(x, -1, epsilon=EPS**2)  # mirror: bounded from below in PyTorch
+    return tf.math.l2_normalize(x, -1, epsilon=EPS**2)  # mirror: PyTorch bounds the norm
 
 
 def norms(x):
@@ -72,12 +72,12 @@ def similarities(x, y):
 
 
 def pair_masks(labels, others=None, own=None):
-    """Which pairs of rows are of one class, and which of two.
+    """Which pairs of rows share a class, and which do not.
 
     Args:
         labels: (N,) int.
-        others: (M,) int, labels of the rows to pair with; by default the batch itself.
-        own: (N,) int, where each row is among the others, -1 if it is not; a row is no partner of itself.
+        others: (M,) int, labels of the rows to pair with; the batch itself by default.
+        own: (N,) int, where each row is among the others, -1 if it is not; a row is never its own partner.
 
     Returns:
         positives, negatives: (N, M) bool.
@@ -91,7 +91,7 @@ def pair_masks(labels, others=None, own=None):
 
 
 def softplus(x):
-    """log(1 + exp(x)) of any shape, without the straight line that ``F.softplus`` becomes above 20."""
+    """log(1 + exp(x)) of any shape, without ``F.softplus``' straight line above 20."""
     return tf.nn.relu(x) + tf.nn.softplus(-tf.abs(x))
 
 
@@ -104,7 +104,7 @@ def hardest(x, mask, largest: bool):
     """The largest (or smallest) entry of every row (N, M) among those of a mask; of equal ones the first.
 
     Returns:
-        values: (N,) float; without meaning in a row without entries.
+        values: (N,) float; arbitrary in a row without entries.
         indices: (N,) int64.
     """
     index = argmax(tf.where(mask, x if largest else -x, lowest(x)), 1)
@@ -132,7 +132,7 @@ def violations(d, positives, negatives, swap: bool = False):
 
     Returns:
         values: (N, M, M), by anchor, positive, negative.
-        valid: (N, M, M), where the three are a triplet.
+        valid: (N, M, M), which three are a triplet.
     """
     apart = d[:, None, :]
     if swap:

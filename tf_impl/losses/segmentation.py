@@ -1,7 +1,7 @@
-"""Cross-entropy of every pixel, with ignored pixels, class weights and the choice of hard pixels; the map of labels.
+"""Cross-entropy of every pixel, with ignored pixels, class weights and selection of hard pixels; the map of labels.
 
 Mirror notes:
-- Written from ``log_softmax`` in both panels: the exporters turn the built-in losses into wrong or missing operators.
+- Written from ``log_softmax`` in both panels: the exporters replace the built-in losses by wrong or missing operators.
 - The classes are axis 1 in PyTorch, the last axis in TensorFlow.
 """
 
@@ -34,13 +34,14 @@ def pixel_losses(logits, labels, ignore_index: int):
 
 
 def hard_pixels(losses, valid, min_kept: int, threshold: float | None = None):
-    """The pixels that a batch learns from: the hardest ones, at least ``min_kept`` for each image (arXiv:1604.03540).
+    """Select the pixels that a batch learns from: the hardest ones, at least ``min_kept`` for each image
+    (arXiv:1604.03540).
 
     Args:
         losses: cross-entropies (N, H, W).
         valid: (N, H, W) bool.
         min_kept: pixels per image.
-        threshold: keep every pixel whose class has a smaller probability, too; without it exactly ``min_kept``.
+        threshold: also keep every pixel whose class has a smaller probability; if None, keep exactly ``min_kept``.
 
     Returns:
         (N, H, W) bool.
@@ -51,7 +52,7 @@ def hard_pixels(losses, valid, min_kept: int, threshold: float | None = None):
         order = tf.argsort(flat, direction="DESCENDING", stable=True)
         chosen = tf.argsort(order) < kept
     else:
-        # of the valid ones in descending order of losses, that is in ascending order of probabilities
+        # among valid pixels in descending order of losses, that is, in ascending order of probabilities
         ranked = tf.sort(flat, direction="DESCENDING")
         last = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.int32)) - 1, 0)
         bound = tf.exp(-tf.gather(ranked, tf.minimum(last, kept)))
@@ -67,10 +68,10 @@ def pixel_cross_entropy(
     Args:
         logits: (N, H, W, K).
         labels: (N, H, W) int, 0-based class indices.
-        ignore_index: label of pixels that add nothing; the reference counts them in the mean all the same.
+        ignore_index: label of pixels that add nothing; the reference counts them in the mean anyway.
         class_weight: K weights, or None; the divisor is then the sum of the weights of the labels.
         avg_non_ignore: count only the pixels that are not ignored.
-        sampler: chooses the pixels that add something from (losses, valid), see :func:`hard_pixels`.
+        sampler: chooses the pixels that count from (losses, valid), see :func:`hard_pixels`.
 
     Returns:
         Scalar.
@@ -92,10 +93,10 @@ def pixel_cross_entropy(
 
 @keras.saving.register_keras_serializable("diptych")
 class SegmentationCriterion(keras.layers.Layer):
-    """Cross-entropy of every map of logits at the size of the labels.
+    """Cross-entropy of every map of logits, resized to the labels.
 
     Args:
-        terms: (name of the loss, key of the logits, weight) of each; keys that the model does not return are left out.
+        terms: (name of the loss, key of the logits, weight) of each; keys that the model does not return are skipped.
         ignore_index, class_weight, avg_non_ignore: see :func:`pixel_cross_entropy`.
         min_kept, threshold: of the first term, see :func:`hard_pixels`; None lets all pixels count.
         align_corners: of the resizing.

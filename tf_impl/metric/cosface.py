@@ -1,8 +1,8 @@
-"""CosFace and AM-Softmax: a margin is taken off the cosine of the right class; also the plain cosine softmax.
+"""CosFace and AM-Softmax: a margin is subtracted from the cosine of the right class; also the plain cosine softmax.
 
 "CosFace: Large Margin Cosine Loss for Deep Face Recognition", 2018, arXiv:1801.09414; "Additive Margin Softmax for Face
 Verification", 2018, arXiv:1801.05599; "NormFace" / "Classification is a Strong Baseline for Deep Metric Learning"
-(no margin), 2018, arXiv:1811.12649. The form on pairs of a batch is that of JDAI-CV/fast-reid (Apache-2.0).
+(no margin), 2018, arXiv:1811.12649. The variant on pairs of a batch is that of JDAI-CV/fast-reid (Apache-2.0).
 """
 
 import keras

@@ -1,9 +1,10 @@
-"""Cross-batch memory: pairs between the batch and the embeddings of the last batches, which drift only slowly.
+"""Cross-batch memory: pairs between the batch and the embeddings of previous batches, which drift only slowly.
 
 "Cross-Batch Memory for Embedding Learning", 2019, arXiv:1912.06798. What to look at: the batch enters the memory before
-the loss, so that every row must be kept from its own copy; and what happens where the memory ends: a ring (buffer names
-and rule of pytorch-metric-learning 2.9.0, MIT), or the last places are written over and the pointer returns to 0 (the
-first implementation). The loss changes nothing; :meth:`CrossBatchMemoryCriterion.update` keeps what has been seen.
+the loss, so every row must be kept from its own copy; and what happens at the end of the memory: a ring (buffer names
+and rule of pytorch-metric-learning 2.9.0, MIT), or the last rows are overwritten and the pointer returns to 0 (the
+first implementation). The loss itself changes nothing; :meth:`CrossBatchMemoryCriterion.update` stores what has been
+seen.
 
 Mirror notes:
 - Rows are written by ``scatter`` in PyTorch, by ``tensor_scatter_nd_update`` in TensorFlow, into a copy in both.
@@ -29,24 +30,24 @@ LOSSES = ("anchor", "contrastive", "triplet")
 
 
 def enqueue(memory, memory_labels, pointer, count, embeddings, labels, policy: str = "ring"):
-    """A batch written into the memory.
+    """Write a batch into the memory.
 
     Args:
         memory: (M, D).
         memory_labels: (M,) int.
-        pointer: (1,) int, the place of the next row.
-        count: (1,) int, how many places are filled.
+        pointer: (1,) int, the index of the next row.
+        count: (1,) int, how many rows are filled.
         embeddings: (N, D), N at most M.
         labels: (N,) int.
-        policy: "ring" goes on at the beginning; "reference" puts a batch that does not fit into the last N places, and
+        policy: "ring" continues at the beginning; "reference" puts a batch that does not fit into the last N rows, and
             the next one at the beginning.
 
     Returns:
-        memory, memory_labels, pointer, count: as they are afterwards.
-        places: (N,) int64, where each row is.
+        memory, memory_labels, pointer, count: their new values.
+        places: (N,) int64, where each row was written.
 
     Raises:
-        ValueError: for a policy that is not known, or a batch that is larger than the memory.
+        ValueError: if ``policy`` is unknown, or the batch is larger than the memory.
     """
     size = memory.shape[0]
     if policy not in ("reference", "ring"):
@@ -85,7 +86,7 @@ def cross_batch_memory(
     loss: str = "contrastive",
     policy: str = "ring",
 ):
-    """The losses of a batch and the memory after it, all from what is given.
+    """The losses of a batch and the updated memory, as a pure function.
 
     Args:
         embeddings: (N, D).
@@ -99,7 +100,7 @@ def cross_batch_memory(
             ``"new_count"``.
 
     Raises:
-        ValueError: for a loss or a policy that is not known.
+        ValueError: if ``loss`` or ``policy`` is unknown.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r} must be one of {LOSSES}")
@@ -129,7 +130,7 @@ class CrossBatchMemoryCriterion(keras.layers.Layer):
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"batch"``, ``"memory"``, ``"total"``.
-    Raises: ValueError for a loss or a policy that is not known.
+    Raises: ValueError if ``loss`` or ``policy`` is unknown.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class CrossBatchMemoryCriterion(keras.layers.Layer):
         return tuple(tf.convert_to_tensor(value) for value in kept)
 
     def update(self, outputs, targets) -> None:
-        """Keep a batch, after its loss."""
+        """Store a batch, after its loss."""
         state = enqueue(*self.memory(), embeddings_of(outputs), targets["labels"], self.policy)
         kept = self.embedding_memory, self.label_memory, self.queue_idx, self.queue_count
         for variable, value in zip(kept, state[:4], strict=True):
@@ -176,7 +177,7 @@ class CrossBatchMemoryCriterion(keras.layers.Layer):
 
 
 class CrossBatchMemoryTrainer:
-    """Plain gradient steps that keep every batch; until ``start`` the memory is neither used nor filled.
+    """Plain gradient steps that store every batch; until ``start`` the memory is neither used nor filled.
 
     Args:
         model: makes embeddings.

@@ -25,8 +25,8 @@ class LSoftmaxCriterion(keras.layers.Layer):
     Args:
         num_classes, embedding_size: K and D.
         m: the angle is multiplied by it, 1 to 4; 1 is the plain cross-entropy.
-        blend: weight of the right class's plain logit beside that with a margin, see :func:`annealing`; training starts
-            with a large one. May be set between steps.
+        blend: weight of the right class's plain logit relative to that with a margin, see :func:`annealing`; training
+            starts with a large one. May be set between steps.
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int, -1 does
         not count.

@@ -1,12 +1,12 @@
-"""BiFPN: a pyramid with a way down and a way up, whose nodes weigh the maps that they add.
+"""BiFPN: a pyramid with a top-down and a bottom-up path, whose nodes add maps with weights.
 
 "EfficientDet: Scalable and Efficient Object Detection", 2019, arXiv:1911.09070, section 3.
 Parameter names: effdet ``efficientdet.py`` (Apache-2.0).
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch. Keras infers the widths of what a convolution is given.
+- NHWC here, NCHW in PyTorch. Keras infers the input widths of convolutions.
 - "same" pooling pads on the right and below at even sizes; TensorFlow has it built in, PyTorch pads with -inf.
-- Gains of the initial values are of the fans as the reference counts them, by which a depthwise kernel has 9 and 9.
+- The initial values use fans as the reference counts them: 9 and 9 for a depthwise kernel.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tf_impl.layers.resize import map_size, resize_nearest
 __all__ = ["NORM", "BiFPN", "BiFPNCell", "SeparableConv", "downsample"]
 
 NORM = functools.partial(BatchNormalization, epsilon=1e-3, momentum=0.99)
-EPS = 1e-4  # keeps the sum of the weights from 0
+EPS = 1e-4  # keeps the sum of the weights above 0
 # level, and the maps that are added to make it: 0 to 4 are the inputs P3 to P7, 5 to 12 the nodes themselves
 NODES = (
     (6, (3, 4)),
@@ -39,12 +39,12 @@ NODES = (
 
 
 def downsample(x, pad_mode: str):
-    """The largest of 3x3 pixels at stride 2.
+    """3x3 max pooling at stride 2.
 
     Args:
         x: (N, H, W, C).
-        pad_mode: "same" (the TensorFlow release), "zeros" (the same, but what is padded is 0; mmdet) or "torch" (as
-            much on both sides).
+        pad_mode: "same" (the TensorFlow release), "zeros" (the same with padding of 0; mmdet) or "torch" (the same on
+            both sides).
 
     Returns:
         (N, ceil(H / 2), ceil(W / 2), C).
@@ -60,14 +60,14 @@ def downsample(x, pad_mode: str):
 
 @keras.saving.register_keras_serializable("diptych")
 class SeparableConv(keras.layers.Layer):
-    """Depthwise 3x3 convolution, then a 1x1 convolution, with a normalisation if asked.
+    """Depthwise 3x3 convolution, then a 1x1 convolution, optionally normalised.
 
     Args:
         filters: channels of the result.
         use_bias: whether the 1x1 convolution has one.
         norm: whether it is normalised.
         prior: bias of the 1x1 convolution before training.
-        small: initial values as of the heads, normal with variance 1 / fan_in; otherwise Glorot's.
+        small: initial values of the heads, normal with variance 1 / fan_in; otherwise Glorot's.
 
     x: (N, H, W, C) -> (N, H, W, filters).
     """
@@ -77,7 +77,7 @@ class SeparableConv(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if small:
-            depthwise = keras.initializers.RandomNormal(stddev=1 / 3)  # mirror: Gains
+            depthwise = keras.initializers.RandomNormal(stddev=1 / 3)  # mirror: fans as the reference
             pointwise = keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
         else:
             depthwise = keras.initializers.RandomUniform(-(3**-0.5), 3**-0.5)
@@ -102,7 +102,7 @@ class Resample(keras.layers.Layer):
     """The map of another level: with the pyramid's width, and its size halved or doubled where it differs.
 
     Args:
-        project: whether there is a convolution; without, the map has the pyramid's width already.
+        project: whether there is a convolution; if not, the map has the pyramid's width already.
         filters: channels of the result.
         use_bias: whether the convolution has one.
         pad_mode: see :func:`downsample`.
@@ -129,11 +129,11 @@ class Combine(keras.layers.Layer):
     """The weighted sum of some maps.
 
     Args:
-        inputs: number of every map.
-        project: whether every map has another width than the sum.
+        inputs: index of every map.
+        project: for every map, whether its width differs from the sum's.
         filters: channels of the sum.
         use_bias, pad_mode: see :class:`Resample`.
-        weighted: whether the maps have weights; they count only relative to their sum, and not if below 0.
+        weighted: whether the maps have weights; these are clipped at 0 and divided by their sum.
 
     maps: (N, H_i, W_i, C_i) each, size (h, w) -> (N, h, w, channels).
     """
@@ -180,11 +180,11 @@ class Node(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class BiFPNCell(keras.layers.Layer):
-    """One way down and one way up.
+    """One top-down and one bottom-up path.
 
     Args:
-        project: whether every one of the five levels has another width.
-        filters: channels of the levels that come out.
+        project: for each of the five levels, whether its width differs.
+        filters: channels of the output levels.
         use_bias, pad_mode, weighted: see :class:`Combine`.
 
     Inputs: five maps (N, H_i, W_i, C_i), fine to coarse.

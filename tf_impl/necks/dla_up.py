@@ -1,11 +1,12 @@
-"""Upsampling of deep layer aggregation: maps meet pairwise, after deformable convolutions, until the finest has all.
+"""Upsampling of deep layer aggregation: maps are joined in pairs, after deformable convolutions, until the finest
+contains all.
 
 "Objects as Points", 2019, arXiv:1904.07850, appendix; "Deep Layer Aggregation", 2017, arXiv:1707.06484.
 Parameter names: xingyizhou/CenterNet ``networks/pose_dla_dcn.py``, ``networks/DCNv2`` (MIT).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- PyTorch fills the kernels of upsampling, Keras has a layer that starts so.
+- PyTorch fills the kernels of upsampling; Keras has an initialiser for them.
 """
 
 import keras
@@ -21,7 +22,7 @@ __all__ = ["DCNv2", "DLAUp", "IDAUp", "UpSampling", "bilinear_kernel"]
 
 
 def bilinear_kernel(size: int) -> np.ndarray:
-    """What makes a transposed convolution of stride size / 2 interpolate bilinearly.  (size, size) float64."""
+    """The kernel of bilinear interpolation by a transposed convolution of stride size / 2.  (size, size) float64."""
     half = -(-size // 2)
     centre = (2 * half - 1 - half % 2) / (2 * half)
     line = 1 - np.abs(np.arange(size) / half - centre)
@@ -30,7 +31,7 @@ def bilinear_kernel(size: int) -> np.ndarray:
 
 @keras.saving.register_keras_serializable("diptych")
 class DCNv2(keras.layers.Layer):
-    """Deformable convolution v2, 3x3, with the name that the first implementation gave to its offsets and masks.
+    """Deformable convolution v2, 3x3, with the first implementation's name for its offsets and masks.
 
     Args:
         filters: width of the result.
@@ -81,7 +82,7 @@ class DeformBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class UpSampling(keras.layers.Layer):
-    """A learned upsampling of every channel by itself, which starts as bilinear.
+    """A learned depthwise upsampling, initially bilinear.
 
     Args:
         factor: even.
@@ -133,14 +134,14 @@ class UpSampling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class IDAUp(keras.layers.Layer):
-    """Maps are brought to the size and width of the first, one after the other, each added to the one before it.
+    """Bring maps to the size and width of the first, one after the other, adding each to the one before it.
 
     Args:
         filters: width of the results.
-        factors: by which each map is smaller than the first, which has 1.
+        factors: by which each map is smaller than the first, whose factor is 1.
 
     Inputs: list of maps (N, H, W, C).
-    Returns: list of as many, of the first one's size; the first is returned as it is.
+    Returns: list of equal length, all of the first map's size; the first is returned unchanged.
     """
 
     def __init__(self, filters: int, factors: tuple[int, ...], **kwargs):
@@ -160,13 +161,13 @@ class IDAUp(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DLAUp(keras.layers.Layer):
-    """Every map but the last is joined with all coarser ones, from the coarsest pair to the finest.
+    """Join every map except the last with all coarser ones, from the coarsest pair to the finest.
 
     Args:
-        channels: of the maps, each half as large as the one before it.
+        channels: of the maps, each half the size of the one before it.
 
     Inputs: list of maps (N, H, W, C).
-    Returns: list of maps of the same sizes and widths, each but the last seen with all coarser ones.
+    Returns: list of maps of the same sizes and widths, each except the last joined with all coarser ones.
     """
 
     def __init__(self, channels: tuple[int, ...], **kwargs):

@@ -4,7 +4,7 @@
 Parameter names: mmdet ``necks/nas_fpn.py``, mmcv ``ops/merge_cells.py`` (Apache-2.0).
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch. Keras infers the widths of the maps and needs their names only.
+- NHWC here, NCHW in PyTorch. Keras infers the widths of the maps and only needs their names.
 """
 
 import math
@@ -22,7 +22,7 @@ __all__ = ["NASFPN", "NASFPNStage", "resize_or_pool"]
 
 
 def resize_or_pool(x, size: tuple[int, int]):
-    """Nearest neighbour where the map grows; the largest value of a whole number of pixels where it shrinks.
+    """Nearest neighbour where the map grows; max pooling by an integer factor where it shrinks.
 
     Args:
         x: (N, H, W, C).
@@ -50,7 +50,7 @@ def add_attended(x, other):
 
 @keras.saving.register_keras_serializable("diptych")
 class MergedConv(keras.layers.Layer):
-    """ReLU, 3x3 convolution and normalisation, of a merged map.
+    """ReLU, 3x3 convolution and normalisation of a merged map.
 
     Args:
         channels: of the map.
@@ -70,7 +70,7 @@ class MergedConv(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class NASFPNStage(keras.layers.Layer):
-    """The pyramid that was found: nine merges of two maps, the names of which say their levels.
+    """The pyramid that was found: nine merges of two maps, named after their levels.
 
     Args:
         channels: of all levels.
@@ -120,7 +120,7 @@ class NASFPN(keras.layers.Layer):
 
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 256, stack_times: int = 7, **kwargs):
         super().__init__(**kwargs)
-        self.used = tuple(in_channels)  # mirror: names only
+        self.used = tuple(in_channels)  # mirror: only needs their names
         lateral = dict(norm="batch", activation=None, kernel_initializer="lecun_uniform")
         self.lateral_convs = [ConvModule(out_channels, 1, **lateral) for _ in self.used]
         self.extra_downsamples = [

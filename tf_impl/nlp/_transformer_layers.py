@@ -1,4 +1,4 @@
-"""The parts of the Transformer: positions, attention with keys and values apart, the layers of both halves, a stack.
+"""The parts of the Transformer: positions, attention with separate keys and values, the layers of both halves, a stack.
 
 "Attention Is All You Need", 2017, arXiv:1706.03762; see ``transformer.py``.
 """
@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 EPS = 1e-5  # of every layer normalisation
-PAD = 1  # the word that fills up, as in fairseq
+PAD = 1  # the padding word, as in fairseq
 
 
 def dense(units: int, gain: float = 1.0) -> SequenceDense:
-    """A dense layer whose kernel starts Xavier uniform, its bias zero."""
+    """A dense layer with a Xavier uniform kernel and zero bias initially."""
     uniform = keras.initializers.VarianceScaling(gain**2, "fan_avg", "uniform")
     return SequenceDense(units, kernel_initializer=uniform, bias_initializer="zeros")
 
 
 def embedding(vocab_size: int, dim: int) -> Embedding:
-    """Rows that start normal with deviation 1 / sqrt(D), that of the padding zero."""
+    """Rows that start normal with deviation 1 / sqrt(D), except the padding's, which is zero."""
     rows = ZeroRow(keras.initializers.RandomNormal(stddev=dim**-0.5), PAD)
     return Embedding(vocab_size, dim, embeddings_initializer=rows)
 
@@ -44,15 +44,15 @@ def embedding(vocab_size: int, dim: int) -> Embedding:
 class SinusoidalPositions(keras.layers.Layer):
     """Position embedding without learnt parameters.
 
-    "fairseq" counts the words that are no padding from 2 and gives padding zeros; the others count all from 0.
-    "marian" keeps its table as a frozen parameter, so that it is in the checkpoint; the others compute their waves.
+    "fairseq" counts the words that are not padding from 2 and gives padding zeros; the others count all from 0.
+    "marian" stores its table as a frozen parameter, so it is in the checkpoint; the others compute theirs.
 
     Args:
         dim: width D.
         style: see :func:`tf_impl.layers.positions.sinusoids`.
         positions: rows of the table.
 
-    Inputs: ``ids`` (N, T) int; ``like``, a tensor of the precision that is wanted; ``start`` (N,) int, position of the
+    Inputs: ``ids`` (N, T) int; ``like``, a tensor of the desired precision; ``start`` (N,) int, position of the
         first word, or None for 0.
     Returns: (T, D); in the style of fairseq and with a start (N, T, D).
     Raises: ValueError if there are more words than rows.
@@ -111,7 +111,7 @@ class TransformerAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "transformer_layers.TransformerLayer")
 class TransformerLayer(keras.layers.Layer):
-    """What both kinds of layers share: the feed-forward half, and the residual with a norm after or before it."""
+    """Base of both kinds of layers: the feed-forward half, and the residual with a norm after or before it."""
 
     def __init__(self, normalize_before: bool, dropout: float, activation_dropout: float, **kwargs):
         super().__init__(**kwargs)
@@ -155,7 +155,7 @@ class DecoderLayer(TransformerLayer):
 
     Inputs: ``x`` (N, T, D); ``memory``, the encoder's keys and values (N, heads, S, E); ``self_bias`` and
         ``memory_bias`` of the scores; with a cache ``past``, keys and values (N, heads, M, E), and ``here``
-        (N, 1, M, 1) bool, True where those of x (T = 1) are to be put.
+        (N, 1, M, 1) bool, True where those of x (T = 1) are written.
     Returns: (N, T, D), and the keys and values of self-attention.
     """
 
@@ -183,7 +183,7 @@ class DecoderLayer(TransformerLayer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TransformerStack(keras.layers.Layer):
-    """Word and position embeddings, and the layers of one half; with the norm before each part there is one after."""
+    """Word and position embeddings, and the layers of one half; a norm before each part means one more at the end."""
 
     def __init__(self, embed_tokens, layers, dim, pos, positions, normalize_before, dropout, **kwargs):
         super().__init__(**kwargs)
@@ -204,7 +204,7 @@ class TransformerStack(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TransformerBody(keras.layers.Layer):
-    """Encoder and decoder, and the embedding that they share, if they do."""
+    """Encoder and decoder, and the embedding if they share it."""
 
     def __init__(self, shared, encoder, decoder, **kwargs):
         super().__init__(**kwargs)

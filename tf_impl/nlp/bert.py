@@ -1,10 +1,11 @@
-"""BERT: a bidirectional Transformer encoder, pre-trained to fill in words and to tell whether two sentences follow.
+"""BERT: a bidirectional Transformer encoder, pre-trained to fill in words and to tell whether one sentence follows
+another.
 
 "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", 2018, arXiv:1810.04805.
 Parameter names: Hugging Face transformers ``models/bert/modeling_bert.py`` (Apache-2.0).
 
 Mirror notes:
-- Keras layers own the name ``output``; the attribute is ``output_`` there.
+- Keras layers reserve the name ``output``; the attribute is ``output_`` there.
 - PyTorch ties a decoder by giving two modules one parameter; Keras layers share one variable.
 """
 
@@ -52,7 +53,7 @@ EPS = 1e-12  # of every layer normalisation
 
 
 def dense(units: int) -> SequenceDense:
-    """A dense layer whose kernel starts normal with deviation 0.02, its bias zero."""
+    """A dense layer with a kernel of deviation 0.02 and zero bias initially."""
     normal = keras.initializers.RandomNormal(stddev=0.02)
     return SequenceDense(units, kernel_initializer=normal, bias_initializer="zeros")
 
@@ -120,7 +121,7 @@ class BertAttention(keras.layers.Layer):
     def __init__(self, hidden: int, heads: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
         self.self = BertSelfAttention(hidden, heads, dropout)
-        self.output_ = BertOutput(hidden, dropout)  # mirror: own the name
+        self.output_ = BertOutput(hidden, dropout)  # mirror: reserve the name
 
     def call(self, x, bias, training=False):
         return self.output_(self.self(x, bias, training=training), x, training=training)
@@ -155,7 +156,7 @@ class BertLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class BertEncoder(keras.layers.Layer):
-    """The stack of layers."""
+    """All layers of the encoder, one after the other.  (N, T, D) -> (N, T, D)."""
 
     def __init__(self, layers: int, hidden: int, heads: int, intermediate: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
@@ -188,7 +189,7 @@ class BertModel(TokenModel):
         positions: longest sequence.
         types: number of segments.
         dropout: rate after embeddings, attention and dense layers.
-        pooler: whether there is one; the heads that do not read it have none, like the reference's.
+        pooler: whether there is one; as in the reference, heads that do not read it have none.
 
     Inputs: ``input_ids``, ``attention_mask`` (1 = token, 0 = padding), ``token_type_ids`` (segment): (N, T) int.
     Returns: dict: ``"last_hidden_state"`` (N, T, D), with a pooler ``"pooler_output"`` (N, D).
@@ -223,7 +224,7 @@ class BertModel(TokenModel):
 
 @keras.saving.register_keras_serializable("diptych")
 class SentenceEncoder(BertModel):
-    """BERT whose answer is one vector of length 1 per sentence: the mean over its tokens (sentence-transformers).
+    """BERT that returns one vector of length 1 per sentence: the mean over its tokens (sentence-transformers).
 
     Returns: dict: ``"embedding"`` (N, D), ``"last_hidden_state"`` (N, T, D), ``"pooler_output"`` (N, D).
     """
@@ -252,7 +253,7 @@ class BertPredictionHeadTransform(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TiedDecoder(keras.layers.Layer):
-    """y = x E^T + b with the word embedding E and a bias that another layer owns.  (N, T, D) -> (N, T, V)."""
+    """y = x E^T + b with the word embedding E and another layer's bias.  (N, T, D) -> (N, T, V)."""
 
     def __init__(self, embedding: Embedding, bias: keras.Variable, **kwargs):
         super().__init__(**kwargs)
@@ -394,7 +395,7 @@ class BertForTokenClassification(TokenModel):
 
 @keras.saving.register_keras_serializable("diptych")
 class BertForQuestionAnswering(TokenModel):
-    """BERT that points at the first and the last token of an answer.
+    """BERT that finds the first and the last token of an answer.
 
     Args:
         options: of :class:`BertModel`.
@@ -536,7 +537,7 @@ class BertTrainer:
             losses = self.criterion(self.model(*inputs.values(), training=True), targets)
         parameters = self.optimizer.parameters
         gradients = tape.gradient(losses["total"], [p.value for p in parameters.values()])
-        gradients = [tf.convert_to_tensor(g) for g in gradients]  # that of an embedding is sparse
+        gradients = [tf.convert_to_tensor(g) for g in gradients]  # an embedding's gradient is sparse
         self.optimizer.step(dict(zip(parameters, gradients, strict=True)), self.learning_rate)
         return losses
 
@@ -554,7 +555,7 @@ HEADS = {
 
 
 def with_head(head: str, **options):
-    """The class of a head, built."""
+    """Build BERT with the given head."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} must be one of {sorted(HEADS)}")
     return HEADS[head](**options)

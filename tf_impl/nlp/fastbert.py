@@ -1,11 +1,11 @@
-"""FastBERT: a BERT with a classifier after every layer; an easy text leaves at the first one that is sure of it.
+"""FastBERT: a BERT with a classifier after every layer; an easy text exits at the first one that is certain.
 
 "FastBERT: a Self-distilling BERT with Adaptive Inference Time", 2020, arXiv:2004.02178. Parameter names:
 autoliuweijie/FastBERT ``run_fastbert.py`` and its UER layers. First the backbone and the last classifier are trained
-on labels; then the other classifiers learn its answers, which needs none.
+on labels; then the other classifiers learn its answers, without labels.
 
 Mirror notes:
-- PyTorch freezes what a phase does not train; TensorFlow's tape watches what it does.
+- PyTorch freezes what a phase does not train; TensorFlow's tape watches what it trains.
 """
 
 import math
@@ -35,7 +35,7 @@ __all__ = [
 
 MASKED = -10000.0  # score of a key that must not be seen, as in the reference
 SEGMENTS = 3  # padding, first and second text
-UNCLIPPED = 1e9  # norm of gradients that is never reached
+UNCLIPPED = 1e9  # a gradient norm that is never reached
 POOLINGS = ("first", "mean", "max", "last")
 
 
@@ -105,7 +105,7 @@ class Embedding(keras.layers.Layer):
 
     def call(self, input_ids, segment_ids, training=False):
         length, positions = input_ids.shape[1], self.position_embedding.input_dim
-        if length is not None and length > positions:  # in a graph of any length it is not known
+        if length is not None and length > positions:  # unknown in a graph for any length
             raise ValueError(f"input_ids: {length} tokens, and the model has {positions} positions; cut them")
         x = self.word_embedding(input_ids) + self.segment_embedding(segment_ids)
         places = tf.convert_to_tensor(self.position_embedding.embeddings)[: tf.shape(input_ids)[1]]
@@ -114,7 +114,7 @@ class Embedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Encoder(keras.layers.Layer):
-    """The layers, which the model runs one after the other."""
+    """Holds the layers; the model runs them one after the other."""
 
     def __init__(self, layers: int, hidden: int, heads: int, intermediate: int, dropout: float, **kwargs):
         super().__init__(**kwargs)
@@ -141,7 +141,7 @@ class Classifier(keras.layers.Layer):
 
     def pool(self, x):
         if self.pooling == "mean":
-            return tf.reduce_mean(x, 1)  # the reference's goes over the features, which does not fit what follows
+            return tf.reduce_mean(x, 1)  # the reference's runs over the features, which does not fit the next layer
         if self.pooling == "max":
             return tf.reduce_max(x, 1)
         return x[:, -1 if self.pooling == "last" else 0]
@@ -155,7 +155,7 @@ class Classifier(keras.layers.Layer):
 class FastBert(TokenModel):
     """Embeddings, layers, and a classifier after each.
 
-    The classifiers before the last see the backbone without a way back: their losses do not reach it.
+    The classifiers before the last see the backbone as a constant: their losses do not train it.
 
     Args:
         vocab_size, hidden, layers, heads, intermediate: sizes (V, D, number of layers L and heads, F).
@@ -193,7 +193,7 @@ class FastBert(TokenModel):
         ]
 
     def start(self, input_ids, segment_ids, training=False):
-        """The embeddings, and what is added to the scores of the keys."""
+        """The embeddings, and the bias of the keys' scores."""
         x = self.embedding(input_ids, segment_ids, training=training)
         return x, tf.cast(segment_ids[:, None, None] == 0, x.dtype) * MASKED
 
@@ -213,7 +213,7 @@ class FastBertCriterion(keras.layers.Layer):
 
     Inputs: ``outputs`` of :class:`FastBert`; ``targets["labels"]`` (N,) int, -100 where there is no label.
     Returns: dict of scalars: ``"finetune"``, the cross-entropy of the last classifier (section 3.2.2); ``"distill"``,
-        the divergence of every other classifier's answer from the last one's, which is left as it is (equations 6
+        the divergence of every other classifier's answer from the last one's, which is a constant (equations 6
         and 7); their sum ``"total"``.
     """
 
@@ -226,23 +226,23 @@ class FastBertCriterion(keras.layers.Layer):
 
 
 def uncertainty(logits):
-    """Entropy of an answer as a share of the largest one: (..., K) -> (...), in [0, 1] (equation 3)."""
+    """Entropy of an answer relative to the largest possible: (..., K) -> (...), in [0, 1] (equation 3)."""
     log_p = tf.nn.log_softmax(logits)
     entropy = -tf.reduce_sum(tf.exp(log_p) * log_p, -1)
-    return tf.minimum(entropy / math.log(logits.shape[-1]), 1)  # rounding alone would exceed it
+    return tf.minimum(entropy / math.log(logits.shape[-1]), 1)  # only rounding exceeds it
 
 
 @keras.saving.register_keras_serializable("diptych")
 class FastBertPostProcess(keras.layers.Layer):
-    """The answer of the first classifier that is sure enough, after all of them have been computed.
+    """The answer of the first classifier that is certain enough, after all have been computed.
 
     Args:
-        speed: largest uncertainty at which a text leaves, in [0, 1]; at the last classifier it always does.
+        speed: largest uncertainty at which a text exits, in [0, 1]; at the last classifier it always does.
 
     Inputs: ``outputs`` of :class:`FastBert`.
     Returns: dict: ``"classes"`` (N,) int64; ``"logits"`` (N, K); ``"uncertainty"`` (N,); ``"layers"`` (N,) int64, how
-        many layers the answer needs.
-    Raises: ValueError if the speed is not 0 to 1.
+        many layers the answer needed.
+    Raises: ValueError if ``speed`` is not in [0, 1].
     """
 
     def __init__(self, speed: float = 0.5, **kwargs):
@@ -265,7 +265,7 @@ class FastBertPostProcess(keras.layers.Layer):
 
 
 def adaptive(model, input_ids, segment_ids, speed: float = 0.5) -> dict:
-    """The same answers, layer by layer: a text that has left is not computed any further.
+    """The same answers, layer by layer: a text that has exited is not computed further.
 
     Args:
         model: a :class:`FastBert`.
@@ -273,10 +273,11 @@ def adaptive(model, input_ids, segment_ids, speed: float = 0.5) -> dict:
         speed: see :class:`FastBertPostProcess`.
 
     Returns:
-        What :class:`FastBertPostProcess` returns; ``layers.sum() / (N L)`` is the share of the work that was done.
+        What :class:`FastBertPostProcess` returns; ``layers.sum() / (N L)`` is the share of the layers that was
+        computed.
     """
     x, bias = model.start(input_ids, segment_ids)
-    left = tf.range(len(x), dtype=tf.int64)  # texts that are still in
+    left = tf.range(len(x), dtype=tf.int64)  # texts that have not exited
     parts = []
     for depth, (layer, classifier) in enumerate(zip(model.encoder.transformer, model.classifiers, strict=True), 1):
         x = layer(x, bias)
@@ -333,7 +334,7 @@ class FastBertTrainer:
             tape.watch(sources)  # mirror: freezes
             losses = self.criterion(self.model(*inputs.values(), training=True), targets)
         gradients = tape.gradient(losses[self.phase], sources)
-        gradients = [tf.convert_to_tensor(g) for g in gradients]  # that of an embedding is sparse
+        gradients = [tf.convert_to_tensor(g) for g in gradients]  # an embedding's gradient is sparse
         self.optimizer.step(dict(zip(parameters, gradients, strict=True)), self.learning_rate)
         return losses
 

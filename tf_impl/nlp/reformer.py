@@ -1,12 +1,13 @@
 """Reformer: a Transformer for long texts, with attention by hashing and layers whose activations are not kept.
 
 "Reformer: The Efficient Transformer", 2020, arXiv:2001.04451. Parameter names: lucidrains/reformer-pytorch
-``reformer_pytorch.py`` (MIT), without the second names under ``irrev_blocks`` that it gives the same tensors.
+``reformer_pytorch.py`` (MIT), without its duplicate names under ``irrev_blocks``.
 
-The rotations of the hash are an input. The backward pass hashes the vectors that it has computed anew.
+The rotations of the hash are an input. The backward pass hashes the recomputed vectors again.
 
 Mirror notes:
-- PyTorch has a list of parameters; in Keras it is a list of variables, ``weights_``, since layers own ``weights``.
+- PyTorch has a list of parameters; in Keras it is a list of variables, ``weights_``, because layers reserve
+  ``weights``.
 """
 
 import keras
@@ -62,7 +63,8 @@ class Reformer(keras.layers.Layer):
         dim, depth, heads, dim_head: width D, layers, heads of attention and their width E.
         bucket_size: positions of a bucket.
         causal: whether a position sees no later one.
-        ff_mult, ff_glu, ff_chunks: inner width of feed-forward by D, whether it is gated, in how many parts it runs.
+        ff_mult, ff_glu, ff_chunks: inner width of feed-forward divided by D, whether it is gated, in how many parts it
+            runs.
         allow_duplicates: of :func:`tf_impl.layers.lsh_attention.lsh_attention`.
         use_full_attn: attention among all positions; it does not use rotary positions, as in the reference.
 
@@ -108,7 +110,7 @@ class Reformer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class AxialPositionalEmbedding(keras.layers.Layer):
-    """The sum of a vector per row and one per column of positions written in rows: (T, D) (section 4)."""
+    """Axial positions: the sum of a vector per row and one per column: (T, D) (section 4)."""
 
     def __init__(self, dim: int, rows: int, columns: int, **kwargs):
         super().__init__(**kwargs)
@@ -136,7 +138,7 @@ class ReformerLM(TextModel):
     Inputs: ``input_ids`` (N, T) int, T a multiple of 2 ``bucket_size``; ``rotations`` (depth, E, H, B / 2) random
         numbers for H rounds of B = T / ``bucket_size`` buckets; ``attention_mask`` (N, T) int, 1 = word, 0 = padding.
     Returns: logits (N, T, V).
-    Raises: ValueError if ``positions`` is another one, and for more words than ``max_seq_len``.
+    Raises: ValueError if ``positions`` is unknown, or there are more words than ``max_seq_len``.
     """
 
     def __init__(

@@ -4,7 +4,7 @@
 Shawn1993/cnn-text-classification-pytorch ``model.py`` (Apache-2.0); behaviour and training: yoonkim/CNN_sentence.
 
 Mirror notes:
-- PyTorch's embedding knows its padding row, which gets no gradient; TensorFlow stops the gradient at its tokens.
+- PyTorch's embedding has a padding row, which gets no gradient; TensorFlow stops the gradient at its tokens.
 - PyTorch has (N, 1, T, D) maps, TensorFlow (N, T, D, 1); both kernels span all D columns.
 """
 
@@ -57,15 +57,15 @@ class TextCNN(TokenModel):
         kernel_sizes: heights, in words.
         padding: padding tokens put before and after every sentence; None: one fewer than the largest height, so that
             every word is seen by all rows of every filter (yoonkim/CNN_sentence).
-        mask_padding: leave windows without any word out of the maximum; the original takes them in.
-        dropout: rate before the classifier. The original doubles nothing in training and halves the weights at test,
-            which is the same.
+        mask_padding: whether to exclude windows without a word from the maximum; the original includes them.
+        dropout: rate before the classifier. The original does not rescale in training and halves the weights at test
+            time, which is equivalent.
         channels: ``"trained"``: one embedding, which is trained; ``"fixed"``: one that is not; ``"both"``: one of each,
             with the same filters on both.
 
     Inputs: ``input_ids`` (N, T) int; 0 = padding.
     Returns: logits (N, K).
-    Raises: ValueError if the channels are not known, or a sentence is shorter than a filter.
+    Raises: ValueError if ``channels`` is unknown, or a sentence is shorter than a filter.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TextCNN(TokenModel):
         self.fc1 = Dense(num_classes, kernel_initializer="zeros", bias_initializer="zeros")
 
     def call(self, input_ids, training=False):
-        length = input_ids.shape[1]  # in a graph of any length it is not known
+        length = input_ids.shape[1]  # unknown in a graph for any length
         if length is not None and length + 2 * self.padding < max(self.kernel_sizes):
             length += 2 * self.padding
             raise ValueError(f"input_ids: {length} tokens with padding; filters of {max(self.kernel_sizes)} need more")
@@ -106,13 +106,13 @@ class TextCNN(TokenModel):
         x = tf.where((ids == PAD)[..., None], tf.stop_gradient(x), x)  # mirror: padding row
         if self.embed_static is not None:
             x = x + self.embed_static(ids)  # the same filters on both: a sum of convolutions is that of the sum
-        # how many there are before each place
+        # how many there are before each position
         words = tf.pad(tf.cumsum(tf.cast(ids != PAD, x.dtype), 1), [[0, 0], [1, 0]])
         features = []
         for size, conv in zip(self.kernel_sizes, self.convs, strict=True):
             y = tf.nn.relu(conv(x[..., None]))[:, :, 0]  # (N, T - size + 1, filters)
             if self.mask_padding:
-                # nothing is less than the 0 of a window without words
+                # no value is less than the 0 of a window without words
                 y = y * tf.cast(words[:, size:] > words[:, :-size], y.dtype)[..., None]
             features.append(tf.reduce_max(y, 1))
         return self.fc1(self.dropout(tf.concat(features, 1), training=training))
@@ -134,7 +134,7 @@ class TextCNNPostProcess(ClassificationPostProcess):
 
 
 class TextCNNTrainer:
-    """Training steps with Adadelta; after each, the classifier's weights are held in bounds.
+    """Training steps with Adadelta; after each, the classifier's weights are bounded.
 
     The weights of a class that are longer than 3 are scaled to that length, and the padding's vector is made zero.
 
@@ -157,7 +157,7 @@ class TextCNNTrainer:
         with tf.GradientTape() as tape:
             losses = self.criterion(self.model(*inputs.values(), training=True), targets)
         gradients = tape.gradient(losses["total"], [p.value for p in self.parameters])
-        gradients = [tf.convert_to_tensor(g) for g in gradients]  # that of an embedding is sparse
+        gradients = [tf.convert_to_tensor(g) for g in gradients]  # an embedding's gradient is sparse
         self.optimizer.apply_gradients(zip(gradients, self.parameters, strict=True))
         weight = tf.convert_to_tensor(self.model.fc1.kernel)  # (filters, K)
         norm = tf.sqrt(tf.reduce_sum(tf.square(weight), 0, keepdims=True))

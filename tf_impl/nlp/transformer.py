@@ -1,10 +1,10 @@
 """The Transformer: an encoder and a decoder of attention and feed-forward layers, for translation.
 
 "Attention Is All You Need", 2017, arXiv:1706.03762. Parameter names: Hugging Face transformers
-``models/marian/modeling_marian.py`` (Apache-2.0), which are those of fairseq (MIT) after ``model.``.
+``models/marian/modeling_marian.py`` (Apache-2.0), which after ``model.`` are those of fairseq (MIT).
 
 The decoder runs over whole sentences in training, and word by word in a search, where it keeps keys and values of the
-words so far in a cache of fixed length. Both forms, and the encoder, are graphs that can be exported.
+words so far in a cache of fixed length. Both modes, and the encoder, are graphs that can be exported.
 
 Mirror notes:
 - PyTorch ties the output by giving two modules one parameter; Keras layers share one variable.
@@ -45,7 +45,7 @@ __all__ = [
     "translate",
 ]
 
-EOS = 2  # the decoder starts with the end of a sentence, as in fairseq
+EOS = 2  # the decoder starts from the end-of-sentence word, as in fairseq
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -74,10 +74,10 @@ class Transformer(TextModel):
         pos: sines and cosines of positions: "paper", "t2t", "fairseq" or "marian".
         positions: rows of the table of "marian".
         normalize_before: layer normalisation before each part, not after its residual.
-        tying: which matrices are one: "all" three, the "decoder"'s input and output, or "none".
-        source_vocab_size: words of the source, where they are not the target's; not with "all".
+        tying: which matrices are shared: "all" three, the "decoder"'s input and output, or "none".
+        source_vocab_size: words of the source, if they differ from the target's; not with "all".
         dropout, attention_dropout, activation_dropout: rates after embeddings and parts, of attention weights, and
-            inside feed-forward.
+            inside the feed-forward network.
 
     Inputs: ``input_ids`` and ``attention_mask`` (1 = word, 0 = padding): (N, S) int; ``decoder_input_ids`` (N, T) int.
     Returns: logits (N, T, V); position t does not depend on later words.
@@ -136,7 +136,7 @@ class Transformer(TextModel):
         return x, [layer.encoder_attn.keys_values(x) for layer in self.model.decoder.layers]
 
     def encode(self, input_ids, attention_mask, training=False):
-        """What the steps of the decoder need of the source.
+        """Everything the decoder's steps need from the source.
 
         Returns: dict: ``"last_hidden_state"`` (N, S, D); ``"memory_key"`` and ``"memory_value"``, the keys and values
             of the source for the L layers of the decoder, (N, L, heads, S, E).
@@ -155,7 +155,7 @@ class Transformer(TextModel):
             decoder_input_ids: (N, 1) int, the word.
             position: (N,) int, its position, below the length M of the cache.
             attention_mask, memory_key, memory_value: of :meth:`encode`.
-            past_key, past_value: (N, L, heads, M, E), the cache; what it holds from the position on does not matter.
+            past_key, past_value: (N, L, heads, M, E), the cache; its contents from the position on are ignored.
 
         Returns: dict: ``"logits"`` (N, V); ``"present_key"``, ``"present_value"``, the cache with this word.
         """
@@ -200,7 +200,7 @@ class TransformerStep(Transformer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TransformerCriterion(keras.layers.Layer):
-    """Cross-entropy with label smoothing, averaged over the words that are no padding.
+    """Cross-entropy with label smoothing, averaged over the words that are not padding.
 
     With V words and smoothing e, the target has 1 - e and the others e / (V - 1) each in "fairseq" and "t2t", which
     subtracts the entropy of that distribution, so that a perfect model has loss 0; in "torch" e / V is spread over all.
@@ -223,7 +223,7 @@ class TransformerCriterion(keras.layers.Layer):
     def call(self, outputs, targets):
         labels, eps, words = targets["labels"], self.label_smoothing, outputs.shape[-1]
         others = eps / words if self.form == "torch" else eps / (words - 1)
-        target = 1 - eps if self.form == "torch" else 1 - eps - others  # beside the share that all have
+        target = 1 - eps if self.form == "torch" else 1 - eps - others  # on top of the share that all have
         log_p = tf.nn.log_softmax(outputs)
         nll = -tf.gather(log_p, labels, batch_dims=2)
         smoothed = target * nll - others * tf.reduce_sum(log_p, -1)
@@ -276,12 +276,12 @@ class TransformerTrainer:
         with tf.GradientTape() as tape:
             losses = self.criterion(self.model(*inputs.values(), training=True), targets)
         gradients = tape.gradient(losses["total"], [p.value for p in self.optimizer.params])
-        self.optimizer.step([tf.convert_to_tensor(g) for g in gradients])  # that of an embedding is sparse
+        self.optimizer.step([tf.convert_to_tensor(g) for g in gradients])  # an embedding's gradient is sparse
         return losses
 
 
 def translate(model, input_ids, attention_mask, beams: int = 4, alpha: float = 0.6, max_length: int | None = None):
-    """Search for the best translation of every sentence of a batch.
+    """Search for the best translation of every sentence in a batch.
 
     Args:
         model: a :class:`Transformer`.
@@ -291,7 +291,7 @@ def translate(model, input_ids, attention_mask, beams: int = 4, alpha: float = 0
         max_length: longest translation; by default 50 words more than the source (section 6.1).
 
     Returns: dict of :func:`tf_impl.nlp.beam_search.beam_search`; in a greedy search K = 1.
-    Raises: ValueError if ``max_length`` is more than the model has positions.
+    Raises: ValueError if ``max_length`` exceeds the model's positions.
     """
     max_length = input_ids.shape[1] + 50 if max_length is None else max_length
     table = model.model.decoder.embed_positions.rows
@@ -320,7 +320,7 @@ HEADS = {"model": Transformer, "encode": TransformerEncode, "step": TransformerS
 
 
 def with_head(head: str, **options):
-    """The class of a head, built."""
+    """Build BERT with the given head."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} must be one of {sorted(HEADS)}")
     return HEADS[head](**options)

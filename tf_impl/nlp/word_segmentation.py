@@ -1,12 +1,13 @@
-"""Taggers of characters, for the segmentation of Chinese: random fields over features, over an LSTM and over a GRU.
+"""Character taggers for Chinese word segmentation: random fields over features, over an LSTM and over a GRU.
 
-A character is tagged B, M, E (at the beginning, in the middle, at the end of a word) or S (a word of its own), or with
-a tag of its own for every kind of word. "Bidirectional LSTM-CRF Models for Sequence Tagging", 2015, arXiv:1508.01991;
-"Chinese Lexical Analysis with Deep Bi-GRU-CRF Network", 2018, arXiv:1807.01882. Parameter names: kmkurn/pytorch-crf and
-PyTorch's own for the LSTM; the files of ``lac_small`` in fxsjy/jieba for the GRU, which load as they are.
+A character is tagged B, M, E (at the beginning, in the middle, at the end of a word) or S (a single-character word), or
+with a separate set of tags for every kind of word. "Bidirectional LSTM-CRF Models for Sequence Tagging", 2015,
+arXiv:1508.01991; "Chinese Lexical Analysis with Deep Bi-GRU-CRF Network", 2018, arXiv:1807.01882. Parameter names:
+kmkurn/pytorch-crf and PyTorch's for the LSTM; for the GRU the files of ``lac_small`` in fxsjy/jieba, which load
+unchanged.
 
 Mirror notes:
-- PyTorch's embedding knows its padding row, which gets no gradient; TensorFlow stops the gradient there.
+- PyTorch's embedding has a padding row, which gets no gradient; TensorFlow stops the gradient there.
 """
 
 import keras
@@ -34,16 +35,16 @@ __all__ = [
 
 
 def lengths_of(mask):
-    """Characters of every text; at least one, so that the recursion has where to start.  (N, T) -> (N,)."""
+    """Characters of every text; at least one, so that the recursion can start.  (N, T) -> (N,)."""
     return tf.maximum(tf.reduce_sum(tf.cast(mask != 0, tf.int64), 1), 1)
 
 
 @keras.saving.register_keras_serializable("diptych")
 class LinearCRF(TextModel):
-    """Random field whose emissions are sums of weights of features.
+    """Random field whose emissions are sums of feature weights.
 
     Args:
-        num_features: rows of the table of weights; row 0 is that of no feature and stays 0.
+        num_features: rows of the table of weights; row 0 stands for no feature and stays 0.
         num_tags: tags K.
         constraints: see :class:`tf_impl.losses.crf.CRF`.
 
@@ -85,7 +86,7 @@ class LinearCRFTrainer:
             penalty = self.l2 * sum(tf.reduce_sum(tf.square(p)) for p in self.parameters)
             total = losses["nll"] + penalty
         gradients = tape.gradient(total, [p.value for p in self.parameters])
-        self.optimizer.step([tf.convert_to_tensor(g) for g in gradients])  # that of an embedding is sparse
+        self.optimizer.step([tf.convert_to_tensor(g) for g in gradients])  # an embedding's gradient is sparse
         return {"nll": losses["nll"], "penalty": penalty, "total": total}
 
 

@@ -1,9 +1,9 @@
-"""CRNN: convolutions read a line of text as a sequence of columns, recurrent layers give every column its classes.
+"""CRNN: convolutions read a line of text as a sequence of columns; recurrent layers classify every column.
 
 "An End-to-End Trainable Neural Network for Image-based Sequence Recognition and Its Application to Scene Text
 Recognition", 2015, arXiv:1507.05717.
 Parameter names: ``CRNN`` from meijieru/crnn.pytorch ``models/crnn.py`` (MIT); ``VGGCRNN`` from JaidedAI/EasyOCR
-``easyocr/model/vgg_model.py`` (Apache-2.0), whose second generation of networks it is; ``MeanCRNN`` from khmer-ocr-ocm.
+``easyocr/model/vgg_model.py`` (Apache-2.0), its second generation of networks; ``MeanCRNN`` from khmer-ocr-ocm.
 All return raw logits, time first: (T, B, K). Class 0 is the blank.
 
 Mirror notes:
@@ -99,15 +99,15 @@ class CRNN(Model):
     """The network of the paper.
 
     Args:
-        num_classes: characters and the blank.
-        in_chans: channels of the picture.
+        num_classes: characters, blank included.
+        in_chans: channels of the image.
         base: channels of the first convolution.
         nh: width of each direction of the recurrent layers.
         n_rnn: recurrent layers, at least 1.
         leaky_relu: see :class:`CRNNFeatures`.
 
     Inputs: (B, 32, W, in_chans), values from -1 to 1.  Returns: logits (W // 4 + 1, B, num_classes).
-    Raises: ValueError if the height of the picture does not end at 1.
+    Raises: ValueError if the height of the image does not shrink to 1.
     """
 
     def __init__(
@@ -193,16 +193,16 @@ class SequenceModeling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class VGGCRNN(Model):
-    """EasyOCR's form: the mean over the height instead of a fixed height, and a linear layer of its own at the end.
+    """EasyOCR's variant: the mean over the height instead of a fixed height, and a separate linear layer at the end.
 
     Args:
-        num_classes: characters and the blank.
-        in_chans: channels of the picture.
+        num_classes: characters, blank included.
+        in_chans: channels of the image.
         output_channel: channels of the features, a multiple of 8.
         hidden_size: width of each direction of the recurrent layers, and of what they return.
 
     Inputs: (B, H, W, in_chans), H at least 32, values from -1 to 1.  Returns: logits (W // 4 - 1, B, num_classes);
-        EasyOCR's own are batch first.
+        EasyOCR's are batch first.
     Raises: ValueError if ``output_channel`` is not a multiple of 8.
     """
 
@@ -229,15 +229,15 @@ class VGGCRNN(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class MeanCRNN(Model):
-    """A form with batch normalisation everywhere, the mean over the height, and one stacked recurrent module.
+    """A variant with batch normalisation everywhere, the mean over the height, and one stacked recurrent module.
 
     Args:
-        num_classes: characters and the blank.
-        in_chans: channels of the picture.
+        num_classes: characters, blank included.
+        in_chans: channels of the image.
         base: channels of the first convolution.
         nh: width of each direction of the recurrent layers.
         n_rnn: stacked recurrent layers.
-        dropout: rate of whole channels after every pool (the reference has it between the recurrent layers, too).
+        dropout: rate of whole channels after every pool (the reference also has it between the recurrent layers).
 
     Inputs: (B, H, W, in_chans), H at least 32, values from -1 to 1.  Returns: logits (W // 4 - 1, B, num_classes).
     """
@@ -253,7 +253,7 @@ class MeanCRNN(Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # after which convolution
+        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # convolution: the pool after it
         layers = []
         for i, width in enumerate(WIDTHS):
             last = i == len(WIDTHS) - 1
@@ -292,15 +292,15 @@ class CRNNPostProcess(keras.layers.Layer):
 
 
 def crnn(**options) -> CRNN:
-    """The network of the paper, for pictures 32 pixels high; digits and 26 letters."""
+    """The network of the paper, for images 32 pixels high; digits and 26 letters."""
     return CRNN(**{"num_classes": 37, "base": 64, "nh": 256, "n_rnn": 2, **options})
 
 
 def crnn_english_g2(**options) -> VGGCRNN:
-    """EasyOCR's reader of English, second generation: 96 characters, pictures 64 pixels high."""
+    """EasyOCR's reader of English, second generation: 96 characters, images 64 pixels high."""
     return VGGCRNN(**{"num_classes": 97, "output_channel": 256, "hidden_size": 256, **options})
 
 
 def crnn_khmer(**options) -> MeanCRNN:
-    """The reader of Khmer and English in khmer-ocr-ocm: 983 characters, pictures 48 pixels high."""
+    """The reader of Khmer and English in khmer-ocr-ocm: 983 characters, images 48 pixels high."""
     return MeanCRNN(**{"num_classes": 984, "base": 64, "nh": 256, "n_rnn": 2, **options})

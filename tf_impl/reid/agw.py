@@ -1,13 +1,13 @@
-"""AGW and SBS of fast-reid: non-local blocks, generalised mean, weighted triplets; and what makes it stronger.
+"""AGW and SBS of fast-reid: non-local blocks, generalised mean, weighted triplets; and its stronger variant.
 
 "Deep Learning for Person Re-identification: A Survey and Outlook", 2020, arXiv:2001.04193; "FastReID: A Pytorch Toolbox
 for General Instance Re-identification", 2020, arXiv:2006.02631. Names and numbers: JDAI-CV/fast-reid (Apache-2.0). What
-to look at: its non-local blocks have one channel inside; its label smoothing leaves the right class out.
+to look at: its non-local blocks have one inner channel; its label smoothing leaves the right class out.
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow, which brings places together for the products of matrices.
-- The pool keeps the border (ceil mode), which PyTorch cannot export at unknown sizes: after a ReLU it is the same with
-  a row and a column of zeros.
+- NCHW in PyTorch, NHWC in TensorFlow, which flattens positions for the matrix products.
+- The pool keeps the border (ceil mode), which PyTorch cannot export at unknown sizes: after a ReLU, a row and a column
+  of zeros give the same.
 """
 
 import keras
@@ -40,10 +40,11 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 @keras.saving.register_keras_serializable("diptych")
 class NonLocal(keras.layers.Layer):
-    """Every place receives the mean of all places, weighted by products of two embeddings; starts as the identity.
+    """Every position receives the mean of all positions, weighted by products of two embeddings; starts as the
+    identity.
 
     Args:
-        inter: channels inside: "fastreid" has 1, "half" C / 2.
+        inter: inner channels: "fastreid" has 1, "half" C / 2.
 
     x: (N, H, W, C), the same shape out.
     """
@@ -65,7 +66,7 @@ class NonLocal(keras.layers.Layer):
             tf.reshape(y, (shape[0], -1, y.shape[-1])) for y in (self.g(x), self.theta(x), self.phi(x))
         )  # (N, H W, I)
         weights = tf.matmul(theta, phi, transpose_b=True) / tf.cast(tf.shape(phi)[1], x.dtype)
-        y = tf.reshape(tf.matmul(weights, g), (*tf.unstack(shape[:3]), g.shape[-1]))  # mirror: products of matrices
+        y = tf.reshape(tf.matmul(weights, g), (*tf.unstack(shape[:3]), g.shape[-1]))  # mirror: matrix products
         return self.W(y, training=training) + x
 
 
@@ -123,7 +124,7 @@ class EmbeddingHead(keras.layers.Layer):
     def __init__(self, num_classes: int, learned_power: bool, cosine: bool, **kwargs):
         super().__init__(**kwargs)
         self.num_classes, self.cosine = num_classes, cosine
-        self.weight = None  # made when the size is known
+        self.weight = None  # created when the size is known
         self.pool_layer = GeM(learned=learned_power)
         self.bottleneck = keras.Sequential([BNNeck()])
 
@@ -149,11 +150,11 @@ class FastReID(Model):
         inter: see :class:`NonLocal`.
         learned_power: whether the pool's power is a parameter.
         cosine: logits are cosines (with a margin in the criterion).
-        neck_feat: "before" or "after" the neck is what triplets are made of.
+        neck_feat: whether triplets use the feature "before" or "after" the neck.
 
     Inputs: (N, H, W, 3) float.
     Returns: dict: ``"feature"`` (N, D) for triplets; ``"embedding"`` (N, D), the descriptor; ``"logits"`` (N, K).
-    Raises: ValueError for a block, a width or a place that is not known.
+    Raises: ValueError if the block, ``inter`` or ``neck_feat`` is unknown.
     """
 
     def __init__(
@@ -195,10 +196,10 @@ def smooth_cross_entropy(logits, labels, epsilon: float = 0.1, alpha: float = 0.
         logits: (N, K).
         labels: (N,) int.
         epsilon: below 0, every row has alpha times its probability of the right class instead.
-        alpha: see there.
+        alpha: see ``epsilon``.
 
     Returns:
-        Scalar: the sum over the rows by the number of those with a loss.
+        Scalar: the sum over the rows divided by the number of rows with a loss.
     """
     classes = logits.shape[1]
     log_p = tf.nn.log_softmax(logits, axis=1)

@@ -8,7 +8,7 @@ michuanhaohao/reid-strong-baseline (MIT). What to look at: the neck between the 
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
-- The decay of weights is part of PyTorch's Adam; TensorFlow adds it to the gradients.
+- Weight decay is part of PyTorch's Adam; TensorFlow adds it to the gradients.
 """
 
 import functools
@@ -54,7 +54,7 @@ class IBN(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class IBNBottleneck(Bottleneck):
-    """A bottleneck with :class:`IBN` after its first convolution, but in the last stage.
+    """A bottleneck with :class:`IBN` after its first convolution, except in the last stage.
 
     Args:
         last: width of the last stage.
@@ -74,7 +74,7 @@ class Trunk(ResNet):
         block, layers, planes: of the ResNet.
         last_stride: of the last stage.
         stem_relu: see the module.
-        features_only: without the classifier of ImageNet, which the IBN variant keeps and does not use.
+        features_only: without ImageNet's classifier, which the IBN variant keeps unused.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Trunk(ResNet):
             first.downsample.layers[0].strides = (1, 1)
             convolution = first.conv1 if isinstance(first, BasicBlock) else first.conv2
             convolution.strides = (1, 1)
-        if not features_only:  # the checkpoints have it, nothing calls it
+        if not features_only:  # in the checkpoints, but never called
             self.fc.build((None, self.known_channels["c5"]))
 
     def forward_stem(self, images, training=False):
@@ -113,13 +113,13 @@ class ReIDBaseline(Model):
         layers, planes: blocks of each stage, their nominal widths.
         last_stride: of the last stage.
         neck: whether there is a batch normalisation before the classifier.
-        neck_feat: "after" or "before" the neck is the descriptor.
+        neck_feat: whether the descriptor is the feature "after" or "before" the neck.
         stem_relu: whether the stem has a ReLU; the reference's plain ResNets have none.
 
     Inputs: (N, H, W, 3) float.
     Returns: dict: ``"feature"`` (N, D) before the neck; ``"embedding"`` (N, D), the descriptor, compared by its cosine;
         ``"logits"`` (N, K).
-    Raises: ValueError for a block or a place that is not known.
+    Raises: ValueError if the block or ``neck_feat`` is unknown.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class ReIDBaseline(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class ReIDCriterion(keras.layers.Layer):
-    """Smoothed cross-entropy, triplets of the hardest, centres.
+    """Smoothed cross-entropy, hard triplets and centres.
 
     Args:
         num_classes, embedding_size: K and D.
@@ -229,9 +229,9 @@ class ReIDTrainer:
         with tf.GradientTape() as tape:
             losses = self.criterion(self.model(inputs["images"], training=True), targets)
         *gradients, of_centers = tape.gradient(losses["total"], [*self.parameters, centers])
-        pairs = zip(self.parameters, gradients, strict=True)  # nothing calls the classifier of ImageNet
+        pairs = zip(self.parameters, gradients, strict=True)  # ImageNet's classifier is never called
         decayed = [tf.zeros_like(p) if g is None else g + self.weight_decay * p for p, g in pairs]
-        self.optimizer.step(decayed)  # mirror: decay of weights
+        self.optimizer.step(decayed)  # mirror: Weight decay
         centers.assign_sub(self.center_rate / self.criterion.center.weight * of_centers)
         return losses
 

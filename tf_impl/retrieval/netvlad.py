@@ -1,10 +1,10 @@
-"""NetVLAD: residuals to cluster centres, added up with soft assignments.
+"""NetVLAD: residuals to cluster centres, summed with soft assignments.
 
 "NetVLAD: CNN architecture for weakly supervised place recognition", 2015, arXiv:1511.07247. Names:
-Nanne/pytorch-NetVlad (no licence; formulas only). First values: ``weights.processing.retrieval.netvlad``.
+Nanne/pytorch-NetVlad (no licence; formulas only). Initial values: ``weights.processing.retrieval.netvlad``.
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow: places are the last axis there, the middle one here.
+- NCHW in PyTorch, NHWC in TensorFlow: positions are the last axis there, the middle one here.
 """
 
 import keras
@@ -39,7 +39,7 @@ class NetVLAD(keras.layers.Layer):
         x = l2_normalize(x)
         clusters, dim = self.centroids.shape
         assignment = tf.nn.softmax(tf.reshape(self.conv(x), (tf.shape(x)[0], -1, clusters)))  # (N, H W, K)
-        places = tf.reshape(x, (tf.shape(x)[0], -1, dim))  # mirror: places are
+        places = tf.reshape(x, (tf.shape(x)[0], -1, dim))  # mirror: positions are
         sums = tf.reduce_sum(assignment, 1)[:, :, None]
         vlad = tf.matmul(assignment, places, transpose_a=True) - sums * self.centroids
         return l2_normalize(tf.reshape(l2_normalize(vlad), (-1, clusters * dim)))

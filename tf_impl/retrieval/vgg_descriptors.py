@@ -3,8 +3,8 @@
 "Fine-tuning CNN Image Retrieval with No Human Annotation", 2017, arXiv:1711.02512: names of filipradenovic/
 cnnimageretrieval-pytorch ``cirtorch/networks/imageretrievalnet.py`` (MIT). "NetVLAD: CNN architecture for weakly
 supervised place recognition", 2015, arXiv:1511.07247: names of Nanne/pytorch-NetVlad (no licence; formulas only). What
-to look at: GeM pools what the last ReLU lets through, NetVLAD takes the convolution before it, negative values
-included; neither has VGG's last max pooling.
+to look at: GeM pools the output of the last ReLU, NetVLAD that of the convolution before it, negative values included;
+neither has VGG's last max pooling.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.

@@ -3,7 +3,7 @@
 Names: torchvision ``detection/faster_rcnn.py`` (BSD-3); mmdet ``bbox_heads/convfc_bbox_head.py`` (Apache-2.0).
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: what the first linear layer is given is transposed, because its weights are for NCHW.
+- NHWC here, NCHW in PyTorch: the input of the first linear layer is transposed, because its weights are for NCHW.
 - Initial values are given to the layers in Keras, filled in afterwards in PyTorch.
 """
 
@@ -44,10 +44,10 @@ class TwoMLPHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class FastRCNNPredictor(keras.layers.Layer):
-    """Class logits and box deltas, those of the background included (torchvision).
+    """Class logits and box deltas, background included (torchvision).
 
     Args:
-        num_classes: classes K with the background.
+        num_classes: classes K, background included.
 
     x: (R, D) -> (R, K), (R, K * 4).
     """
@@ -66,7 +66,7 @@ class ConvFCBBoxHead(keras.layers.Layer):
     """3x3 convolutions, linear layers with ReLU, class logits and box deltas (mmdet).
 
     Args:
-        num_classes: classes K without the background, which is the last logit.
+        num_classes: classes K; the background is one more logit, the last.
         num_convs, conv_filters: number and width of the convolutions.
         num_fcs: linear layers, at least one.
         units: their width.

@@ -59,8 +59,7 @@ class FCNMaskHead(keras.layers.Layer):
         num_classes: classes K.
         num_convs: convolutions before the enlargement.
         norm, norm_groups, conv: of the convolutions, see :class:`ConvModule`.
-        upsample: makes what doubles height and width, in place of a transposed convolution
-            with a ReLU.
+        upsample: makes the layer that doubles height and width, instead of a transposed convolution with a ReLU.
 
     x: (R, B, B, C) -> (R, 2 B, 2 B, K).
     """

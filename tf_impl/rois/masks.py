@@ -1,4 +1,4 @@
-"""Masks of objects inside boxes: what a network should find there, and back into the image.
+"""Masks of objects inside boxes: the targets of a network, and pasting into the image.
 
 "Mask R-CNN", 2017, arXiv:1703.06870.
 
@@ -14,14 +14,14 @@ __all__ = ["mask_targets", "paste_masks"]
 
 
 def mask_targets(boxes, matched, masks, size: int, binary: bool):
-    """The part of its object's mask that every box sees.
+    """Crop its object's mask to every box.
 
     Args:
         boxes: (N, R, 4) xyxy in pixels.
-        matched: (N, R) int64, index of the object; for a negative one, whatever is found.
+        matched: (N, R) int64, index of the object; the result for a negative one is arbitrary.
         masks: (N, M, H, W), 0 or 1.
         size: height and width of the result.
-        binary: cut the boxes to the image, and the averages to 0 and 1 (mmdet); otherwise neither (torchvision).
+        binary: clip the boxes to the image and round the averages to 0 or 1 (mmdet); otherwise neither (torchvision).
 
     Returns:
         (N, R, size, size) in [0, 1].
@@ -40,20 +40,20 @@ def mask_targets(boxes, matched, masks, size: int, binary: bool):
 
 
 def paste_masks(masks, boxes, size: tuple[int, int], convention: str):
-    """Masks of boxes as masks of images.
+    """Paste masks of boxes into images.
 
     Args:
         masks: (N, D, S, S) probabilities.
         boxes: (N, D, 4) xyxy in pixels of the image.
         size: height and width of the image.
-        convention: "mmdet" looks at the middle of every pixel; "torchvision" makes the boxes a little larger and moves
+        convention: "mmdet" samples at the middle of every pixel; "torchvision" enlarges the boxes slightly and moves
             them to whole pixels.
 
     Returns:
-        (N, D, H, W) probabilities, 0 outside of the boxes.
+        (N, D, H, W) probabilities, 0 outside the boxes.
 
     Raises:
-        ValueError: if there is no such convention.
+        ValueError: if ``convention`` is unknown.
 
     Source: torchvision ``detection/roi_heads.paste_masks_in_image``; mmdet ``fcn_mask_head._do_paste_mask``.
     """
@@ -67,7 +67,7 @@ def paste_masks(masks, boxes, size: tuple[int, int], convention: str):
 
 
 def _sampling_weights(start, end, length, cells):
-    """Share of every cell in a pixel, by the distance of their middles.  (N, D) -> (N, D, length, cells)."""
+    """Weight of every cell in a pixel, by the distance of their centres.  (N, D) -> (N, D, length, cells)."""
     extent = end - start
     pixel = tf.range(length, dtype=start.dtype) + 0.5
     place = (pixel - start[..., None]) / tf.where(extent > 0, extent, 1.0)[..., None] * cells - 0.5

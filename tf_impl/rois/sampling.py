@@ -1,4 +1,4 @@
-"""The proposals that the second stage is trained with, and the object of each.
+"""The proposals that the second stage is trained on, and the object of each.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
@@ -25,15 +25,15 @@ def sample_rois(
     positive: float = 0.5,
     low_quality: str | None = None,
 ):
-    """Assign objects to proposals and choose some of these; the objects are proposals, too.
+    """Assign objects to proposals and sample the proposals; the objects are proposals too.
 
     Args:
         proposals: (N, P, 4) xyxy in pixels; rows without area are no proposals.
         targets: ``"boxes"`` (N, M, 4), ``"valid"`` (N, M) bool; if there is ``"roi_priorities"``, (N, P + M) in the
             order of the convention, the highest are chosen first.
-        convention: which way round, and how overlaps are computed.
+        convention: the order of objects and proposals, and how overlaps are computed.
         count, share: of the sample, see :func:`sample`.
-        positive: overlap from which on a proposal belongs to an object; with less it is background.
+        positive: overlap from which on a proposal belongs to an object; below, it is background.
         low_quality: see :func:`assign_max_iou`; the best proposals of an object must reach ``positive``, too.
 
     Returns:

@@ -51,7 +51,7 @@ SIZES = tuple(tuple(scale * 2 ** (third / 3) for third in range(3)) for scale in
 
 @keras.saving.register_keras_serializable("diptych")
 class DCN(keras.layers.Layer):
-    """Deformable convolution v2 with the name that the first implementation gave to its offsets and masks.
+    """Deformable convolution v2 with the first implementation's name for its offsets and masks.
 
     Args:
         filters, kernel_size, strides, padding, dilation_rate: as of a convolution.

@@ -1,4 +1,5 @@
-"""What the trackers with deep layer aggregation share: the trunk with stems for the frame before, upsampling, heads.
+"""Common parts of the trackers with deep layer aggregation: the trunk with stems for the previous frame, upsampling,
+heads.
 
 Names: xingyizhou/CenterTrack ``model/networks/dla.py``, ifzhang/FairMOT ``models/networks/pose_dla_dcn.py`` (MIT).
 
@@ -25,7 +26,7 @@ class DLATrunk(keras.layers.Layer):
 
     Args:
         depths, widths: see ``DLA``.
-        previous: whether there are stems for the frame before and for a heat map of its objects.
+        previous: whether there are stems for the previous frame and for a heat map of its objects.
 
     images, previous: (N, H, W, 3), heat: (N, H, W, 1); the last two may be None -> list of six maps of strides 1 to 32.
     """
@@ -62,7 +63,7 @@ class DLATrunk(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DLASeg(Model):
-    """Trunk, upsampling, a head for each answer.
+    """Trunk, upsampling, and a head per output.
 
     Args:
         heads: channels by name.
@@ -94,7 +95,7 @@ class DLASeg(Model):
             setattr(self, name, keras.Sequential([*layers, Conv2D(filters, 1, bias_initializer=last)]))
 
     def answers(self, images, previous=None, heat=None, training=False) -> dict:
-        """What the heads say."""
+        """The outputs of the heads by name."""
         maps = self.base(images, previous, heat, training=training)
         maps = self.dla_up(maps[2:], training=training)
         x = self.ida_up(maps[:3], training=training)[-1]
@@ -102,12 +103,12 @@ class DLASeg(Model):
 
 
 def gathered_rows(x, index):
-    """The columns of a map at cells.  (N, H, W, C), (N, M) int64 row by row -> (N, M, C)."""
+    """The feature vectors of a map at cells.  (N, H, W, C), (N, M) int64 row by row -> (N, M, C)."""
     return take_rows(map_rows(x), index)
 
 
 def gathered_l1(x, index, wanted, mask):
-    """Mean absolute difference at cells, over the numbers that count.
+    """Mean absolute difference at cells, over the values that count.
 
     Args:
         x: (N, H, W, C).

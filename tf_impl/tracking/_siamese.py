@@ -1,4 +1,4 @@
-"""What pysot's trackers share: a residual network that keeps its maps large, correlation heads, losses.
+"""Common parts of pysot's trackers: a residual network with large maps, correlation heads, losses.
 
 Names: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``models/head/rpn.py``, ``models/model_builder.py``
 (Apache-2.0).
@@ -21,8 +21,8 @@ from tf_impl.layers.pooling import MaxPooling2D
 
 __all__ = ["ANCHORS", "VALUES", "AtrousResNet", "DepthwiseXCorr", "SiamRPNCriterion"]
 
-ANCHORS = 5  # of a cell: ratios 0.33, 0.5, 1, 2, 3
-VALUES = (2, 4)  # of an anchor: none and object, and the box
+ANCHORS = 5  # per cell: ratios 0.33, 0.5, 1, 2, 3
+VALUES = (2, 4)  # per anchor: background and object, and the box
 
 CONV = functools.partial(Conv2D, use_bias=False, kernel_initializer=KaimingNormal)
 
@@ -32,7 +32,7 @@ class Bottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3, 1x1 expansion by four, and a shortcut; without padding where the stride is 2.
 
     Args:
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         strides: of the 3x3 convolution.
         dilation_rate: of the 3x3 convolution.
         shortcut: size and dilation of the convolution of the shortcut, or None.
@@ -106,7 +106,7 @@ def conv_bn_relu(filters: int, kernel_size: int) -> list:
 
 @keras.saving.register_keras_serializable("diptych")
 class DepthwiseXCorr(keras.layers.Layer):
-    """The template's map over the frame's, channel by channel, and what that says.
+    """Depthwise correlation of the template's map with the frame's, and a head.
 
     Args:
         filters: of the maps that are correlated.

@@ -1,15 +1,15 @@
-"""DiMP: the filter that finds the object is learnt anew for each, by steps of descent that are layers of the network.
+"""DiMP: the filter that finds an object is learnt for each object, by descent steps that are layers of the network.
 
 "Learning Discriminative Model Prediction for Tracking", 2019, arXiv:1904.07220; the boxes' regressor: "ATOM: Accurate
 Tracking by Overlap Maximization", 2018, arXiv:1811.07628. Parameter names and numbers: visionml/pytracking
-``ltr/models/tracking/dimpnet.py``, ``target_classifier``, ``bbreg/atom_iou_net.py`` (GPL-3.0, from which nothing but
-names and formulas is taken). What to look at: the step length of every step of descent is computed, not chosen, and
-what counts as background and how much is learnt as a function of the distance from the object.
+``ltr/models/tracking/dimpnet.py``, ``target_classifier``, ``bbreg/atom_iou_net.py`` (GPL-3.0; only names and formulas
+are taken). What to look at: the length of every descent step is computed, not chosen; labels, mask and weights are
+learnt functions of the distance from the object.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- Keras infers the input widths, and builds layers that nothing calls by hand.
-- PyTorch fills kernels of finished layers, Keras gives each layer its initial values.
+- Keras infers the input widths, and builds layers that are never called by hand.
+- PyTorch fills the kernels of finished layers, Keras gives each layer its initial values.
 """
 
 import math
@@ -38,19 +38,19 @@ __all__ = [
 ]
 
 STRIDES = (8, 16)  # of the maps that are used, pixels
-FILTER = 4  # side of the filter, cells
-PAD = FILTER // 2  # zeros around a map that the filter is laid over
+FILTER = 4  # size of the filter, cells
+PAD = FILTER // 2  # zeros around a map that is filtered
 EPS = 1e-5  # added to the square of a map's length
 
 
 def images_first(x):
-    """(N, T, ...) -> (T N, ...): in the order of the reference, whose first axis are the images of a sequence."""
+    """(N, T, ...) -> (T N, ...): in the order of the reference, whose first axis is the images of a sequence."""
     x = swap(x)
     return tf.reshape(x, (-1, *x.shape[2:]))
 
 
 def swap(x):
-    """The first two axes change places."""
+    """Swap the first two axes."""
     return tf.transpose(x, (1, 0, *range(2, x.shape.rank)))
 
 
@@ -60,7 +60,7 @@ def to_xyxy(boxes):
 
 
 def apply_filter(features, kernel):
-    """A filter of its own over all images of a sequence.
+    """Apply each sequence's filter to all of its images.
 
     Args:
         features: (T, N, H, W, C).
@@ -103,10 +103,10 @@ def apply_transpose(features, residuals, size: int):
 
 @keras.saving.register_keras_serializable("diptych", "dimp.InstanceL2Norm")
 class InstanceL2Norm(keras.layers.Layer):
-    """A map of every image is brought to the same length.  x: (N, H, W, C).
+    """Scale the map of every image to the same norm.  x: (N, H, W, C).
 
     Args:
-        scale: root of the mean square of what comes out.
+        scale: root mean square of the result.
     """
 
     def __init__(self, scale: float, **kwargs):
@@ -124,7 +124,7 @@ class InstanceL2Norm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "dimp.FilterInitializer")
 class FilterInitializer(keras.layers.Layer):
-    """The first filter: what lies in the boxes of the training images, on average.
+    """The initial filter: the mean content of the boxes in the training images.
 
     Args:
         channels: C.
@@ -146,12 +146,12 @@ class FilterInitializer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DiMPSteepestDescentGN(keras.layers.Layer):
-    """Steps of steepest descent, each as long as a Gauss-Newton model of the loss says.
+    """Steps of steepest descent, whose length follows from a Gauss-Newton model of the loss.
 
     Args:
         iterations: steps.
         num_bins: values of the functions of the distance, B.
-        bin_displacement: cells from value to value.
+        bin_displacement: cells between neighbouring values.
 
     kernel: (N, K, K, C), features: (T, N, H, W, C), boxes: (T, N, 4) xywh -> list of filters, the first one included.
     """
@@ -169,12 +169,12 @@ class DiMPSteepestDescentGN(keras.layers.Layer):
         self.spatial_weight_predictor = self.function(np.ones(num_bins))
 
     def function(self, values):
-        """A function of the distance, from its first values."""
+        """A function of the distance, with its initial values."""
         initial = keras.initializers.Constant(values[:, None])
         return Conv2D(1, 1, use_bias=False, kernel_initializer=initial)
 
     def distances(self, boxes, height: int, width: int):
-        """Between which two values the distance of every cell from its object lies.  (T N, height, width, B)."""
+        """Interpolation weights of every cell's distance from its object.  (T N, height, width, B)."""
         y, x = (tf.range(n, dtype=boxes.dtype) for n in (height, width))
         centre = tf.reshape((boxes[..., :2] + boxes[..., 2:] / 2) / STRIDES[1], (-1, 2))
         centre = centre - FILTER % 2 / 2
@@ -198,7 +198,7 @@ class DiMPSteepestDescentGN(keras.layers.Layer):
         found = [kernel]
         for _ in range(self.iterations):
             scores = apply_filter(features, kernel)
-            # of the background (mask 0) only what is above 0 is a mistake
+            # in the background (mask 0) only values above 0 are errors
             slope = (1 - mask) / 2 * tf.sign(tf.stop_gradient(scores)) + (1 + mask) / 2
             acted = (1 - mask) / 2 * tf.abs(scores) + (1 + mask) / 2 * scores
             residuals = weight * (acted - label)
@@ -214,7 +214,7 @@ class DiMPSteepestDescentGN(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "dimp.LinearFilter")
 class LinearFilter(keras.layers.Layer):
-    """Where the object is: features of their own, a filter from the training images, scores of the test images.
+    """Localisation of the object: separate features, a filter from the training images, scores of the test images.
 
     Args:
         block: of the features, or None.
@@ -289,7 +289,7 @@ class LinearBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class AtomIoUNet(keras.layers.Layer):
-    """How much a box overlaps the object, whose look in the first image modulates the features.
+    """Predicted overlap of a box with the object, whose appearance in the first image modulates the features.
 
     Args:
         width: of the hidden maps.
@@ -338,8 +338,8 @@ class DiMP(Model):
     """The tracker's network.
 
     Args:
-        block, layers, planes: of the trunk, see :class:`ResNet`; nothing uses its last stage and its classifier.
-        feature_block: of the classification's own features, or None.
+        block, layers, planes: of the trunk, see :class:`ResNet`; its last stage and its classifier are unused.
+        feature_block: of the classification's separate features, or None.
         channels: of these features.
         width: of the regressor of overlaps.
         iterations, num_bins, bin_displacement: see :class:`DiMPSteepestDescentGN`.
@@ -390,12 +390,12 @@ class DiMP(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class DiMPCriterion(keras.layers.Layer):
-    """Squared difference of the scores, of the background only where they are above 0, and of the overlaps.
+    """Squared difference of the scores, in the background only where they are above 0, and of the overlaps.
 
     Args:
-        threshold: of the labels, below which there is background.
-        iou_weight, clf_weight: of the overlaps, and of the scores of the last filter, of the first and, all together,
-            of the others.
+        threshold: of the labels; lower ones are background.
+        iou_weight, clf_weight: of the overlaps, and of the scores by the last filter, by the first, and by all others
+            together.
 
     Inputs: ``outputs`` of :class:`DiMP`; ``targets``: ``"labels"`` (N, S, H, W), hills of the objects at the scores'
         cells; ``"ious"`` (N, S, P), overlaps of the proposals.

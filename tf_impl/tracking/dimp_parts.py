@@ -1,13 +1,14 @@
-"""DiMP in the parts that its loop over frames asks: maps, first filter, modulation, and how overlaps change with boxes.
+"""DiMP in the parts that its loop over frames calls: maps, initial filter, modulation, and overlaps with their
+gradients.
 
-Papers, names of parameters: see ``dimp.py``. What to look at: a box climbs to more overlap, for which a tracker needs
-the gradient of the network for its input. It is written out here, so that it exports as everything else does: precise
-pooling has one for the ends of a box, because its weights are integrals whose bounds these are. A part holds the
-parameters that it uses, under the names that they have in the whole.
+Papers, names of parameters: see ``dimp.py``. What to look at: boxes are refined by gradient ascent on the overlap, so a
+tracker needs the gradient of the network with respect to its input. It is written out here, so that it exports like
+    everything else: precise pooling is differentiable in the ends of a box, because they are the bounds of its
+        integrals. A part holds the parameters that it uses, under their names in the whole model.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- Keras infers the input widths, and builds layers that nothing calls by hand.
+- Keras infers the input widths, and builds layers that are never called by hand.
 - Normalisations have their running statistics in ``moving_variance`` here, in ``running_var`` in PyTorch.
 """
 
@@ -44,13 +45,13 @@ __all__ = [
 
 
 def bin_weights(first, last, bins: int, size: int):
-    """How much every pixel of a line counts in the mean of every bin, and how that changes with the ends.
+    """Weight of every pixel of a line in the mean of every bin, and its derivatives by the ends.
 
     Args:
         first, last: (N, P) ends of the boxes, in pixels.
 
     Returns:
-        Three of (N, P, bins, size): the weights, their derivatives for ``first`` and for ``last``; 0 without length.
+        Three of (N, P, bins, size): the weights, their derivatives by ``first`` and by ``last``; 0 without length.
     """
     length = tf.nn.relu(last - first) / bins
     share = tf.range(bins + 1, dtype=first.dtype) / bins
@@ -67,7 +68,7 @@ def bin_weights(first, last, bins: int, size: int):
 
 
 class PooledBoxes:
-    """Precise pooling of boxes with its derivative for them; see ``layers/precise_roi_pool.py``.
+    """Precise pooling of boxes with its derivative by them; see ``layers/precise_roi_pool.py``.
 
     Args:
         features: (N, H, W, C).
@@ -91,7 +92,7 @@ class PooledBoxes:
         self.means = tf.matmul(columns[:, :, None], self.down)  # (N, P, K, K, C)
 
     def slopes(self, gradient):
-        """The gradient (N, P, 4) for the boxes, from that for the means (N, P, K, K, C)."""
+        """The gradient (N, P, 4) of the boxes, from that of the means (N, P, K, K, C)."""
         of_rows = tf.matmul(tf.reshape(gradient, self.flat), self.across, transpose_b=True)  # (N, P, K, H)
         of_columns = tf.reduce_sum(tf.matmul(gradient, self.down, transpose_b=True), 2)  # (N, P, K, W)
         y, x = (
@@ -103,7 +104,7 @@ class PooledBoxes:
 
 @keras.saving.register_keras_serializable("diptych", "dimp_parts.Features")
 class Features(keras.layers.Layer):
-    """The classification's own features.  x: (N, H, W, in_channels) -> (N, H, W, channels).
+    """The classification's separate features.  x: (N, H, W, in_channels) -> (N, H, W, channels).
 
     Args:
         block, in_channels, channels: see :class:`LinearFilter`.
@@ -124,7 +125,7 @@ class Initial(keras.layers.Layer):
     Args:
         channels: see :class:`FilterInitializer`.
 
-    features: (N, H, W, channels), boxes: (N, 4) -> (N, K, K, channels), of each image its own.
+    features: (N, H, W, channels), boxes: (N, 4) -> (N, K, K, channels), one filter per image.
     """
 
     def __init__(self, channels: int, **kwargs):
@@ -137,7 +138,7 @@ class Initial(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "dimp_parts.Searched")
 class Searched(keras.layers.Layer):
-    """The maps of an image that boxes are pooled of.  Maps (N, H, W, C) of both strides -> (N, H, W, width) each.
+    """The maps of an image that boxes are pooled from.  Maps (N, H, W, C) of both strides -> (N, H, W, width) each.
 
     Args:
         width: see :class:`AtomIoUNet`.
@@ -155,10 +156,10 @@ class Searched(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "dimp_parts.Modulation")
 class Modulation(keras.layers.Layer):
-    """How the object looks.
+    """The modulation vectors of the object.
 
     Args:
-        width: see :class:`AtomIoUNet`, whose method this is.
+        width: see :class:`AtomIoUNet`, whose method this wraps.
     """
 
     def __init__(self, width: int, **kwargs):  # mirror: infers
@@ -172,12 +173,12 @@ class Modulation(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "dimp_parts.Judgement")
 class Judgement(keras.layers.Layer):
-    """Overlaps from the pooled features of both maps, and their gradient for these, in evaluation mode.
+    """Overlaps from the pooled features of both maps, and their gradients, in evaluation mode.
 
     Args:
         width: of the maps.
 
-    third: (N, P, 5, 5, width), fourth: (N, P, 3, 3, width) -> (N, P), and as the two inputs.
+    third: (N, P, 5, 5, width), fourth: (N, P, 3, 3, width) -> (N, P), and two tensors of the inputs' shapes.
     """
 
     def __init__(self, width: int, **kwargs):
@@ -209,7 +210,7 @@ class DiMPExtract(Model):
         block, layers, planes, feature_block, channels, width, num_classes: see :class:`DiMP`.
 
     Inputs: ``images`` (N, H, W, 3), normalised, multiples of 16.
-    Returns: dict of maps: ``"classification"`` (N, H / 16, W / 16, channels), what the filter is laid over; ``"fine"``
+    Returns: dict of maps: ``"classification"`` (N, H / 16, W / 16, channels), the map that is filtered; ``"fine"``
         and ``"coarse"``, the trunk's of strides 8 and 16, for the modulation; ``"third"`` and ``"fourth"``
         (N, ..., width), of the same strides, for the overlaps.
     """
@@ -242,7 +243,7 @@ class DiMPExtract(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class DiMPFilter(Model):
-    """What lies in a box, as a filter.
+    """The content of a box, as a filter.
 
     Args:
         channels: see :class:`DiMP`.
@@ -261,7 +262,7 @@ class DiMPFilter(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class DiMPModulation(Model):
-    """How the object looks in the first image.
+    """The modulation vectors of the object in the first image.
 
     Args:
         in_channels: of the two maps.
@@ -283,7 +284,7 @@ class DiMPModulation(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class DiMPOverlaps(Model):
-    """How much boxes overlap the object, and which way it is to more.
+    """The overlap of boxes with the object, and its gradient.
 
     Args:
         width: see :class:`DiMP`.
@@ -291,7 +292,7 @@ class DiMPOverlaps(Model):
     Inputs: ``third``, ``fourth`` of :class:`DiMPExtract`, ``of_third``, ``of_fourth`` of :class:`DiMPModulation`,
         ``boxes`` (N, P, 4) xywh in pixels.
     Returns: dict: ``"overlaps"`` (N, P), in [-1, 1] for overlaps of 0 to 1; ``"slopes"`` (N, P, 4), the gradient of
-        each for its box, with the statistics of evaluation mode.
+        each with respect to its box, with the statistics of evaluation mode.
     """
 
     def __init__(self, width: int = 256, **kwargs):

@@ -1,8 +1,8 @@
-"""FairMOT: one network finds people and describes each, so that the description is as good as the detection.
+"""FairMOT: one network both detects people and describes each of them.
 
 "FairMOT: On the Fairness of Detection and Re-Identification in Multiple Object Tracking", 2020, arXiv:2004.01888.
 Parameter names: ifzhang/FairMOT ``models/networks/pose_dla_dcn.py``, ``trains/mot.py`` (MIT). What to look at: the
-description is read at the centre's cell, and two learnt numbers weigh the two tasks; who is who is decided in
+description is read at the centre's cell, and two learnt numbers weight the two tasks; identities are assigned in
 ``weights/processing/tracking/fairmot.py``.
 
 Mirror notes:
@@ -24,13 +24,13 @@ from tf_impl.tracking._dla import DLASeg, gathered_l1, gathered_rows
 
 __all__ = ["FairMOT", "FairMOTCriterion", "FairMOTPostProcess", "fairmot_dla34", "fairmot_dla34_wh2"]
 
-STRIDE = 4  # pixels for a cell of the maps
-NO_PERSON = -1  # identity of an object that is not known
+STRIDE = 4  # pixels per cell of the maps
+NO_PERSON = -1  # identity of an unknown person
 
 
 @keras.saving.register_keras_serializable("diptych")
 class FairMOT(DLASeg):
-    """The network.
+    """The network of the paper.
 
     Args:
         borders: 4 for the distances to the borders, 2 for width and height.
@@ -39,8 +39,8 @@ class FairMOT(DLASeg):
         hidden: width of the heads' first convolution.
 
     Inputs: (N, H, W, 3) float, RGB in [0, 1], multiples of 32.
-    Returns: dict of maps of stride 4: ``"hm"`` logits, ``"wh"`` size or distances and ``"reg"`` what the centre lacks,
-        in cells; ``"id"`` D numbers.
+    Returns: dict of maps of stride 4: ``"hm"`` logits, ``"wh"`` size or distances and ``"reg"`` the centre's offset in
+        its cell, in cells; ``"id"`` D numbers.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class FairMOT(DLASeg):
 
 @keras.saving.register_keras_serializable("diptych")
 class FairMOTCriterion(keras.layers.Layer):
-    """Focal loss of the peaks, L1 of boxes, cross-entropy of identities, weighed by two learnt numbers.
+    """Focal loss of the peaks, L1 of boxes, cross-entropy of identities, weighted by two learnt numbers.
 
     Args:
         num_identities: in the training set.
         reid: length of the descriptions D.
-        wh_weight, off_weight: of the two L1 losses beside that of the peaks.
+        wh_weight, off_weight: of the two L1 losses relative to that of the peaks.
 
     Inputs: ``outputs`` of :class:`FairMOT`; ``targets``: ``"heat"`` (N, H, W, 1), ``"index"`` (N, M) int64 cells row by
         row, ``"valid"`` (N, M) bool, ``"sizes"`` (N, M, 2 or 4), ``"offsets"`` (N, M, 2), ``"identities"`` (N, M)
-        int64, -1 for one that is not known.
+        int64, -1 if unknown.
     Returns: dict of scalars: ``"hm_loss"``, ``"wh_loss"``, ``"off_loss"``, ``"id_loss"``, ``"total"``.
     """
 
@@ -108,7 +108,7 @@ class FairMOTCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class FairMOTPostProcess(keras.layers.Layer):
-    """The best peaks of every frame and what they look like.
+    """The best peaks of every frame and their embeddings.
 
     Args:
         detections: results per frame, K.

@@ -1,8 +1,8 @@
-"""The two halves of the Siamese trackers apart: what looks at the first frame, and what looks at every later one.
+"""The two halves of the Siamese trackers: one for the first frame, one for every later frame.
 
 Papers, names of parameters: see ``siamfc.py``, ``siamrpn.py``, ``siamrpnpp.py``, ``siammask.py``, ``siamfcpp.py``. What
-to look at: the first frame's maps are inputs of the second half, so that a tracker computes them once. A half holds the
-parameters that it uses, under the names that they have in the whole.
+to look at: the first frame's maps are inputs of the second half, so a tracker computes them once. A half holds the
+parameters that it uses, under their names in the whole model.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -96,7 +96,7 @@ class SiamRPNPPTrack(SiamRPNPP):
     """The half of :class:`SiamRPNPP` for later frames.
 
     Inputs: ``c3``, ``c4``, ``c5`` (N, 7, 7, C) of the first frame, ``search`` (N, H, W, 3).
-    Returns: as of :class:`SiamRPNPP`.
+    Returns: as for :class:`SiamRPNPP`.
     """
 
     def call(self, c3, c4, c5, search, training=False):
@@ -159,7 +159,7 @@ class SiamFCPPTrack(Model):
         basemodel, norms: see :class:`SiamFCPP`.
 
     Inputs: ``cls_kernel``, ``box_kernel`` (N, 4, 4, C) of the first frame, ``search`` (N, H, W, 3).
-    Returns: as of :class:`SiamFCPP`.
+    Returns: as for :class:`SiamFCPP`.
     """
 
     track = SiamFCPP.track

@@ -1,8 +1,9 @@
-"""SiamFC: where in a frame is what looked like this in the first one? One correlation of two maps answers.
+"""SiamFC: one correlation of two maps finds where in a frame the object of the first frame is.
 
 "Fully-Convolutional Siamese Networks for Object Tracking", 2016, arXiv:1606.09549. Parameter names and numbers:
-huanglianghua/siamfc-pytorch ``siamfc`` (MIT). What to look at: nothing is padded, so that a cell of the response means
-the same place everywhere; the loop over frames, which needs no tensors, is ``weights/processing/tracking/siamfc.py``.
+huanglianghua/siamfc-pytorch ``siamfc`` (MIT). What to look at: nothing is padded, so every cell of the response
+corresponds to the same offset everywhere; the loop over frames, which needs no tensors, is
+``weights/processing/tracking/siamfc.py``.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -31,7 +32,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych", "siamfc.Convolution")
 class Convolution(Conv2D):
-    """:class:`Conv2D`, whose bias is added as any other tensor.
+    """:class:`Conv2D`, whose bias is added like any other tensor.
 
     Graphs fuse a convolution with ``tf.nn.bias_add``, and with groups the fused kernel does not run.
     """
@@ -112,7 +113,7 @@ class SiamFC(Model):
         self.backbone = AlexNet(channels, groups, pool_strides, last_norm)
 
     def template(self, exemplar, training=False):
-        """What the object looks like, of the first frame: (N, h, w, C)."""
+        """The features of the object in the first frame: (N, h, w, C)."""
         return self.backbone(exemplar, training=training)
 
     def track(self, template, search, training=False):
@@ -126,13 +127,13 @@ class SiamFC(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class SiamFCCriterion(keras.layers.Layer):
-    """Cross-entropy of the response, both kinds of cells with the same weight.
+    """Cross-entropy of the response, where both kinds of cells have the same total weight.
 
     Args:
-        neg_weight: of all cells without the object beside all with it.
+        neg_weight: of all cells without the object relative to all with it.
 
-    Inputs: ``outputs`` (N, H, W, 1); ``targets["labels"]`` (N, H, W, 1): 1 the object, 0 not, others do not count; see
-        ``weights/processing/tracking/targets.py``.
+    Inputs: ``outputs`` (N, H, W, 1); ``targets["labels"]`` (N, H, W, 1): 1 the object, 0 background, others are
+        ignored; see ``weights/processing/tracking/targets.py``.
     Returns: dict of scalars: ``"balanced"``, ``"total"`` (the same).
     """
 

@@ -1,9 +1,10 @@
-"""SiamFC++: every cell of the correlated map says whether it is the object, how central, and where the borders are.
+"""SiamFC++: every cell of the correlated map predicts whether it is the object, how central it is, and where the
+borders are.
 
 "SiamFC++: Towards Robust and Accurate Visual Tracking with Target Estimation Guidelines", 2019, arXiv:1911.06188.
 Parameter names: MegviiDetection/video_analyst ``task_model``, ``backbone_impl``, ``task_head_impl`` (MIT). What to look
-at: there are no anchors, the last convolutions are normalised, too, and two numbers scale and shift all distances
-before the exponential.
+at: there are no anchors, the last convolutions are normalised too, and two numbers scale and shift all distances before
+the exponential.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -35,7 +36,7 @@ __all__ = [
 
 STRIDE = 8  # pixels from cell to cell
 PRIOR = -math.log(99)  # logit of the class before training: probability 0.01
-TINY = 1.1754944e-38  # of float32, least overlap whose logarithm is taken
+TINY = 1.1754944e-38  # of float32, smallest overlap whose logarithm is taken
 EPS = 1e-5  # added to the longer sides
 
 POOL = functools.partial(MaxPooling2D, 3, 2, ceil_mode=True)
@@ -43,7 +44,7 @@ POOL = functools.partial(MaxPooling2D, 3, 2, ceil_mode=True)
 
 @keras.saving.register_keras_serializable("diptych", "siamfcpp.Conv")
 class Conv(keras.layers.Layer):
-    """Convolution with a bias, normalisation and ReLU as asked.
+    """Convolution with a bias, and optionally normalisation and ReLU.
 
     Args:
         filters, kernel_size, strides, padding, groups: of the convolution.
@@ -109,7 +110,7 @@ class AlexNet(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TinyConv(keras.layers.Layer):
-    """Five small convolutions, one of them of every channel by itself.
+    """Five small convolutions, one of them depthwise.
 
     Args:
         width: of the result.
@@ -133,7 +134,7 @@ class TinyConv(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DenseboxHead(keras.layers.Layer):
-    """Two towers over the correlated maps, and what they say.
+    """Two towers over the correlated maps, and their predictions.
 
     Args:
         channels: of the maps and of the towers.
@@ -172,7 +173,7 @@ class SiamFCPP(Model):
     """The tracker's network.
 
     Args:
-        basemodel: the trunk, which says its ``channels``.
+        basemodel: the trunk, which has ``channels``.
         norms: see :class:`DenseboxHead`.
 
     Inputs: ``template`` (N, 127, 127, 3), ``search`` (N, H, W, 3) float, BGR in 0 to 255.
@@ -194,7 +195,7 @@ class SiamFCPP(Model):
         return self.c_z_k(x, training=training), self.r_z_k(x, training=training)
 
     def track(self, kernels, search, training=False):
-        """What the head says about a later frame."""
+        """The head's predictions for a later frame."""
         x = self.basemodel(search, training=training)
         cls = depthwise_cross_correlation(self.c_x(x, training=training), kernels[0])
         reg = depthwise_cross_correlation(self.r_x(x, training=training), kernels[1])
@@ -214,7 +215,7 @@ class SiamFCPP(Model):
 
 
 def overlap(boxes, others):
-    """IoU of boxes side by side, both borders counted.  (..., 4) -> (...)."""
+    """IoU of boxes pair by pair, both borders included.  (..., 4) -> (...)."""
     size = tf.minimum(boxes[..., 2:], others[..., 2:]) - tf.maximum(boxes[..., :2], others[..., :2]) + 1
     shared = tf.reduce_prod(tf.where(size > 0, size, tf.zeros_like(size)), -1)
     areas = [tf.reduce_prod(b[..., 2:] - b[..., :2] + 1, -1) for b in (boxes, others)]
@@ -230,7 +231,7 @@ class SiamFCPPCriterion(keras.layers.Layer):
         weights: of class, centredness and box.
 
     Inputs: ``outputs`` of :class:`SiamFCPP`; ``targets["boxes"]`` (N, 4) xyxy in pixels, ``targets["same"]`` (N,) bool:
-        whether the box is the template's object; where not, its cells have none and the others do not count.
+        whether the box is the template's object; if not, its cells are background and the others are ignored.
     Returns: dict of scalars, weighted: ``"cls"``, ``"ctr"``, ``"reg"``, ``"total"``, their sum.
     """
 
@@ -281,7 +282,7 @@ class SiamFCPPCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class SiamFCPPPostProcess(keras.layers.Layer):
-    """The boxes' scores.
+    """Boxes and their scores.
 
     Inputs: ``outputs`` of :class:`SiamFCPP`.
     Returns: dict: ``"scores"`` (N, P, 1), class times centredness, ``"boxes"`` (N, P, 4) xyxy in pixels.

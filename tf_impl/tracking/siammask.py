@@ -1,9 +1,9 @@
-"""SiamMask: the tracker that also draws the object, by a mask for each place where it could be.
+"""SiamMask: a tracker that also segments the object, by a mask for each position where it could be.
 
 "Fast Online Object Tracking and Segmentation: A Unifying Approach", 2018, arXiv:1812.05050. Parameter names:
-foolwood/SiamMask ``experiments/siammask_base``, ``siammask_sharp`` (MIT). What to look at: a column of the correlated
-map is a whole mask of 63 x 63 pixels; the refinement looks at the finer maps of the frame around that column to draw it
-in 127 x 127.
+foolwood/SiamMask ``experiments/siammask_base``, ``siammask_sharp`` (MIT). What to look at: a feature vector of the
+correlated map is a whole mask of 63 x 63 pixels; the refinement uses the finer maps of the frame around its cell to
+enlarge it to 127 x 127.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -29,10 +29,10 @@ __all__ = [
 ]
 
 STRIDE = 8  # pixels from cell to cell
-PATCH = 127  # side of what a cell sees, pixels
-COARSE = 63  # side of the mask that a column holds
-SMALL, CUT = 20, 4  # a map narrower than the first loses so many cells on each side
-# of the windows that the refinement cuts from the stem and from the stages: side, stride, zeros around a whole map
+PATCH = 127  # size of a cell's receptive field, pixels
+COARSE = 63  # size of the mask in a feature vector
+SMALL, CUT = 20, 4  # a map narrower than the first loses this many cells on each side
+# windows that the refinement cuts from the stem and from the stages: size, stride, zeros around a whole map
 WINDOWS = {"c1": (61, 4, 16), "c2": (31, 2, 8), "c3": (15, 1, 4)}
 
 
@@ -65,10 +65,10 @@ def conv3x3(filters: int) -> Conv2D:
 
 @keras.saving.register_keras_serializable("diptych", "siammask.Refine")
 class Refine(keras.layers.Layer):
-    """A column of the correlated map, drawn with the help of finer maps.
+    """Refine the mask of a feature vector of the correlated map by finer maps.
 
     Args:
-        hidden: of the deconvolved column and of the steps, coarse to fine.
+        hidden: of the deconvolved vector and of the steps, coarse to fine.
 
     columns: (M, C); windows: dict of :data:`WINDOWS` of the maps -> (M, 127 * 127) logits.
     """
@@ -91,7 +91,7 @@ class Refine(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "siammask.ResDown")
 class ResDown(keras.layers.Layer):
-    """A 1x1 convolution with normalisation; of small maps four cells on each side are cut off.
+    """A 1x1 convolution with normalisation; small maps lose four cells on each side.
 
     Args:
         filters: of the result.
@@ -183,7 +183,7 @@ class SiamMask(Model):
         return self.features(template, training=training)[1]
 
     def track(self, template, search, training=False):
-        """What the heads say about a later frame."""
+        """The heads' predictions for a later frame."""
         maps, search = self.features(search, training=training)
         outputs = self.rpn_model(template, search, training=training)
         head = self.mask_model.mask
@@ -209,7 +209,8 @@ class SiamMaskCriterion(SiamRPNCriterion):
         cls_weight, loc_weight, mask_weight: of the three.
 
     Inputs: ``outputs`` of :class:`SiamMask`; ``targets`` of ``SiamRPNCriterion``, and ``"label_mask"`` (N, H, W, 1), 1
-        the object, -1 not, in the pixels of the frame; ``"label_mask_weight"`` (N, H', W'), 1 for the cells that count.
+        the object, -1 background, in the pixels of the frame; ``"label_mask_weight"`` (N, H', W'), 1 for the cells that
+        count.
     Returns: dict of scalars, weighted: ``"cls"``, ``"loc"``, ``"mask"``, ``"total"``, their sum.
     """
 
@@ -225,7 +226,7 @@ class SiamMaskCriterion(SiamRPNCriterion):
             coarse = tf.reshape(logits, (-1, COARSE, COARSE, 1))
             logits = resize_bilinear(coarse, (PATCH, PATCH), align_corners=True)
         pixels, cells = targets["label_mask"].shape[2], outputs["cls"].shape[2]
-        pad = 0 if (pixels - PATCH) // STRIDE + 1 == cells else CUT * STRIDE  # whether the map was cut
+        pad = 0 if (pixels - PATCH) // STRIDE + 1 == cells else CUT * STRIDE  # whether the map was cropped
         wanted = windows(tf.cast(targets["label_mask"], logits.dtype), PATCH, STRIDE, pad)
         product = tf.reshape(wanted, (-1, PATCH * PATCH)) * tf.reshape(logits, (-1, PATCH * PATCH))
         by_cell = tf.reduce_mean(tf.nn.relu(-product) + tf.nn.softplus(-tf.abs(product)), 1)

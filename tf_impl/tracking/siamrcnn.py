@@ -1,9 +1,9 @@
-"""Siam R-CNN: tracking by finding again: a cascade of second stages compares every proposal with the first frame.
+"""Siam R-CNN: tracking by re-detection: a cascade of second stages compares every proposal with the first frame.
 
 "Siam R-CNN: Visual Tracking by Re-Detection", 2019, arXiv:1911.12836. Parameter names:
 VisualComputingInstitute/SiamR-CNN ``model_cascade.py``, ``model_fpn.py`` (MIT), tensorpack's with dots, ``weight`` and
-``bias``, and ``cls`` for ``class``, a word of Python's. What to look at: the same classifiers, without the boxes, say
-how alike any two boxes are, which joins detections to tracklets; these are chosen in
+``bias``, and ``cls`` for ``class``, a keyword of Python. What to look at: the same classifiers, without the boxes,
+measure the similarity of any two boxes, which joins detections to tracklets; these are chosen in
 ``weights/processing/tracking/tracklets.py``.
 
 Mirror notes:
@@ -51,10 +51,10 @@ __all__ = [
 OVERLAPS = (0.5, 0.6, 0.7)  # of the stages, from which on a box is the object
 STDS = tuple((1 / n, 1 / n, 2 / n, 2 / n) for n in (10, 20, 30))  # of the stages' deltas
 BINS = 7  # of the features of a box in each direction
-NEAR = 0.06  # part of the image by which a box moves at most from frame to frame
+NEAR = 0.06  # the most that a box moves between frames, as a share of the image
 FOREGROUND = 3.0  # weight of the object in the cross-entropy
 HARD_WEIGHTS = {"negative": 0.12, "positive": 0.1}  # of the losses of hard examples
-# RoIAlign with four samples for a bin; boxes on the levels of tensorpack
+# RoIAlign with four samples per bin; boxes on tensorpack's levels
 CONVENTION = dataclasses.replace(
     convention_of("mmdet"), sampling_ratio=2, level_bounds=tuple(224 * (2.0**i - 1e-6) for i in (-1, 0, 1))
 )
@@ -94,7 +94,7 @@ class Bottleneck(keras.layers.Layer):
     """1x1 reduction, 3x3 with the stride, 1x1 expansion by four, and a shortcut.
 
     Args:
-        planes, strides: width, four times of which comes out.
+        planes, strides: a quarter of the output's width; stride of the 3x3 convolution.
         groups_of_norm: of the normalisations.
         project: whether the shortcut has a convolution.
 
@@ -166,7 +166,7 @@ class Pyramid(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "siamrcnn.RPN")
 class RPN(ProposalNetwork):
-    """The first stage, of no class.
+    """The first stage, without classes.
 
     Args:
         filters: channels of the levels.
@@ -217,7 +217,7 @@ class Comparison(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "siamrcnn.Answers")
 class Answers(keras.layers.Layer):
-    """Logits of none and of the object, deltas.  x: (R, D) -> (R, 2), (R, 4)."""
+    """Logits of background and object, deltas.  x: (R, D) -> (R, 2), (R, 4)."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -237,7 +237,7 @@ class Stage(keras.layers.Layer):
         filters, units: widths.
         groups_of_norm: of the normalisations.
 
-    reference, features: (R, 7, 7, filters) side by side -> (R, 2) logits, (R, 4) deltas.
+    reference, features: (R, 7, 7, filters) in pairs -> (R, 2) logits, (R, 4) deltas.
     """
 
     def __init__(self, filters: int, units: int, groups_of_norm: int = 32, **kwargs):
@@ -252,7 +252,7 @@ class Stage(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class SiamRCNNSimilarity(Model):
-    """The second stages alone, which say how alike the boxes of two frames are.
+    """The second stages alone, which measure the similarity of the boxes of two frames.
 
     Args:
         channels: of the features and of the second stages.
@@ -268,7 +268,7 @@ class SiamRCNNSimilarity(Model):
             setattr(self, f"cascade_rcnn_stage{i}", Stage(channels, units, groups_of_norm))
 
     def similarity(self, references, features, reference_boxes, boxes, image_size):
-        """How alike the boxes of two frames are.
+        """Similarity of the boxes of two frames.
 
         Args:
             references, features: (R, 7, 7, C) and (D, 7, 7, C) of the boxes.
@@ -294,7 +294,7 @@ class SiamRCNNSimilarity(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class SiamRCNN(SiamRCNNSimilarity):
-    """The tracker's network. All before the second stages is frozen: a detector's, trained before.
+    """The tracker's network. Everything before the second stages is frozen: it comes from a trained detector.
 
     Args:
         layers, planes: of the residual network.
@@ -302,15 +302,15 @@ class SiamRCNN(SiamRCNNSimilarity):
         units: width of the second stages' linear layer.
         groups_of_norm: of the normalisations.
         candidates, proposals: of the first stage, see :class:`ProposalNetwork`.
-        samples: proposals of an image that the losses are computed of, S.
+        samples: proposals per image that the losses are computed from, S.
 
     Inputs: ``template`` (N, h, w, 3), the first frame, and ``template_box`` (N, 4) xyxy in its pixels; ``images``
-        (N, H, W, 3), multiples of 32; float BGR, normalised; ``active`` (N, T, 4), boxes of the frame before, which are
-        proposals, too, rows of 0 for none; ``targets`` of the criterion, which needs them here, too.
-    Returns: dict of the first stage as of :class:`FasterRCNN`; ``"proposals"`` (N, P + T, 4), the boxes that the last
-        stage is given, ``"scores"`` (N, P + T), mean probability of all stages, ``"box_deltas"`` (N, P + T, 4) of the
+        (N, H, W, 3), multiples of 32; float BGR, normalised; ``active`` (N, T, 4), boxes of the previous frame, which
+        are proposals too, rows of 0 for none; ``targets`` of the criterion, which are needed here too.
+    Returns: dict of the first stage as of :class:`FasterRCNN`; ``"proposals"`` (N, P + T, 4), the boxes that enter the
+        last stage, ``"scores"`` (N, P + T), mean probability of all stages, ``"box_deltas"`` (N, P + T, 4) of the
         last. With targets, of every stage, ``"proposals_0"`` to ``"proposals_2"`` (N, S, 4), ``"matched_..."`` (N, S),
-        ``"class_logits_..."`` (N, S, 2), none first, ``"box_deltas_..."``; with ``"hard_features"`` among them,
+        ``"class_logits_..."`` (N, S, 2), background first, ``"box_deltas_..."``; with ``"hard_features"`` among them,
         (N, E, 3, 7, 7, C), of E boxes of other videos as each stage saw them, ``"hard_logits_..."`` (N, E, 2).
     """
 
@@ -345,7 +345,7 @@ class SiamRCNN(SiamRCNNSimilarity):
         return {name: tf.stop_gradient(x) for name, x in self.fpn(found).items()}  # mirror: are cut
 
     def classify(self, stage: int, reference, maps, boxes):
-        """Logits (N, R, 2) and deltas (N, R, 4) of boxes (N, R, 4), beside reference features (N, 7, 7, C)."""
+        """Logits (N, R, 2) and deltas (N, R, 4) of boxes (N, R, 4), given reference features (N, 7, 7, C)."""
         count = boxes.shape[1]
         features = self.roi_extractor(maps, boxes)
         reference = tf.repeat(reference, count, 0)
@@ -354,11 +354,11 @@ class SiamRCNN(SiamRCNNSimilarity):
         return tf.reshape(logits, (-1, count, 2)), tf.reshape(deltas, (-1, count, 4))
 
     def refine(self, stage: int, boxes, deltas, image_size):
-        """The boxes that a stage makes of its own; rows of 0 stay so."""
+        """A stage's refined boxes; rows of 0 stay 0."""
         return tf.stop_gradient(clip_boxes(self.coders[stage].decode(deltas, boxes), image_size))
 
     def learn(self, reference, maps, proposals, image_size, targets):
-        """What the losses of all stages are computed of: the boxes of a sample, refined and judged anew."""
+        """What the losses of all stages are computed from: the boxes of a sample, refined and classified again."""
         found = {}
         boxes, matched = sample_rois(proposals, targets, CONVENTION, self.samples)
         deltas = None
@@ -375,7 +375,7 @@ class SiamRCNN(SiamRCNNSimilarity):
         return found
 
     def learn_hard(self, reference, features):
-        """What the losses of examples of other videos are computed of, from their features (N, E, 3, 7, 7, C)."""
+        """What the losses of examples from other videos are computed from, given their features (N, E, 3, 7, 7, C)."""
         found, count = {}, features.shape[1]
         for stage, boxes in enumerate(tf.unstack(tf.cast(features, reference.dtype), axis=2)):
             pairs = tf.repeat(reference, count, 0), tf.reshape(boxes, (-1, *boxes.shape[2:]))
@@ -404,10 +404,11 @@ class SiamRCNN(SiamRCNNSimilarity):
 
 @keras.saving.register_keras_serializable("diptych")
 class SiamRCNNCriterion(TwoStageCriterion):
-    """Classes and boxes of the sampled proposals, stage by stage; those of the anchors are reported, not learnt.
+    """Losses of the sampled proposals' classes and boxes, stage by stage; those of the anchors are reported, not
+    trained.
 
     Args:
-        samples: anchors of an image that the first stage's losses are computed of.
+        samples: anchors per image that the first stage's losses are computed from.
 
     Inputs: ``outputs`` of :class:`SiamRCNN`, which was given the targets; ``targets``: ``"boxes"`` (N, M, 4) xyxy in
         pixels of the template's object, ``"valid"`` (N, M) bool; with hard examples ``"hard_overlaps"`` (N, E, 3) of

@@ -1,9 +1,10 @@
-"""Siam R-CNN in the parts that its loop over frames asks: the first frame's object, and what a later frame shows.
+"""Siam R-CNN in the parts that its loop over frames calls: the first frame's object, and the detections in a later
+frame.
 
-Papers, names of parameters: see ``siamrcnn.py``, where the third part is, the similarity of boxes. What to look at: the
-object is an input of the second part, so that a tracker computes its features once; the features of what is found come
-out, too, and are compared with those of the frames before. A part holds the parameters that it uses, under the names
-that they have in the whole.
+Papers, names of parameters: see ``siamrcnn.py``, which has the third part, the similarity of boxes. What to look at:
+the object is an input of the second part, so a tracker computes its features once; the features of the detections are
+returned too, and are compared with those of previous frames. A part holds the parameters that it uses, under their
+names in the whole model.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -63,7 +64,7 @@ class SiamRCNNTemplate(Model):
         self.fpn = Pyramid(channels, groups_of_norm)  # mirror: infers
         self.roi_extractor = RoIExtractor("mmdet", BINS)
         self.roi_extractor.convention = CONVENTION
-        self.trainable = False  # frozen, as in the whole
+        self.trainable = False  # frozen, as in the whole model
 
     maps = SiamRCNN.maps
 

@@ -1,8 +1,9 @@
-"""SiamRPN: a region proposal network that looks for one object, whose look is the network's last kernel.
+"""SiamRPN: a region proposal network for one object, whose features are the network's last kernel.
 
 "High Performance Visual Tracking with Siamese Region Proposal Network", 2018, 10.1109/CVPR.2018.00935. Parameter names
-and numbers: STVIR/pysot ``models/backbone/alexnet.py``, ``models/head/rpn.py`` (Apache-2.0). What to look at: the
-template's kernel has the channels of all answers in the published head, and one answer's in the later, lighter one.
+and numbers: STVIR/pysot ``models/backbone/alexnet.py``, ``models/head/rpn.py`` (Apache-2.0). What to look at: in the
+published head the template's kernel has the channels of all outputs, in the later, lighter one those of a single
+output.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -57,7 +58,7 @@ class AlexNetLegacy(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class UPChannelRPN(keras.layers.Layer):
-    """The published head: every answer has a kernel of its own, which the template's map makes.
+    """The published head: every output has its own kernel, computed from the template's map.
 
     Args:
         feature_in: channels of the search map.
@@ -75,7 +76,7 @@ class UPChannelRPN(keras.layers.Layer):
         self.loc_adjust = Conv2D(loc, 1)
 
     def kernel(self, x):
-        """A map of all kernels, (N, h, w, C O), as (N, h, w, C, O); the answers are the outer index."""
+        """A map of all kernels, (N, h, w, C O), as (N, h, w, C, O); the outputs are the outer index."""
         answers = x.shape[3] // self.feature_in
         x = tf.reshape(x, (-1, *x.shape[1:3], answers, self.feature_in))
         return tf.transpose(x, (0, 1, 2, 4, 3))  # mirror: NHWC
@@ -88,7 +89,7 @@ class UPChannelRPN(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DepthwiseRPN(keras.layers.Layer):
-    """The lighter head: correlation channel by channel.
+    """The lighter head: depthwise correlation.
 
     Args:
         filters: of the maps that are correlated.
@@ -114,8 +115,8 @@ class SiamRPN(Model):
 
     Inputs: ``template`` (N, 127, 127, 3), ``search`` (N, H, W, 3) float, BGR in 0 to 255.
     Returns: dict: ``"cls"`` (N, H', W', 2 A), logits, classes (none, object) first, then anchors; ``"loc"``
-        (N, H', W', 4 A), numbers of the box first, then anchors.
-    Raises: ValueError if there is no such head.
+        (N, H', W', 4 A), coordinates of the box first, then anchors.
+    Raises: ValueError if ``head`` is unknown.
     """
 
     def __init__(self, head: str = "depthwise", channels: tuple[int, ...] = (96, 256, 384, 384, 256), **kwargs):
@@ -131,7 +132,7 @@ class SiamRPN(Model):
         return self.backbone(template, training=training)
 
     def track(self, template, search, training=False):
-        """What the head says about a later frame."""
+        """The head's predictions for a later frame."""
         return self.rpn_head(template, self.backbone(search, training=training), training=training)
 
     def call(self, template, search, training=False):

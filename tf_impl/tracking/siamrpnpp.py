@@ -1,9 +1,9 @@
-"""SiamRPN++: the same with a deep network, whose maps of three depths each have a head of their own.
+"""SiamRPN++: SiamRPN with a deep network and a head for each of three depths.
 
 "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", 2018, arXiv:1812.11703. Parameter names and
 numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``mobile_v2.py``, ``models/neck/neck.py``,
 ``models/head/rpn.py`` (Apache-2.0). What to look at: only the middle of the template's map is kept, so that padding
-does not show where the object is.
+does not reveal where the object is.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -48,7 +48,7 @@ USED = (3, 5, 7)
 
 @keras.saving.register_keras_serializable("diptych")
 class AdjustLayer(keras.layers.Layer):
-    """A 1x1 convolution with normalisation; of small maps only the middle.
+    """A 1x1 convolution with normalisation; small maps are cropped to their middle.
 
     Args:
         filters: of the result.
@@ -90,7 +90,7 @@ class AdjustAllLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class MultiRPN(keras.layers.Layer):
-    """A head for every map, and a mean of what they say.
+    """A head for every map, and the mean of their outputs.
 
     Args:
         channels: of the maps.
@@ -109,7 +109,7 @@ class MultiRPN(keras.layers.Layer):
             setattr(self, f"rpn{i}", DepthwiseRPN(width))
 
     def mean(self, answers, weight):
-        """Of the heads' answers."""
+        """Mean of the heads' outputs."""
         if weight is None:
             return sum(answers) / len(answers)
         shares = tf.unstack(tf.nn.softmax(tf.convert_to_tensor(weight)))
@@ -133,7 +133,7 @@ class SiamRPNPP(Model):
 
     Inputs: ``template`` (N, 127, 127, 3), ``search`` (N, H, W, 3) float, BGR in 0 to 255.
     Returns: dict: ``"cls"`` (N, H', W', 2 A), logits, classes (none, object) first, then anchors; ``"loc"``
-        (N, H', W', 4 A), numbers of the box first, then anchors.
+        (N, H', W', 4 A), coordinates of the box first, then anchors.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class SiamRPNPP(Model):
         return self.neck(self.backbone(template, training=training), training=training)
 
     def track(self, template, search, training=False):
-        """What the heads say about a later frame."""
+        """The heads' predictions for a later frame."""
         return self.rpn_head(template, self.template(search, training), training=training)
 
     def call(self, template, search, training=False):
@@ -163,11 +163,11 @@ class SiamRPNPP(Model):
 
 @keras.saving.register_keras_serializable("diptych", "siamrpnpp.InvertedResidual")
 class InvertedResidual(keras.layers.Layer):
-    """A 1x1 expansion, a 3x3 convolution of every channel by itself, a linear 1x1, and a shortcut if sizes agree.
+    """A 1x1 expansion, a depthwise 3x3 convolution, a linear 1x1, and a shortcut if sizes agree.
 
     Args:
-        in_filters, filters, strides: of the block; with a stride nothing is padded.
-        expansion: width of the middle over that of the input.
+        in_filters, filters, strides: of the block; a strided convolution does not pad.
+        expansion: width of the middle divided by that of the input.
         dilation_rate: of the middle.
 
     x: (N, H, W, C) -> (N, H', W', filters).
@@ -231,7 +231,7 @@ class AtrousMobileNetV2(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class MobileSiamRPNPP(Model):
-    """The tracker's network on :class:`AtrousMobileNetV2`, whose heads' mean has no weights.
+    """The tracker's network on :class:`AtrousMobileNetV2`, with a plain mean of the heads.
 
     Args:
         width: of the trunk.
@@ -251,7 +251,7 @@ class MobileSiamRPNPP(Model):
         return self.neck(self.backbone(template, training=training), training=training)
 
     def track(self, template, search, training=False):
-        """What the heads say about a later frame."""
+        """The heads' predictions for a later frame."""
         return self.rpn_head(template, self.template(search, training), training=training)
 
     def call(self, template, search, training=False):

@@ -1,7 +1,7 @@
-"""Networks that follow another one as a moving average of its parameters.
+"""Networks whose parameters are moving averages of another network's.
 
 Mirror notes:
-- The two lists are in the order in which layers were made, in both panels.
+- Both lists are in the order in which the layers were made, in both panels.
 """
 
 import tensorflow as tf
@@ -10,7 +10,7 @@ __all__ = ["follow"]
 
 
 def follow(network, leader, momentum: float) -> None:
-    """Parameters = momentum * own + (1 - momentum) * the leader's; running statistics stay as they are."""
+    """Parameters = momentum * own + (1 - momentum) * the leader's; running statistics stay unchanged."""
     pairs = zip(network.trainable_variables, leader.trainable_variables, strict=True)  # mirror: order
     for own, other in pairs:
         own.assign(momentum * tf.convert_to_tensor(own) + (1 - momentum) * tf.convert_to_tensor(other))

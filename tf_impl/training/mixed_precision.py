@@ -7,7 +7,7 @@ where they are used, so that their gradients arrive in single precision.
 
 Mirror notes:
 - PyTorch has ``torch.autocast``, which chooses a precision for every operation; Keras has dtype policies: every layer
-  computes in half precision, but for the statistics of its normalisation.
+  computes in half precision, except for normalisation statistics.
 - TensorFlow's CPU kernels sum a convolution kernel's gradient in half precision, PyTorch's in single precision.
 - PyTorch keeps the gradients on the parameters, TensorFlow hands them to the optimiser.
 """
@@ -54,7 +54,7 @@ class DynamicLossScaler:
 
     Args:
         scale: factor of the first step.
-        growth_factor, backoff_factor: what the factor is multiplied with.
+        growth_factor, backoff_factor: what the factor is multiplied by.
         growth_interval: steps without overflow before it grows. It never grows beyond single precision.
         min_scale: it never falls below; None for no limit.
     """
@@ -96,7 +96,7 @@ class DynamicLossScaler:
             self.scale, self.growth_tracker = grown if np.isfinite(grown) else self.scale, 0
 
     def state_dict(self) -> dict:
-        """All that the next steps depend on, as ``torch.amp.GradScaler`` names it."""
+        """Everything the next steps depend on, under ``torch.amp.GradScaler``'s names."""
         return {
             "scale": float(self.scale),
             "growth_factor": self.growth_factor,
@@ -106,14 +106,14 @@ class DynamicLossScaler:
         }
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self.scale, self.growth_tracker = np.float32(state["scale"]), state["_growth_tracker"]
         self.growth_factor, self.backoff_factor = state["growth_factor"], state["backoff_factor"]
         self.growth_interval = state["growth_interval"]
 
 
 class StaticLossScaler(DynamicLossScaler):
-    """A fixed factor of the loss; a step that overflows is skipped all the same.
+    """A fixed factor of the loss; a step that overflows is skipped anyway.
 
     Args:
         scale: the factor.
@@ -129,7 +129,7 @@ class StaticLossScaler(DynamicLossScaler):
 class MixedPrecisionTrainer:
     """Training steps in mixed precision.
 
-    A step that overflows changes neither parameters nor the optimiser's state; running statistics it does change.
+    A step that overflows changes running statistics, but neither parameters nor the optimiser's state.
 
     Args:
         model: a model in single precision.
@@ -137,7 +137,7 @@ class MixedPrecisionTrainer:
         optimizer: of the model's parameters.
         scaler: one of the loss scalers.
         dtype: see :func:`autocast`.
-        max_norm: gradients are clipped to this global norm, after the scale is taken out; None for no clipping.
+        max_norm: gradients are clipped to this global norm, after the scale is taken out; None: no clipping.
     """
 
     def __init__(self, model, criterion, optimizer, scaler, dtype: str = "float16", max_norm: float | None = None):
@@ -148,7 +148,7 @@ class MixedPrecisionTrainer:
         """One update from the mean gradient of one or more batches.
 
         Args:
-            batches: (inputs, targets) each: the model's arguments, and what the criterion takes.
+            batches: (inputs, targets) each: the model's arguments, and the criterion's targets.
 
         Returns:
             The losses of every batch, and whether the parameters were updated.
@@ -174,12 +174,12 @@ class MixedPrecisionTrainer:
 
 
 def added(a, b):
-    """The sum of two gradients, of which either may be None."""
+    """The sum of two gradients, either of which may be None."""
     return b if a is None else a if b is None else a + b
 
 
 def in_single_precision(outputs):
-    """A tensor, or a dictionary of them, with floats in single precision."""
+    """A tensor, or a dictionary of tensors, with floats in single precision."""
     if isinstance(outputs, Mapping):
         return {name: in_single_precision(value) for name, value in outputs.items()}
     return tf.cast(outputs, tf.float32) if outputs.dtype.is_floating else outputs

@@ -1,7 +1,7 @@
-"""Moving averages of a network's parameters, beside the network.
+"""Moving averages of a network's parameters, kept outside the network.
 
 Mirror notes:
-- The averages are kept by PyTorch's names in both panels.
+- The averages are kept under PyTorch's names in both panels.
 """
 
 import keras
@@ -19,16 +19,16 @@ class MovingAverage:
         network: whose parameters are followed; built.
         momentum: of the averages.
 
-    ``values`` holds them by name, and ``store`` gives them to the network, or to another of the same kind.
+    ``values`` holds them by name; ``store`` writes them to the network, or to another of the same kind.
     """
 
     def __init__(self, network: keras.layers.Layer, momentum: float = 0.999):
         self.network, self.momentum = network, momentum
-        # mirror: by PyTorch's names
+        # mirror: under PyTorch's names
         self.values = {name: tf.identity(p) for name, (p, _) in state.trainable(network).items()}
 
     def update(self, momentum: float | None = None) -> None:
-        """Follow the network by one step; with another momentum if one is given."""
+        """Update the averages once; with another momentum if one is given."""
         momentum = self.momentum if momentum is None else momentum
         for name, (p, _) in state.trainable(self.network).items():
             self.values[name] = momentum * self.values[name] + (1 - momentum) * tf.convert_to_tensor(p)

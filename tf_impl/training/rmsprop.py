@@ -1,4 +1,4 @@
-"""RMSProp as PyTorch has it.
+"""RMSProp as in PyTorch.
 
 Mirror notes:
 - Keras adds epsilon inside the root of the mean square, PyTorch after it.

@@ -1,7 +1,7 @@
-"""Learning rates that follow a table of factors, which plain functions make (``weights.processing.schedules``).
+"""Learning rates that follow a table of factors, made by plain functions (``weights.processing.schedules``).
 
 Mirror notes:
-- A scheduler is given the optimiser in PyTorch, and changes it; an optimiser is given the schedule in Keras.
+- In PyTorch a scheduler changes the optimiser that it is given; in Keras the optimiser is given the schedule.
 """
 
 import keras
@@ -18,13 +18,13 @@ class ScheduledRate(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         base: the rate that is multiplied.
-        factors: one for each step from 0 on; the last one stays.
+        factors: one for each step from 0 on; the last one is kept.
     """
 
     def __init__(self, base, factors):
         self.base, self.factors = base, [float(factor) for factor in factors]
 
-    def __call__(self, step):  # mirror: is given the optimiser
+    def __call__(self, step):  # mirror: a scheduler changes
         index = tf.minimum(tf.cast(step, tf.int64), len(self.factors) - 1)
         return self.base * tf.gather(tf.constant(self.factors), index)
 

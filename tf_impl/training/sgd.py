@@ -1,8 +1,8 @@
-"""Stochastic gradient descent with momentum, as PyTorch has it, and learning rates that change from step to step.
+"""Stochastic gradient descent with momentum, as in PyTorch, and learning rates that change from step to step.
 
 Mirror notes:
-- Keras multiplies the learning rate into the velocity and has no weight decay in the gradient; PyTorch's SGD is the one
-  that published training recipes mean.
+- Keras multiplies the learning rate into the velocity and has no weight decay in the gradient; published training
+  recipes mean PyTorch's SGD.
 """
 
 import tensorflow as tf
@@ -26,7 +26,7 @@ class SGD:
     def step(self, gradients) -> None:
         """Update the variables in place from their gradients."""
         for p, v, g in zip(self.params, self.velocities, gradients, strict=True):
-            v.assign(self.momentum * v + g + self.weight_decay * p)  # mirror: PyTorch's SGD
+            v.assign(self.momentum * v + g + self.weight_decay * p)  # mirror: training recipes mean PyTorch's SGD
             p.assign_sub(self.lr * v)
 
 

@@ -1,14 +1,14 @@
-"""HMR: a body from one image, by a regressor that corrects its own guess a few times.
+"""HMR: a body from one image, by a regressor that corrects its own estimate a few times.
 
 "End-to-end Recovery of Human Shape and Pose", 2017, arXiv:1712.06584; losses: "Learning to Reconstruct 3D Human Pose
 and Shape via Model-fitting in the Loop" (SPIN), 2019, arXiv:1909.12828. Parameter names: nkolot/SPIN
 ``models/hmr.py``; losses: ``train/trainer.py`` (BSD-3). What to look at: the same layers see the image's features and
-the last guess, three times; rotations are two columns of a matrix, made orthogonal afterwards.
+the last estimate, three times; rotations are two columns of a matrix, made orthogonal afterwards.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- PyTorch fills kernels of finished layers, Keras gives each layer its initial values.
-- The mean body is buffers in PyTorch, variables that are not trainable in Keras.
+- PyTorch fills the kernels of finished layers, Keras gives each layer its initial values.
+- The mean body is buffers in PyTorch, non-trainable variables in Keras.
 """
 
 import torch
@@ -21,15 +21,15 @@ from torch_impl.losses.pairwise import l2_normalize
 __all__ = ["HMR", "HMRCriterion", "hmr_resnet50", "project", "to_rotations"]
 
 FOCAL = 5000.0  # focal length, pixels
-IMAGE = 224  # side of the image, pixels
-HIPS = (1, 2)  # joints of the body, between which the pelvis is
+IMAGE = 224  # size of the image, pixels
+HIPS = (1, 2)  # joints of the body whose mean is the pelvis
 
 
 def to_rotations(numbers):
     """Rotation matrices whose first two columns are the given ones, made orthonormal.
 
     Args:
-        numbers: (N, 6 J): joint by joint, a 3 x 2 matrix row by row (arXiv:1812.07035).
+        numbers: (N, 6 J): per joint a 3 x 2 matrix, row by row (arXiv:1812.07035).
 
     Returns:
         (N, J, 3, 3).
@@ -43,11 +43,11 @@ def to_rotations(numbers):
 
 
 def project(points, camera):
-    """Where points are in the image.
+    """Project points into the image.
 
     Args:
         points: (N, E, 3) metres.
-        camera: (N, 3), scale and shift of a weak perspective, as of an image of 224 pixels.
+        camera: (N, 3), scale and shift of a weak perspective, for an image of 224 pixels.
 
     Returns:
         (N, E, 2), -1 to 1 from border to border.
@@ -63,7 +63,7 @@ class HMR(ResNet):
     Args:
         block, layers, planes: of the residual network, see :class:`ResNet`.
         joints: of the body, J.
-        num_betas: numbers of the shape, B.
+        num_betas: number of shape coefficients, B.
         hidden: width of the regressor.
         drop: rate of dropout in the regressor.
         iterations: of the regressor.
@@ -90,7 +90,7 @@ class HMR(ResNet):
         self.fc2, self.drop2 = nn.Linear(hidden, hidden), nn.Dropout(drop)
         for name, size in sizes.items():
             layer = nn.Linear(hidden, size)
-            nn.init.xavier_uniform_(layer.weight, gain=0.01)  # mirror: fills kernels
+            nn.init.xavier_uniform_(layer.weight, gain=0.01)  # mirror: fills the kernels
             setattr(self, f"dec{name}", layer)
         for name, size in sizes.items():
             self.register_buffer(f"init_{name}", torch.zeros(1, size))  # mirror: buffers
@@ -106,7 +106,7 @@ class HMR(ResNet):
 
 
 class HMRCriterion(nn.Module):
-    """Squared differences of the body's numbers and of its joints in the image and in space.
+    """Squared differences of the body's parameters and of its joints in the image and in space.
 
     Args:
         num_vertices, num_betas, parents, vertex_joints: of the body, see :class:`SMPL`.
@@ -141,12 +141,12 @@ class HMRCriterion(nn.Module):
         self.shape_weight, self.steepness, self.scale = shape_weight, steepness, scale
 
     def mean(self, values, counted):
-        """Of all numbers of the samples that count, 0 if there is none."""
+        """Mean over the samples that count, 0 if there are none."""
         found = torch.where(counted, values.flatten(1).mean(1), 0.0).sum()
         return found / counted.to(found).sum().clamp(min=1)
 
     def centred(self, points):
-        """Around the middle of the hips."""
+        """Points relative to the middle of the hips."""
         return points - points[:, list(HIPS)].mean(1, keepdim=True)
 
     def forward(self, outputs, targets):

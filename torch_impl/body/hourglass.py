@@ -1,8 +1,8 @@
-"""Stacked Hourglass: down to a few cells and up again, several times, with a guess of all joints after each.
+"""Stacked Hourglass: down to a few cells and up again, several times, with a prediction of all joints after each.
 
 "Stacked Hourglass Networks for Human Pose Estimation", 2016, arXiv:1603.06937. Parameter names and numbers:
-princeton-vl/pytorch_stacked_hourglass ``models/posenet.py`` (BSD-3). What to look at: every hourglass has a loss of its
-own, and what it found goes into the next one; every block owns a convolution for its shortcut, used or not, because the
+princeton-vl/pytorch_stacked_hourglass ``models/posenet.py`` (BSD-3). What to look at: every hourglass has its own loss
+and passes its predictions to the next; every block has a convolution for its shortcut, used or not, because the
 checkpoints do.
 
 Mirror notes:
@@ -32,11 +32,11 @@ __all__ = [
 # the same joint on the other side of the body, in the order of MPII: right ankle, knee, hip, left hip, knee, ankle,
 # pelvis, thorax, neck, head, right wrist, elbow, shoulder, left shoulder, elbow, wrist
 MIRRORED = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
-STRIDE = 4  # pixels of the image for a cell of the heat maps
+STRIDE = 4  # pixels of the image per cell of the heat maps
 
 
 class Conv(nn.Module):
-    """Convolution that keeps the size at stride 1, with normalisation and ReLU if asked.
+    """Convolution that keeps the size at stride 1, optionally with normalisation and ReLU.
 
     Args:
         in_channels, out_channels, kernel_size, stride: of the convolution.
@@ -71,7 +71,7 @@ class Residual(nn.Module):
         self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), Conv(in_channels, half)
         self.bn2, self.conv2 = nn.BatchNorm2d(half), Conv(half, half, 3)
         self.bn3, self.conv3 = nn.BatchNorm2d(half), Conv(half, out_channels)
-        self.skip_layer = Conv(in_channels, out_channels)  # the checkpoints have it, also where nothing calls it
+        self.skip_layer = Conv(in_channels, out_channels)  # in the checkpoints, even where it is never called
         self.project = in_channels != out_channels  # mirror: is told
 
     def forward(self, x):
@@ -82,12 +82,12 @@ class Residual(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Half the size, what the next smaller hourglass makes of it, twice the size; and a way around.
+    """Halving, the next smaller hourglass, doubling; and a branch at full size.
 
     Args:
         depth: halvings.
         channels: width.
-        increase: channels more at each halving.
+        increase: extra channels at each halving.
 
     x: (N, channels, H, W) -> the same; H and W multiples of 2^depth.
     """
@@ -108,7 +108,7 @@ class Hourglass(nn.Module):
 
 
 class Merge(nn.Module):
-    """What goes from one stack into the next.
+    """The input that one stack adds for the next.
 
     Args:
         in_channels: C.
@@ -126,7 +126,7 @@ class Merge(nn.Module):
 
 
 class StackedHourglass(nn.Module):
-    """The network.
+    """The network of the paper.
 
     Args:
         nstack: hourglasses S.
@@ -171,7 +171,7 @@ class StackedHourglass(nn.Module):
 
 
 def average_flipped(heatmaps, flipped):
-    """The mean of what the image and its mirror image say.
+    """The mean of the heat maps of the image and of its mirror image.
 
     Args:
         heatmaps, flipped: (N, S, 16, H, W), of the image and of its mirror image.
@@ -205,9 +205,10 @@ class HourglassCriterion(nn.Module):
 
 
 class HourglassPostProcess(nn.Module):
-    """Where every joint of one person is: the largest peak, a quarter of a cell towards its larger neighbours.
+    """The position of every joint of one person: the largest peak, moved a quarter of a cell towards its larger
+    neighbours.
 
-    Inputs: ``outputs`` (N, S, J, H, W), of which the last stack counts.
+    Inputs: ``outputs`` (N, S, J, H, W), the last stack is used.
     Returns: dict: ``"keypoints"`` (N, J, 2), x and y in pixels of the image, ``"scores"`` (N, J), at most 1.
     """
 

@@ -1,9 +1,9 @@
-"""PIFuHD: whether any point of space is inside a person, from what the image shows where the point is projected.
+"""PIFuHD: whether a point in space is inside a person, from the image features where the point is projected.
 
 "PIFuHD: Multi-Level Pixel-Aligned Implicit Function for High-Resolution 3D Human Digitization", 2020, arXiv:2004.00452.
 Parameter names: facebookresearch/pifuhd ``lib/model/HGPIFuNetwNML.py``, ``HGPIFuMRNet.py``, ``HGFilters.py``
-(CC-BY-NC 4.0, from which nothing but names and formulas is taken). What to look at: the fine level sees a window of a
-large image and no depth of its own; what it knows of the third dimension is the coarse level's inner feature.
+(CC-BY-NC 4.0; only names and formulas are taken). What to look at: the fine level sees a window of a large image and no
+depth; it only knows the third dimension from the coarse level's inner feature.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; points are (N, 3, P) here, (N, P, 3) there.
@@ -33,13 +33,13 @@ __all__ = [
     "pifuhd_coarse",
 ]
 
-DOWNS = 4  # halvings of the networks of normals
-EPS = 1e-8  # least length of a normal
-CLIP = 1e-5  # least distance of a probability from 0 and 1
+DOWNS = 4  # halvings in the normal networks
+EPS = 1e-8  # smallest length of a normal
+CLIP = 1e-5  # smallest distance of a probability from 0 and 1
 
 
 class GlobalGenerator(nn.Module):
-    """An image of normals from an image: halvings, residual blocks, doublings (arXiv:1711.11585).
+    """A normal map from an image: halvings, residual blocks, doublings (arXiv:1711.11585).
 
     Args:
         ngf: channels of the first layer.
@@ -66,7 +66,7 @@ class GlobalGenerator(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Normalisation, ReLU and 3x3 convolution three times, all three results side by side, and a shortcut.
+    """Normalisation, ReLU and 3x3 convolution three times, all three results concatenated, and a shortcut.
 
     Args:
         in_channels, out_channels: widths.
@@ -96,7 +96,7 @@ class ConvBlock(nn.Module):
 
 
 class HourGlass(nn.Module):
-    """Down a few times and up again, each time with a way around.
+    """Several halvings and doublings, each with a branch at full size.
 
     Args:
         depth: halvings.
@@ -115,7 +115,7 @@ class HourGlass(nn.Module):
         self.b2_plus_1 = ConvBlock(channels, channels, groups)
 
     def descend(self, x, level: int):
-        """One halving and all after it."""
+        """One halving and everything below it."""
         around = getattr(self, f"b1_{level}")(x)
         y = getattr(self, f"b2_{level}")(F.avg_pool2d(x, 2))
         y = self.descend(y, level - 1) if level > 1 else self.b2_plus_1(y)
@@ -171,12 +171,12 @@ class HGFilter(nn.Module):
 
 
 class MLP(nn.Module):
-    """A few layers over the features of every point.
+    """A multilayer perceptron over the features of every point.
 
     Args:
-        channels: widths, that of the features included.
+        channels: widths, the features' included.
         res_layers: layers that see the features again.
-        merge_layer: whose activation is returned, too.
+        merge_layer: index of the layer whose activation is returned too.
         groups: of the normalisations, None for none.
 
     x: (N, channels[0], P) -> probability (N, 1, P), inner feature (N, C, P) or None.
@@ -205,23 +205,23 @@ class MLP(nn.Module):
 
 
 def project(points, calib):
-    """Points in the cube of the camera.  (N, 3, P), (N, 4, 4) -> (N, 3, P)."""
+    """Transform points into the camera's cube.  (N, 3, P), (N, 4, 4) -> (N, 3, P)."""
     return torch.matmul(calib[:, :3, :3], points) + calib[:, :3, 3:]
 
 
 def inside(points):
-    """Whether all numbers of a point are in [-1, 1].  (N, C, P) -> (N, 1, P), 0 or 1."""
+    """Whether all coordinates of a point are in [-1, 1].  (N, C, P) -> (N, 1, P), 0 or 1."""
     return (points.abs() <= 1).all(1, keepdim=True).to(points)
 
 
 def sample(features, points):
-    """Features where points are.  (N, C, H, W), (N, 3, P) -> (N, C, P)."""
+    """Sample features at points.  (N, C, H, W), (N, 3, P) -> (N, C, P)."""
     grid = points[:, :2].transpose(1, 2)[:, :, None]
     return grid_sample(features, grid, align_corners=True)[..., 0]
 
 
 def normals(field, points, step: float):
-    """Directions in which a field falls, by forward differences.
+    """Normalised negative gradient of a field, by forward differences.
 
     Args:
         field: from points (N, 3, P) to values (N, 1, P).
@@ -231,25 +231,25 @@ def normals(field, points, step: float):
     Returns:
         (N, 3, M), of unit length.
     """
-    shifts = F.pad(step * torch.eye(3).to(points), (1, 0))  # none, then along every axis
+    shifts = F.pad(step * torch.eye(3).to(points), (1, 0))  # zero, then along every axis
     values = field((points[..., None] + shifts[:, None]).flatten(2)).unflatten(2, (-1, 4))
     slope = values[..., :1] - values[..., 1:]  # (N, 1, M, 3)
     return F.normalize(slope[:, 0], dim=2, eps=EPS).transpose(1, 2)  # mirror: points are
 
 
 class PIFu(nn.Module):
-    """The coarse level, and the networks of normals.
+    """The coarse level, and the normal networks.
 
     Args:
         num_stack, hg_depth, hg_dim: of the image's features, see :class:`HGFilter`.
         mlp_dim, res_layers, merge_layer: see :class:`MLP`.
-        load_size, z_size: image's side in pixels and depth of the person in millimetres: what depth is scaled by.
-        ngf, blocks: of the networks of normals.
+        load_size, z_size: image size in pixels and depth of the person in millimetres; they scale depth.
+        ngf, blocks: of the normal networks.
         base, groups: see :class:`HGFilter`.
-        delta: step of the differences that make normals.
+        delta: step of the differences for normals.
 
     Inputs: ``images`` (N, 3, H, W) float in [-1, 1], multiples of 16; ``points`` (N, 3, P) and ``normal_points``
-        (N, 3, M) in space; ``calib`` (N, 4, 4), from space to the cube of the camera.
+        (N, 3, M) in space; ``calib`` (N, 4, 4), from space to the camera's cube.
     Returns: dict: ``"occupancy"`` (N, S, P) probabilities of every stack, 0 outside the cube; ``"inside"`` (N, 1, P), 1
         in the cube; ``"normals"`` (N, 3, M).
     """
@@ -301,14 +301,14 @@ class PIFu(nn.Module):
 
 
 class PIFuHD(nn.Module):
-    """Both levels. The coarse one learns nothing from the losses of the fine one.
+    """Both levels; the fine level's losses do not train the coarse one.
 
     Args:
         netG: the coarse level.
         num_stack, hg_depth, hg_dim, base, groups: of the features of the large image, see :class:`HGFilter`.
         mlp_dim, res_layers: see :class:`MLP`.
-        load_size_big: side of the large image, pixels.
-        delta: step of the differences that make normals.
+        load_size_big: size of the large image, pixels.
+        delta: step of the differences for normals.
 
     Inputs: ``images_global`` (N, 3, H, W) float in [-1, 1], multiples of 16; ``images_local`` (N, 3, h, w), a window of
         the large image; ``corners`` (N, 2) int64, x and y of its first pixel; ``points`` (N, 3, P) and
@@ -377,7 +377,7 @@ class PIFuCriterion(nn.Module):
     """Cross-entropy of points, squared difference of normals.
 
     Args:
-        gamma: weight of the points inside; of those outside 1 - gamma.
+        gamma: weight of the points inside; those outside have 1 - gamma.
 
     Inputs: ``outputs`` of :class:`PIFu`; ``targets``: ``"labels"`` (N, 1, P), 1 inside the person;
         ``"normals"`` (N, 3, M).
@@ -396,10 +396,10 @@ class PIFuCriterion(nn.Module):
 
 
 class PIFuHDCriterion(PIFuCriterion):
-    """The losses of both levels; of the fine one points outside the window do not count.
+    """The losses of both levels; the fine one ignores points outside the window.
 
     Args:
-        gamma: see :class:`PIFuCriterion`, of the coarse level; the fine one takes the share of points that are outside.
+        gamma: see :class:`PIFuCriterion`, of the coarse level; the fine one uses the share of points that are outside.
 
     Inputs: ``outputs`` of :class:`PIFuHD`; ``targets`` of :class:`PIFuCriterion`.
     Returns: dict of scalars: ``"occ"``, ``"nml"`` of the coarse level, ``"occ_fine"``, ``"nml_fine"``, ``"total"``,
@@ -422,11 +422,11 @@ class PIFuHDCriterion(PIFuCriterion):
 
 
 class PIFuHDPostProcess(nn.Module):
-    """What the last stacks say.
+    """The results of the last stacks.
 
     Inputs: ``outputs`` of :class:`PIFuHD`.
     Returns: dict: ``"occupancy"``, ``"coarse_occupancy"`` (N, 1, P) probabilities; ``"colors"`` (N, M, 3) in [0, 1],
-        what normals look like.
+        the normals as colours.
     """
 
     def forward(self, outputs):

@@ -1,8 +1,8 @@
-"""PIFuHD in the parts that a reconstruction asks: maps of the whole image once, then as many points as one likes.
+"""PIFuHD in the parts that a reconstruction calls: maps of the whole image once, then any number of points.
 
-Papers, names of parameters: see ``pifuhd.py``. What to look at: the window is the whole of the large image here, and
-one camera serves both levels; a surface is found by asking where the field passes one half. A part holds the parameters
-that it uses, under the names that they have in the whole.
+Papers, names of parameters: see ``pifuhd.py``. What to look at: here the window is the whole large image, and one
+camera serves both levels; the surface is where the field passes one half. A part holds the parameters that it uses,
+under their names in the whole model.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; points are (N, 3, P) here, (N, P, 3) there.
@@ -19,10 +19,10 @@ __all__ = ["PIFuHDFeatures", "PIFuHDField", "pifuhd_features", "pifuhd_field"]
 
 
 class CoarseFeatures(nn.Module):
-    """What the coarse level makes of an image.
+    """The coarse level's maps of an image.
 
     Args:
-        num_stack, hg_depth, hg_dim, ngf, blocks, base, groups: see :class:`PIFu`, whose method :meth:`maps` is.
+        num_stack, hg_depth, hg_dim, ngf, blocks, base, groups: see :class:`PIFu`, whose :meth:`maps` this wraps.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class CoarseFeatures(nn.Module):
 
 
 class CoarseField(nn.Module):
-    """What the coarse level says of points.
+    """The coarse level's predictions for points.
 
     Args:
-        mlp_dim, res_layers, merge_layer, load_size, z_size, groups: see :class:`PIFu`, whose method :meth:`query` is.
+        mlp_dim, res_layers, merge_layer, load_size, z_size, groups: see :class:`PIFu`, whose :meth:`query` this wraps.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class PIFuHDField(nn.Module):
 
     Inputs: ``coarse``, ``fine`` of :class:`PIFuHDFeatures`, ``points`` (N, 3, P) in space, ``calib`` (N, 4, 4), from
         space to the cube of the image.
-    Returns: (N, 1, P), probabilities; 0 for what the image does not show.
+    Returns: (N, 1, P), probabilities; 0 outside the image.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class PIFuHDField(nn.Module):
     query = PIFuHD.query
 
     def judge(self, coarse, fine, points, calib):
-        """Probabilities (N, 1, P), wherever a point is."""
+        """Probabilities (N, 1, P), also outside the image."""
         return self.query(fine, self.netG.query(coarse, points, calib)[1], points, calib)
 
     def normals(self, coarse, fine, points, calib):

@@ -1,13 +1,13 @@
-"""SMPL: a body as a mean mesh, moved by its shape and by its pose, and bent by a skeleton.
+"""SMPL: a body as a mean mesh, deformed by shape and pose, and posed by a skeleton.
 
 "SMPL: A Skinned Multi-Person Linear Model", 2015, 10.1145/2816795.2818013; offsets of every vertex (SMPL+D):
 "Multi-Garment Net: Learning to Dress 3D People from Images", 2019, arXiv:1908.06903. Numbers: smplx 0.1.28, whose
-licence forbids copies: this is written from the formulas. The arrays of the published bodies, which cannot be passed
-on, are buffers under its names. What to look at: joints follow from the shape alone, so that neither the pose's nor the
-clothes' offsets move them.
+licence forbids copies: this is written from the formulas. The arrays of the published bodies cannot be redistributed;
+they are buffers under its names. What to look at: joints depend on the shape alone, so neither the pose's nor the
+    clothes' offsets move them.
 
 Mirror notes:
-- The arrays of the body are buffers in PyTorch, variables that are not trainable in Keras.
+- The arrays of the body are buffers in PyTorch, non-trainable variables in Keras.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 
 __all__ = ["PARENTS", "SMPL", "SMPLD", "VERTEX_JOINTS", "rodrigues"]
 
-# the joint that every joint hangs on
+# the parent of every joint
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 # vertices that count as joints: nose, eyes, ears; toes and heels; finger tips, left and right
 VERTEX_JOINTS = (
@@ -24,7 +24,7 @@ VERTEX_JOINTS = (
     *(2746, 2319, 2445, 2556, 2673),
     *(6191, 5782, 5905, 6016, 6133),
 )
-EPS = 1e-8  # added to every number of a rotation before its length is taken, as in the reference
+EPS = 1e-8  # added to every component of a rotation before its norm is taken, as in the reference
 
 
 def rodrigues(rotations):
@@ -38,15 +38,15 @@ def rodrigues(rotations):
 
 
 class SMPL(nn.Module):
-    """The body.
+    """The body's mesh and joints from shape and pose.
 
     Args:
         num_vertices: V.
-        num_betas: numbers of the shape B.
+        num_betas: number of shape coefficients B.
         parents: of the J joints, -1 for the first one.
-        vertex_joints: E vertices that are joints, too.
+        vertex_joints: E vertices that are joints too.
 
-    Inputs: ``betas`` (N, B); ``pose`` (N, 3 J) axis times angle, radians, or (N, J, 3, 3) rotations, the first of the
+    Inputs: ``betas`` (N, B); ``pose`` (N, 3 J) axis times angle, radians, or (N, J, 3, 3) rotations, the first for the
         whole body; ``transl`` (N, 3) metres.
     Returns: dict: ``"vertices"`` (N, V, 3), ``"joints"`` (N, J + E, 3).
     """
@@ -71,7 +71,7 @@ class SMPL(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def transforms(self, rotations, joints):
-        """Rotation (N, J, 3, 3) and place (N, J, 3) of every joint, from those relative to its parent."""
+        """Rotation (N, J, 3, 3) and position (N, J, 3) of every joint, from those relative to its parent."""
         turns, places = [rotations[:, 0]], [joints[:, 0]]
         for i, parent in enumerate(self.parents[1:], start=1):
             turns.append(torch.matmul(turns[parent], rotations[:, i]))
@@ -80,16 +80,16 @@ class SMPL(nn.Module):
         return torch.stack(turns, 1), torch.stack(places, 1)
 
     def skin(self, vertices, turns, places, joints, transl):
-        """Vertices (N, V, 3) of the pose of rest, moved by the bones they hang on."""
+        """Vertices (N, V, 3) of the rest pose, moved by the bones that they are attached to."""
         count = len(self.parents)
-        shifts = places - torch.matmul(turns, joints[..., None])[..., 0]  # of what lies in the first frame
+        shifts = places - torch.matmul(turns, joints[..., None])[..., 0]  # of the rest pose's coordinates
         moves = torch.cat((turns.reshape(-1, count, 9), shifts), 2)  # (N, J, 12)
         moves = torch.matmul(self.lbs_weights[None], moves)  # (N, V, 12)
         turned = torch.matmul(moves[..., :9].reshape(-1, vertices.shape[1], 3, 3), vertices[..., None])[..., 0]
         return turned + moves[..., 9:] + transl[:, None]
 
     def rest(self, betas, pose):
-        """What both bodies share: rotations, joints, vertices of the pose of rest."""
+        """Base of both bodies: rotations, joints, vertices of the rest pose."""
         count = len(self.parents)
         matrices = pose if pose.ndim == 4 else rodrigues(pose.reshape(-1, count, 3))
         directions = self.shapedirs.flatten(0, 1).t()  # (B, 3 V)
@@ -112,12 +112,12 @@ class SMPL(nn.Module):
 
 
 class SMPLD(SMPL):
-    """The body with an offset of every vertex: clothes and hair.
+    """The body with an offset per vertex: clothes and hair.
 
     Args:
         num_vertices, num_betas, parents, vertex_joints: see :class:`SMPL`.
 
-    Inputs: those of :class:`SMPL`, and ``offsets`` (N, V, 3) in the pose of rest.
+    Inputs: those of :class:`SMPL`, and ``offsets`` (N, V, 3) in the rest pose.
     Returns: dict: ``"vertices"``, ``"joints"``, and ``"naked"`` (N, V, 3), the vertices without offsets.
     """
 

@@ -1,7 +1,7 @@
 """Anchors: boxes of a few shapes around every cell of a feature map.
 
 Mirror notes:
-- Numpy in both panels: the sizes of the maps are static, so that the anchors are constants.
+- NumPy in both panels: the sizes of the maps are static, so the anchors are constants.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], rounded: b
 
 
 def grid_anchors(cell: np.ndarray, size: tuple[int, int], stride: tuple[int, int], offset: float = 0.0) -> np.ndarray:
-    """The anchors of a feature map; its size is static, so that they are constants of the graph.
+    """The anchors of a feature map; its size is static, so they are constants of the graph.
 
     Args:
         cell: (A, 4) anchors of one cell.
@@ -39,5 +39,5 @@ def grid_anchors(cell: np.ndarray, size: tuple[int, int], stride: tuple[int, int
         (H * W * A, 4) float64, xyxy in pixels: row by row, all anchors of a cell together.
     """
     y, x = ((np.arange(n) + offset) * s for n, s in zip(size, stride))
-    y, x = np.meshgrid(y, x, indexing="ij")  # mirror: Numpy in both
+    y, x = np.meshgrid(y, x, indexing="ij")  # mirror: NumPy in both
     return (np.stack([x, y, x, y], -1).reshape(-1, 1, 4) + cell).reshape(-1, 4)

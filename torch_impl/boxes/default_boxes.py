@@ -1,7 +1,7 @@
 """Default boxes: boxes of a few shapes around every cell of several maps, sizes relative to the image.
 
 Mirror notes:
-- Numpy in both panels: the sizes of the maps are static, so that the boxes are constants.
+- NumPy in both panels: the sizes of the maps are static, so the boxes are constants.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ def default_boxes(
         map_sizes: (h, w) of each of L maps.
         scales: L + 1 sizes relative to the image; a map also has a square between its scale and the next.
         ratios: width / height of the other boxes of every map; each comes with its inverse.
-        steps: pixels from cell to cell of every map; None for the image's size divided by the map's.
-        clip: no box is larger than the image.
+        steps: pixels from cell to cell of every map; None: the image's size divided by the map's.
+        clip: whether widths and heights are limited to the image's.
 
     Returns:
         (sum of h * w * A, 4) float64, xyxy in pixels: map by map, row by row, all boxes of a cell together: the square
@@ -43,7 +43,7 @@ def default_boxes(
             long, short = scales[i] * np.sqrt(ratio), scales[i] / np.sqrt(ratio)
             shapes += [(long, short), (short, long)]
         half = single(0.5) * (np.clip(shapes, 0, 1) if clip else np.array(shapes)).astype(single)  # (A, 2)
-        # mirror: Numpy in both
+        # mirror: NumPy in both
         cells = (rows, columns) if steps is None else (image_size[0] / steps[i], image_size[1] / steps[i])
         y, x = ((np.arange(n, dtype=single) + single(0.5)) / single(m) for n, m in zip((rows, columns), cells))
         y, x = np.meshgrid(y, x, indexing="ij")

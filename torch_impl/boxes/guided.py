@@ -1,4 +1,4 @@
-"""Anchors whose places and shapes a network predicts: the squares they grow from, and what they should become.
+"""Anchors whose positions and shapes a network predicts: the squares they start from, and their targets.
 
 "Region Proposal by Guided Anchoring", 2019, arXiv:1901.03278. Reference: mmdet ``dense_heads/guided_anchor_head.py``,
 ``assigners/approx_max_iou_assigner.py`` (Apache-2.0).
@@ -22,7 +22,7 @@ MAX_LOG_RATIO = math.log(1e6)
 
 
 def guide_squares(squares, shapes, std: float):
-    """The anchors that shapes make of squares.
+    """Anchors from squares and predicted shapes.
 
     Args:
         squares: (A, 4) xyxy.
@@ -37,7 +37,7 @@ def guide_squares(squares, shapes, std: float):
 
 
 def approximate_iou(boxes_xyxy, squares, eps: float):
-    """The overlap of boxes with cells, whose anchors may have any shape: the largest of nine.
+    """The overlap of boxes with cells: the largest over nine anchor shapes.
 
     Args:
         boxes_xyxy: (N, M, 4).
@@ -58,17 +58,17 @@ def approximate_iou(boxes_xyxy, squares, eps: float):
 
 
 def location_targets(boxes_xyxy, present, squares, size: float, strides: tuple[int, ...]):
-    """Which cells should have anchors: those in the middle of an object that is of their level's size.
+    """Which cells should have anchors: those in the middle of an object of their level's size.
 
-    Cells around the middle, and such cells of the neighbouring levels, do not count. Of several objects the last one
-    decides how much a cell counts.
+    Cells around the middle are ignored, also on the neighbouring levels. Of several objects the last one decides a
+    cell's weight.
 
     Args:
         boxes_xyxy: (N, M, 4) in pixels.
         present: (N, M) bool.
         squares: (A, 4) xyxy in pixels, around the upper left corner of every cell.
         size: side of a square, in strides.
-        strides: of the levels, each twice that of the one before.
+        strides: of the levels, each twice the one before.
 
     Returns:
         targets: (N, A) bool.

@@ -1,4 +1,4 @@
-"""The results of a detector: the candidates that were kept."""
+"""The results of a detector, gathered from its candidates."""
 
 import torch
 
@@ -8,7 +8,7 @@ __all__ = ["results"]
 
 
 def results(boxes, scores, labels, index, valid) -> dict:
-    """What is left of the candidates after suppression.
+    """Gather the candidates that suppression kept.
 
     Args:
         boxes, scores, labels: of the candidates, (N, B, 4) xyxy, (N, B) and (N, B).

@@ -1,4 +1,4 @@
-"""A few of the anchors or boxes of every image, in a fixed proportion: those that a loss is computed of.
+"""Sampling of the anchors or boxes of every image that a loss is computed from, in a fixed proportion.
 
 Mirror notes:
 - The same formulas in both panels.
@@ -18,15 +18,15 @@ def has_area(boxes_xyxy):
 
 
 def sample(positive, negative, count: int, share: float, priorities=None):
-    """Choose up to ``count`` candidates of every image, as many positive ones as there are up to a share of them.
+    """Choose up to ``count`` candidates of every image: all positive ones up to a share, the rest negative.
 
-    The references choose at random: with random priorities, so does this.
+    The references choose at random; random priorities do the same here.
 
     Args:
         positive, negative: (N, A) bool, disjoint.
         count: candidates of an image.
         share: largest share of the positive ones in ``count``.
-        priorities: (N, A) float, the highest are chosen first; None for: the first are chosen.
+        priorities: (N, A) float, the highest are chosen first; None: in order.
 
     Returns:
         (N, A) bool twice: which positive and which negative ones are chosen.

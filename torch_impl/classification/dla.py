@@ -1,8 +1,8 @@
-"""DLA: trees of blocks whose roots gather what all their branches found.
+"""DLA: trees of blocks whose roots combine the outputs of all their branches.
 
 "Deep Layer Aggregation", 2017, arXiv:1707.06484.
 Parameter names: ucbdrive/dla ``dla.py`` (BSD-3).
-What to look at: a tree of depth 2 projects its input, and nothing uses it; checkpoints hold these projections.
+What to look at: a tree of depth 2 projects its input without using the result; checkpoints contain these projections.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -32,7 +32,7 @@ class DLABlock(nn.Module):
         in_channels, out_channels: widths.
         stride: of the first convolution.
 
-    Inputs: ``x`` (N, C, H, W); ``shortcut``, what is added, or None for ``x``.
+    Inputs: ``x`` (N, C, H, W); ``shortcut``, the tensor that is added, or None for ``x``.
     Returns: (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -58,14 +58,14 @@ class DLARoot(nn.Module):
 
 
 class DLATree(nn.Module):
-    """Two blocks and a root, or two trees of one depth less, the second of which has the root (figure 3).
+    """Two blocks and a root, or two trees one level less deep, the second of which has the root (figure 3).
 
     Args:
         depth: 1 for blocks.
         in_channels, out_channels: widths.
         stride: 2 halves the map.
-        level_root: the halved input is a branch, too.
-        root_channels: channels of further branches, which are given.
+        level_root: whether the halved input is a branch too.
+        root_channels: channels of further branches that are passed in.
 
     Inputs: ``x`` (N, C, H, W); ``branches``: list of further maps for the root.
     Returns: (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -110,14 +110,14 @@ class DLA(Backbone):
     """The classifier.
 
     Args:
-        depths: of the six levels: convolutions of the first two, depth of the trees of the others.
+        depths: of the six levels: convolutions in the first two, depth of the trees in the others.
         widths: channels of the levels.
         num_classes: classes K.
         in_chans: channels of the image.
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classification; return the feature maps instead of logits. The classifier stays.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c1"`` to ``"c5"``.

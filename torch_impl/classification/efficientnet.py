@@ -1,7 +1,8 @@
-"""EfficientNet: depth, width and resolution of a searched network scaled together; and its Lite form for small devices.
+"""EfficientNet: depth, width and resolution of a searched network scaled together; and its Lite variant for small
+devices.
 
 "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019, arXiv:1905.11946.
-Parameter names: timm ``tf_efficientnet_*`` (Apache-2.0), whose weights are those of the TensorFlow release.
+Parameter names: timm ``tf_efficientnet_*`` (Apache-2.0), whose weights come from the TensorFlow release.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -140,9 +141,9 @@ class EfficientNet(Backbone):
         width: multiplier of all channels.
         depth: multiplier of the repeats, rounded up.
         dropout: rate before the classifier.
-        lite: the Lite form: ReLU6, no squeeze-and-excitation, and stem, head, first and last stage are not scaled.
+        lite: the Lite variant: ReLU6, no squeeze-and-excitation, and stem, head, first and last stage are not scaled.
         stages: the unscaled stages, see ``STAGES``.
-        pad_mode: "same" (the TensorFlow release) or "torch" (as much on both sides).
+        pad_mode: "same" (the TensorFlow release) or "torch" (the same on both sides).
         bn_eps, bn_momentum: of batch normalisation: added to the variance, and the weight of the new value in the
             running statistics.
         drop_path: rate of stochastic depth in the last block.
@@ -152,11 +153,11 @@ class EfficientNet(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no head and classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
-    Raises: ValueError, if ``pad_mode`` is neither.
+    Raises: ValueError if ``pad_mode`` is neither.
     """
 
     def __init__(

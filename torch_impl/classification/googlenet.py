@@ -60,11 +60,11 @@ def first_blocks(stages, layers) -> tuple[tuple[str, ...], ...]:
     """The names of the blocks that a model has.
 
     Args:
-        stages: for every stage of the published network its blocks by name.
-        layers: how many of each stage, the first ones.
+        stages: for every stage of the published network, its blocks by name.
+        layers: how many blocks of each stage, counted from the first.
 
     Raises:
-        ValueError: if a stage does not have so many, or is left without any.
+        ValueError: if a stage has fewer, or is left without any.
     """
     if len(layers) != len(stages) or not all(0 < n <= len(blocks) for n, blocks in zip(layers, stages)):
         raise ValueError(f"layers are 1 to {[len(blocks) for blocks in stages]} blocks; layers={list(layers)}")
@@ -72,7 +72,7 @@ def first_blocks(stages, layers) -> tuple[tuple[str, ...], ...]:
 
 
 def to_inception_range(images):
-    """Images that were normalised by ImageNet's mean and deviation, as 2 x - 1 of [0, 1].  (N, 3, H, W)."""
+    """Convert images normalised by ImageNet's mean and deviation to 2 x - 1 of [0, 1].  (N, 3, H, W)."""
     scale = torch.tensor([std / 0.5 for std in STD], dtype=images.dtype, device=images.device)
     shift = torch.tensor([(mean - 0.5) / 0.5 for mean in MEAN], dtype=images.dtype, device=images.device)
     return images * scale[:, None, None] + shift[:, None, None]
@@ -108,7 +108,7 @@ class InceptionBlock(nn.Module):
 
     Args:
         in_channels: width of the input.
-        widths: see ``BLOCKS``; the 1st, 3rd, 5th and 6th come out together.
+        widths: see ``BLOCKS``; the 1st, 3rd, 5th and 6th are concatenated.
         five_by_five: kernel of the third branch as in the paper; the published weights have 3x3 there.
 
     x: (N, C, H, W) -> (N, C', H, W).
@@ -164,18 +164,19 @@ class GoogLeNet(Backbone):
         num_classes: classes K.
         in_chans: channels of the image.
         aux_logits: whether there are auxiliary heads after blocks 4a and 4d. They also run in evaluation mode, so that
-            the loss is the same function in both; build the model without them where only its logits are of use.
-        transform_input: the images are normalised by ImageNet's mean and deviation, the weights expect 2 x - 1.
+            the loss is the same function in both; build the model without them if only its logits are needed.
+        transform_input: whether images normalised by ImageNet's mean and deviation are converted to 2 x - 1, which the
+            weights expect.
         five_by_five: see :class:`InceptionBlock`.
         dropout, dropout_aux: rates before the last layer of the classifier and of the auxiliary heads.
         norm: "batch", or "frozen" (a fixed scale and shift).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifiers; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: dict of logits (N, K): ``"logits"``, ``"aux1"``, ``"aux2"``; only the tensor without auxiliary heads; with
+    Returns: dict of logits (N, K): ``"logits"``, ``"aux1"``, ``"aux2"``; without auxiliary heads only the tensor; with
         ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 
@@ -232,7 +233,7 @@ class GoogLeNet(Backbone):
         return [[self.conv1], [self.conv2, self.conv3], *blocks]
 
     def _maps(self, images) -> dict:
-        """The maps that heads and detectors read, by the name of the block."""
+        """The maps that heads and detectors read, by block name."""
         maps = {"conv1": self.conv1(to_inception_range(images) if self.transform_input else images)}
         x = self.conv2(max_pool2d(maps["conv1"], 3, 2, ceil_mode=True))
         x = maps["conv3"] = self.conv3(x)

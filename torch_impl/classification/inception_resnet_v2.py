@@ -38,7 +38,7 @@ class Mixed5b(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
@@ -94,7 +94,7 @@ class Mixed6a(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, (H - 1) // 2, (W - 1) // 2).
     """
@@ -147,7 +147,7 @@ class Mixed7a(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, (H - 1) // 2, (W - 1) // 2).
     """
@@ -202,7 +202,7 @@ class InceptionResNetV2(Backbone):
     """The classifier.
 
     Args:
-        layers: residual blocks of the three stages; the last one has one more, without scale and ReLU.
+        layers: residual blocks of the three stages; the last has one more, without scale and ReLU.
         scales: factors of their residuals.
         width: multiplier of all channels.
         num_classes: classes K.
@@ -212,7 +212,7 @@ class InceptionResNetV2(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The

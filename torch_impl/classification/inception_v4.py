@@ -52,11 +52,11 @@ class StemA(nn.Module):
 
 
 class StemB(nn.Module):
-    """3x3 beside 7x7 and 3x3, without padding (figure 3, middle).
+    """3x3 next to 7x7 and 3x3, without padding (figure 3, middle).
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, H - 2, W - 2).
     """
@@ -78,7 +78,7 @@ class StemB(nn.Module):
 
 
 class StemC(nn.Module):
-    """3x3 convolution with stride 2 and max pool: other than in :class:`StemA`, the convolution comes first.
+    """3x3 convolution with stride 2 and max pool: unlike in :class:`StemA`, the convolution comes first.
 
     Args:
         in_channels: width of the input and of the convolution.
@@ -101,7 +101,7 @@ class InceptionA(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
@@ -128,7 +128,7 @@ class ReductionA(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, (H - 1) // 2, (W - 1) // 2).
     """
@@ -153,7 +153,7 @@ class InceptionB(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
@@ -187,7 +187,7 @@ class ReductionB(nn.Module):
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, (H - 1) // 2, (W - 1) // 2).
     """
@@ -211,11 +211,11 @@ class ReductionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 beside 3x1 (figure 6).
+    """1x1, 3x3, twice 3x3, average pool side by side; the last 3x3 is 1x3 next to 3x1 (figure 6).
 
     Args:
         in_channels: width of the input.
-        width: multiplier of all channels but ``in_channels``.
+        width: multiplier of all channels except ``in_channels``.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
@@ -258,7 +258,7 @@ class InceptionV4(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The

@@ -1,11 +1,12 @@
-"""MobileNet: depthwise convolutions that filter and 1x1 convolutions that mix, instead of full ones.
+"""MobileNet: depthwise convolutions that filter and 1x1 convolutions that mix, instead of full convolutions.
 
 "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017, arXiv:1704.04861.
-Parameter names: the layer names of ``keras.applications.MobileNet`` (Apache-2.0), whose weights these are.
+Parameter names: the layer names of ``keras.applications.MobileNet`` (Apache-2.0), whose weights are used.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- The first convolution pads as TensorFlow's "same"; the strided depthwise ones always pad below and on the right.
+- The first convolution pads as TensorFlow's "same"; the strided depthwise ones always pad at the bottom and on the
+  right.
 - Dropout follows the framework's own generator.
 """
 
@@ -63,7 +64,7 @@ class MobileNetV1(Backbone):
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
@@ -124,7 +125,7 @@ class MobileNetV1(Backbone):
             if stride == 2:
                 maps[f"c{level}"] = x
                 level += 1
-                x = F.pad(x, (0, 1, 0, 1))  # mirror: below and on the right
+                x = F.pad(x, (0, 1, 0, 1))  # mirror: at the bottom and on the right
             x = F.relu6(getattr(self, f"conv_dw_{i}_bn")(getattr(self, f"conv_dw_{i}")(x)), inplace=True)
             x = F.relu6(getattr(self, f"conv_pw_{i}_bn")(getattr(self, f"conv_pw_{i}")(x)), inplace=True)
         maps[f"c{level}"] = x

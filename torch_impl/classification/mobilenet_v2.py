@@ -54,7 +54,7 @@ class InvertedResidual(nn.Module):
     Args:
         in_channels, out_channels: widths of the narrow ends.
         stride: of the depthwise convolution, 1 or 2.
-        expansion: width of the middle by ``in_channels``; 1 leaves the first convolution out.
+        expansion: width of the middle relative to ``in_channels``; 1 leaves the first convolution out.
 
     x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -91,7 +91,7 @@ class MobileNetV2(Backbone):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) ``features`` returns.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K), without classes the means of the last map (N, D); with ``features_only`` a dict of maps
+    Returns: logits (N, K), without classes the mean of the last map (N, D); with ``features_only`` a dict of maps
         ``"c2"``, ``"c3"``, ... at strides 4, 8, ....
     """
 

@@ -1,11 +1,11 @@
 """Res2Net: ResNet whose 3x3 convolution is a chain of narrow ones, each of which also sees the result before it.
 
 "Res2Net: A New Multi-scale Backbone Architecture", 2019, arXiv:1904.01169.
-Parameter names: timm ``res2net.py`` (Apache-2.0), the same as the authors' code has.
+Parameter names: timm ``res2net.py`` (Apache-2.0), the same as in the authors' code.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block there is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -40,14 +40,14 @@ class Bottle2neck(nn.Module):
     last one is averaged over 3x3 pixels.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
+        in_channels, planes: width of the input and nominal width of the block; the output has ``4 * planes``.
         stride, first_dilation: of the 3x3 convolutions.
         dilation: not used; a block has one layer of 3x3 convolutions.
         groups, base_width: a chunk has ``planes * base_width // 64`` channels in each group.
         norm: makes the normalisation of a number of channels.
         avg_down, zero_init_residual: see :class:`torch_impl.classification.resnet.ResNet`.
         stride_in_1x1: only False.
-        scale: number of chunks; 1 leaves one convolution over all channels.
+        scale: number of chunks; 1 is a single convolution over all channels.
 
     x: (N, C, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
     """
@@ -114,7 +114,7 @@ class Res2Net(ResNet):
         layers: blocks of each stage.
         scale: see :class:`Bottle2neck`.
         base_width: see :class:`Bottle2neck`.
-        options: of :class:`torch_impl.classification.resnet.ResNet`, whose inputs and results these are.
+        options: of :class:`torch_impl.classification.resnet.ResNet`, with the same inputs and results.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""ResNeSt: ResNet-D whose 3x3 convolution has several branches, weighed against each other by channel attention.
+"""ResNeSt: ResNet-D whose 3x3 convolution has several branches, weighted against each other by channel attention.
 
 "ResNeSt: Split-Attention Networks", 2020, arXiv:2004.08955.
 Parameter names: the authors' ``resnest/torch/models`` (Apache-2.0) and timm ``resnest.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block there is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -36,13 +36,13 @@ __all__ = [
 
 
 class SplitAttention(nn.Module):
-    """3x3 convolution into R maps of C channels, and their sum weighed per channel by a softmax over the R (figure 2).
+    """3x3 convolution into R maps of C channels, and their sum weighted per channel by a softmax over the R (figure 2).
 
     Args:
         channels: width C of the input and of the result.
         stride, dilation: of the convolution.
         radix: number R of maps; 1 makes the attention a sigmoid.
-        cardinality: number of channel groups, which divide every map.
+        cardinality: number of channel groups within every map.
         norm: makes the normalisation of a number of channels.
 
     x: (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
@@ -86,7 +86,7 @@ class ResNeStBottleneck(nn.Module):
     """1x1 reduction, :class:`SplitAttention`, 1x1 expansion by four, and a shortcut; an average pool has the stride.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
+        in_channels, planes: width of the input and nominal width of the block; the output has ``4 * planes``.
         stride: of the average pool.
         dilation: not used; a block has one 3x3 convolution.
         first_dilation: of the 3x3 convolution.
@@ -155,11 +155,11 @@ class ResNeSt(ResNet):
         deep_stem: widths of the three 3x3 convolutions.
         avg_down: average pool before the projection of the shortcut.
         radix: maps of each :class:`SplitAttention`.
-        avd: a 3x3 average pool has the stride of the first block of the stages 2 to 4; there is one without a stride,
-            too, where dilation replaces it.
+        avd: a 3x3 average pool takes the stride of the first block in stages 2 to 4; where dilation replaces the
+            stride, the pool stays, without a stride.
         avd_first: the pool comes before the split attention.
         dropout: rate before the classifier.
-        options: of :class:`torch_impl.classification.resnet.ResNet`, whose inputs and results these are; ``groups`` is
+        options: of :class:`torch_impl.classification.resnet.ResNet`, with the same inputs and results; ``groups`` is
             the cardinality.
     """
 

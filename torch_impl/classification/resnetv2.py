@@ -6,7 +6,7 @@ Parameter names: timm ``models/resnetv2.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block there is told whether its shortcut needs a projection.
 """
 
 import functools
@@ -60,7 +60,7 @@ class PreActBasic(nn.Module):
         in_channels, out_channels: widths.
         stride: of the first convolution.
         conv, norm: make a convolution, and the normalisation of a number of channels.
-        downsample: makes the shortcut's projection, or None; here it is made where the shapes differ.
+        downsample: makes the shortcut's projection, or None; here it is created if the shapes differ.
 
     x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -114,7 +114,7 @@ class PreActBottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; the first has the stride and, in the bottleneck form, always a projection."""
+    """Blocks of one width; the first has the stride and, in the bottleneck variant, always a projection."""
 
     def __init__(self, block, depth: int, in_channels: int, out_channels: int, stride: int, conv, norm, downsample):
         super().__init__()
@@ -132,7 +132,7 @@ class Stem(nn.Module):
     Args:
         in_chans, channels: widths.
         deep: widths of the first two of three 3x3 convolutions, with normalisation between them; or None.
-        padded_pool: BiT's pool, whose border of zeros takes part in the maximum.
+        padded_pool: BiT's pool, where the border of zeros takes part in the maximum.
         conv, norm: make a convolution, and the normalisation of a number of channels.
     """
 
@@ -185,7 +185,7 @@ class ResNetV2(Backbone):
         stem_channels: width of the stem, before ``width_factor``.
         deep_stem: widths of the first two of three 3x3 convolutions, or None for the 7x7 one.
         avg_down: average pool before the projection of the shortcut.
-        bit: BiT's form: standardised kernels, group normalisation, padded pool.
+        bit: BiT's variant: standardised kernels, group normalisation, padded pool.
         groups: of the group normalisation.
         norm: "batch", or "frozen" (a fixed scale and shift).
         norm_eval: batch normalisation uses its running statistics in training, too.
@@ -194,8 +194,8 @@ class ResNetV2(Backbone):
         out_indices: which of the stages (1 to 4) ``forward_features`` returns.
 
     Inputs: (N, in_chans, H, W) float.
-    Returns: logits (N, K); with ``features_only`` a dict of the maps ``"c2"`` to ``"c5"`` (strides 4 to 32), which are
-        not normalised yet.
+    Returns: logits (N, K); with ``features_only`` a dict of the maps ``"c2"`` to ``"c5"`` (strides 4 to 32), before
+        normalisation.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
 """SENet: residual stages whose blocks end with squeeze and excitation; SE-ResNet, SE-ResNeXt and SENet-154.
 
 "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507.
-Parameter names: timm ``senet.py`` (Apache-2.0), which has those of the port of the authors' Caffe models.
+Parameter names: timm ``senet.py`` (Apache-2.0), as in the port of the authors' Caffe models.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; padding is explicit there, because "same" would pad one side only at stride 2.
-- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block there is told whether its shortcut needs a projection.
 - Dropout follows the framework's own generator.
 """
 
@@ -35,11 +35,11 @@ __all__ = [
     "senet154",
 ]
 
-REDUCTION = 16  # width of the map over the width between the two layers of its gate
+REDUCTION = 16  # width of the map divided by the inner width of its gate
 
 
 class Stem(nn.Module):
-    """Convolutions at stride 2 with normalisation and ReLU: one 7x7, or several 3x3 of which the first has the stride.
+    """Convolutions with normalisation and ReLU: one 7x7, or several 3x3, the first with stride 2.
 
     Args:
         in_chans: channels of the image.
@@ -73,10 +73,10 @@ class SEBasicBlock(nn.Module):
     """Two 3x3 convolutions, each with ReLU, squeeze and excitation, and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and of the convolutions; ``planes`` comes out.
+        in_channels, planes: width of the input and of the convolutions.
         stride: of the first convolution.
         groups, base_width, doubled: only 1, 64 and False, see :class:`SENet`.
-        stride_in_1x1: means nothing here.
+        stride_in_1x1: ignored here.
         norm: makes the normalisation of a number of channels.
         downsample_kernel: kernel size of the shortcut's projection.
 
@@ -123,7 +123,7 @@ class SEBottleneck(nn.Module):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion, squeeze and excitation, and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
+        in_channels, planes: width of the input and nominal width of the block; the output has ``4 * planes``.
         stride: of the 3x3 convolution, or of the first 1x1.
         groups, base_width, doubled, stride_in_1x1: see :class:`SENet`.
         norm: makes the normalisation of a number of channels.
@@ -182,11 +182,12 @@ class SENet(Backbone):
         planes: nominal width of each stage.
         stem: width of the 7x7 convolution, or widths of several 3x3 ones.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
-        doubled: twice the nominal width before the grouped convolution and four times after it (SENet-154).
+        doubled: twice the nominal width before the grouped convolution, four times after it (SENet-154).
         stride_in_1x1: stride on the first 1x1 convolution (SE-ResNet) instead of the 3x3 one.
         downsample_kernel: kernel size of the shortcut's projection in the stages 2 to 4.
         dropout: rate before the classifier.
-        norm: what makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32 groups).
+        norm: a callable that makes a normalisation, or "batch", "frozen" (fixed scale and shift) or "group" (32
+            groups).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; 0 freezes the stem, k also stages 1 to k: no gradient, running statistics.
         features_only: no classifier; return the feature maps instead of logits.
@@ -220,7 +221,7 @@ class SENet(Backbone):
         self.features_only, self.out_indices = features_only, tuple(out_indices)
         norm = choose_norm(norm)
         self.layer0 = Stem(in_chans, tuple(stem), norm)
-        # the windows start at the first pixel, and a last one that is cut off counts, as in Caffe
+        # the windows start at the first pixel, and a last partial one counts, as in Caffe
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         channels, widths = stem[-1], {}
         for i, (depth, width) in enumerate(zip(layers, planes, strict=True)):
@@ -243,7 +244,7 @@ class SENet(Backbone):
 
     def forward_features(self, images) -> dict:
         """The maps of ``out_indices`` by name, from an image batch."""
-        # the windows start at the first pixel, and a last one that is cut off counts, as in Caffe
+        # the windows start at the first pixel, and a last partial one counts, as in Caffe
         x = F.max_pool2d(self.layer0(images), 3, 2, ceil_mode=True)
         maps = {}
         for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):

@@ -30,7 +30,7 @@ CHANNELS = (32, 64, 128, 256, 728, 1024, 1536, 2048)
 
 
 def shrink(x, pad_mode: str):
-    """Max pool 3x3 with stride 2, ceil(size / 2) long; "same" pads an even size only after its end."""
+    """Max pool 3x3 with stride 2, ceil(size / 2) long; "same" pads an even size at the end only."""
     if pad_mode == "torch":
         return max_pool2d(x, 3, 2, 1)
     _, _, height, width = x.shape
@@ -63,7 +63,7 @@ class XceptionBlock(nn.Module):
         stride: 1 or 2.
         norm: makes the normalisation of a number of channels.
         pad_mode: of the pool, see :class:`Xception`.
-        start_with_relu: whether the first ReLU is there.
+        start_with_relu: whether there is a first ReLU.
 
     x: (N, C, H, W) -> (N, widths[-1], ceil(H / stride), ceil(W / stride)).
     """
@@ -73,7 +73,7 @@ class XceptionBlock(nn.Module):
         self.stride, self.pad_mode = stride, pad_mode
         rep = []
         for i in range(len(widths) - 1):
-            # the shortcut reads what the first ReLU reads, which therefore must not work in place
+            # the shortcut reads the input of the first ReLU, which therefore must not work in place
             rep += [nn.ReLU(inplace=i > 0), SeparableConv2d(widths[i], widths[i + 1]), norm(widths[i + 1])]
         self.skip = self.skipbn = None
         if stride != 1 or widths[0] != widths[-1]:
@@ -92,20 +92,20 @@ class Xception(Backbone):
     """The classifier.
 
     Args:
-        channels: widths of the two first convolutions, of the blocks of the entry flow, after the last block, and of
-            the two last convolutions.
+        channels: widths of the first two convolutions, of the entry flow's blocks, after the last block, and of the
+            last two convolutions.
         middle: blocks of the middle flow.
         num_classes: classes K.
         in_chans: channels of the image.
-        bn_eps, bn_momentum: of the normalisations (share of the new batch); 1e-3 and 0.01 as in Keras, 1e-5 and 0.1 in
+        bn_eps, bn_momentum: of the normalisations (weight of the new batch); 1e-3 and 0.01 as in Keras, 1e-5 and 0.1 in
             timm.
-        pad_mode: zeros of the pools, "same" as in Keras, or "torch" (as much on both sides) as in timm.
+        pad_mode: zeros of the pools, "same" as in Keras, or "torch" (the same on both sides) as in timm.
         dropout: rate before the last layer.
         norm: "batch", or "frozen" (a fixed scale and shift).
         norm_eval: batch normalisation uses its running statistics in training, too.
         frozen_stages: -1 trains all; k freezes the layers up to the map of index k: no gradient, running statistics.
         features_only: no last convolutions and classifier; return the feature maps instead of logits.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) come out with ``features_only``.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 (0 to 4) are returned with ``features_only``.
 
     Inputs: (N, in_chans, H, W) float.
     Returns: logits (N, K); with ``features_only`` a dict of maps ``"c2"``, ``"c3"``, ... at strides 4, 8, .... The

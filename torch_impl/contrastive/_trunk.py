@@ -1,4 +1,4 @@
-"""The ResNets that the contrastive systems train, by name, so that small and published ones are the same option.
+"""The ResNets that the contrastive systems train, by name, so that small and published ones share one option.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
@@ -12,10 +12,10 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 def width(block: str, planes) -> int:
-    """Size of a trunk's features.
+    """Width of a trunk's features.
 
     Raises:
-        ValueError: if the block is not known.
+        ValueError: if ``block`` is unknown.
     """
     if block not in BLOCKS:
         raise ValueError(f"block={block!r} must be one of {sorted(BLOCKS)}")
@@ -23,7 +23,7 @@ def width(block: str, planes) -> int:
 
 
 def resnet(block: str, layers, planes, num_classes: int, zero_init_residual: bool = False) -> ResNet:
-    """A ResNet whose ``fc`` gives ``num_classes`` numbers."""
+    """A ResNet whose ``fc`` returns ``num_classes`` numbers."""
     width(block, planes)
     return ResNet(
         BLOCKS[block], tuple(layers), num_classes, planes=tuple(planes), zero_init_residual=zero_init_residual

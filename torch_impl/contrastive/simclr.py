@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image shall be nearer than all other views of the batch.
+"""SimCLR: two views of an image should be closer than any other views in the batch.
 
 "A Simple Framework for Contrastive Learning of Visual Representations", 2020, arXiv:2002.05709; "Big Self-Supervised
 Models are Strong Semi-Supervised Learners" (deeper head), 2020, arXiv:2006.10029. Numbers: google-research/simclr
@@ -89,7 +89,7 @@ class SimCLRCriterion(nn.Module):
 
     Inputs: ``outputs`` of :class:`SimCLR`; ``targets`` are not read.
     Returns: dict of scalars: ``"nt_xent"``, ``"total"`` (the same).
-    Raises: ValueError for a reduction that is not known.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, temperature: float = 0.1, reduction: str = "official"):
@@ -111,7 +111,7 @@ class SimCLRTrainer:
         model, criterion: :class:`SimCLR`, :class:`SimCLRCriterion`.
         learning_rate: 0.3 for every 256 images of a batch.
         weight_decay: not of biases and normalisation.
-        steps, warmup: half a cosine over so many steps, linear warm-up before; None for a constant rate.
+        steps, warmup: half a cosine over this many steps after a linear warm-up; None for a constant rate.
     """
 
     def __init__(

@@ -4,7 +4,7 @@
 (CC BY-NC 4.0; only run). What to look at: the targets are constants, and the predictor's learning rate does not decay.
 
 Mirror notes:
-- A bias that nothing trains: ``requires_grad`` in PyTorch, a variable that is not trainable in TensorFlow.
+- A bias that is not trained: ``requires_grad`` in PyTorch, a non-trainable variable in TensorFlow.
 """
 
 import functools
@@ -84,8 +84,8 @@ class SimSiamTrainer:
         model, criterion: :class:`SimSiam`, :class:`SimSiamCriterion`.
         learning_rate: 0.05 for every 256 images of a batch.
         momentum, weight_decay: of the optimisers.
-        steps: half a cosine over so many steps; None for a constant rate.
-        fix_pred_lr: whether the predictor's rate stays as it is.
+        steps: half a cosine over this many steps; None for a constant rate.
+        fix_pred_lr: whether the predictor's rate stays constant.
     """
 
     def __init__(

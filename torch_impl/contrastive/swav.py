@@ -1,10 +1,9 @@
 """SwAV: predict the cluster assignment of one crop from the other crops of the same image.
 
 "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", 2020, arXiv:2006.09882. Names and
-numbers: facebookresearch/swav (CC BY-NC 4.0; only run). What to look at: crops of one size go through the trunk
-together, so that batch statistics are those of a size; the head sees all crops at once; prototypes are brought to unit
-length before every step, outside of the gradient; the queue adds embeddings of earlier batches to the assignment
-problem.
+numbers: facebookresearch/swav (CC BY-NC 4.0; only run). What to look at: crops of one size pass the trunk together, so
+batch statistics are per size; the head sees all crops at once; prototypes are scaled to unit length before every step,
+outside the gradient; the queue adds embeddings of earlier batches to the assignment problem.
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
@@ -63,7 +62,7 @@ class SwAV(ResNet):
         self.prototypes = nn.Linear(output_dim, nmb_prototypes, bias=False)
 
     def normalize_prototypes(self) -> None:
-        """Bring the prototypes to unit length; before every step."""
+        """Scale the prototypes to unit length; called before every step."""
         with torch.no_grad():
             self.prototypes.weight.copy_(l2_normalize(self.prototypes.weight))
 
@@ -87,7 +86,7 @@ class SwAVCriterion(nn.Module):
     Inputs: ``outputs["scores"]`` (N, V, K); ``targets``: optionally ``"queue_scores"`` (assigning, L, K), the scores of
         earlier embeddings.
     Returns: dict of scalars: ``"swav"``, ``"total"`` (the same).
-    Raises: ValueError for an assigning crop that is not there.
+    Raises: ValueError if an assigning crop does not exist.
     """
 
     def __init__(
@@ -126,10 +125,10 @@ class SwAVTrainer:
         model, criterion: :class:`SwAV`, :class:`SwAVCriterion`.
         learning_rate: 4.8 for 4096 images.
         momentum, weight_decay: of the optimiser.
-        frozen: steps at first in which the prototypes do not move.
+        frozen: number of first steps in which the prototypes do not move.
         queue_length: embeddings of earlier batches for each assigning crop, a multiple of the batch; 0 for none.
         queue_start: steps before the queue begins to fill.
-        steps, warmup: half a cosine over so many steps, linear warm-up before; None for a constant rate.
+        steps, warmup: half a cosine over this many steps after a linear warm-up; None for a constant rate.
     """
 
     def __init__(

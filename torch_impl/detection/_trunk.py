@@ -4,7 +4,7 @@ Names: mmdet ``backbones/resnet.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- Keras infers the input width, so that a block there is told whether its shortcut needs a projection.
+- Keras infers the input width, so a block there is told whether its shortcut needs a projection.
 """
 
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ class ConvBottleneck(nn.Module):
     """1x1 reduction, 3x3 (grouped), 1x1 expansion by four, and a shortcut.
 
     Args:
-        in_channels, planes: width of the input and nominal width of the block; ``4 * planes`` comes out.
+        in_channels, planes: width of the input and nominal width of the block; the output has ``4 * planes``.
         stride: of the 3x3 convolution.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
         conv, conv2: make all convolutions, and the 3x3 one.

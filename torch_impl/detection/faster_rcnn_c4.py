@@ -102,7 +102,7 @@ class PooledBBoxHead(nn.Module):
 
     Args:
         in_channels: of the features.
-        num_classes: classes K without the background, which is the last logit.
+        num_classes: classes K; the background is one more logit, the last.
 
     Inputs: (R, C, B, B).  Returns: (R, K + 1), (R, 4 * K).
     """

@@ -4,7 +4,7 @@
 Parameter names: mmdet ``mask_heads/maskiou_head.py``, ``roi_heads/mask_scoring_roi_head.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow, which transposes what the first linear layer is given: its weights are for NCHW.
+- NCHW here, NHWC in TensorFlow, which transposes the input of the first linear layer: its weights are for NCHW.
 - Initial values are given to the layers in Keras, filled in afterwards in PyTorch.
 """
 

@@ -1,13 +1,14 @@
-"""First Order Motion Model: a picture moves as another one does, by a few points and the affine motion around each.
+"""First Order Motion Model: an image moves like another one, by a few points and the affine motion around each.
 
 "First Order Motion Model for Image Animation", 2019, arXiv:2003.00196. Parameter names and numbers:
-AliaksandrSiarohin/first-order-model ``modules`` (MIT). What to look at: nobody says where the points are, they are what
-makes one frame out of another; around each the motion is a matrix, and a mask says which point moves which pixel.
+AliaksandrSiarohin/first-order-model ``modules`` (MIT). What to look at: the points are not labelled, but learnt by
+reconstructing one frame from another; around each point the motion is a matrix, and a mask decides which point moves
+which pixel.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; maps of all points are (N, K, C, H, W) here, (N, K, H, W, C) there.
 - Keras infers the input widths.
-- Spectral normalisation: ``nn.utils.spectral_norm`` in PyTorch, a convolution of its own in TensorFlow.
+- Spectral normalisation: ``nn.utils.spectral_norm`` in PyTorch, a separate convolution layer in TensorFlow.
 """
 
 import itertools
@@ -35,18 +36,18 @@ __all__ = [
 
 
 def coordinate_grid(size, like):
-    """Places of all cells, x and y from -1 to 1 at the centres of the outer ones.  (H, W, 2)."""
+    """Coordinates of all cells, x and y from -1 to 1 at the centres of the outer ones.  (H, W, 2)."""
     y, x = (2 * torch.arange(n, device=like.device).to(like.dtype) / (n - 1) - 1 for n in size)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
 def hills(value, size, variance: float):
-    """A hill of height 1 around every point.
+    """A Gaussian of height 1 around every point.
 
     Args:
         value: (N, K, 2), x and y in [-1, 1].
         size: height and width of the maps.
-        variance: of the hills.
+        variance: of the Gaussians.
 
     Returns:
         (N, K, H, W).
@@ -63,7 +64,7 @@ def inverse(matrix):
 
 
 def relative_motion(source, driving, first, scale: float = 1.0) -> dict:
-    """Points for the source picture that move as the driving ones have moved since the first frame.
+    """Points for the source image that move as the driving ones have moved since the first frame.
 
     Args:
         source, driving, first: dicts of ``"value"`` (N, K, 2) and ``"jacobian"`` (N, K, 2, 2).
@@ -80,7 +81,7 @@ def relative_motion(source, driving, first, scale: float = 1.0) -> dict:
 
 
 def sample(x, grid, align_corners: bool):
-    """What lies at the places of a grid; the grid is enlarged to the size of the map.
+    """Sample a map at a grid, which is resized to the map first.
 
     Args:
         x: (N, C, H, W).
@@ -88,7 +89,7 @@ def sample(x, grid, align_corners: bool):
         align_corners: -1 and 1 are centres of pixels, not their outer borders.
     """
     if tuple(x.shape[2:]) != tuple(grid.shape[1:3]):
-        # each coordinate by itself: onnxruntime would move a transposition of both through the resize, wrongly
+        # each coordinate by itself: onnxruntime would wrongly move a transpose of both through the resize
         size, grid = map_size(x), grid.permute(0, 3, 1, 2)
         grid = resize_bilinear(grid.reshape(-1, 1, *grid.shape[2:]), size)
         grid = grid.reshape(-1, 2, *size).permute(0, 2, 3, 1)
@@ -96,11 +97,11 @@ def sample(x, grid, align_corners: bool):
 
 
 class AntiAlias(nn.Module):
-    """Every 1/scale-th pixel of a map that was blurred before.
+    """Every 1/scale-th pixel of a map, after blurring.
 
     Args:
         channels: C.
-        scale: 1 over a whole number.
+        scale: the inverse of an integer.
 
     x: (N, C, H, W) -> (N, C, ceil(H scale), ceil(W scale)).
     """
@@ -118,7 +119,7 @@ class AntiAlias(nn.Module):
 
 
 def blur_kernel(step: int) -> np.ndarray:
-    """A hill (k, k) of sum 1, as wide as fits a map of which every step-th pixel is kept."""
+    """A Gaussian kernel (k, k) of sum 1, as wide as suits a map of which every step-th pixel is kept."""
     sigma = (step - 1) / 2
     reach = round(4 * sigma)
     line = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
@@ -126,7 +127,7 @@ def blur_kernel(step: int) -> np.ndarray:
 
 
 class DownBlock2d(nn.Module):
-    """Convolution, normalisation, ReLU, half the size.  x: (N, C, H, W) -> (N, out_channels, H / 2, W / 2)."""
+    """Convolution, normalisation, ReLU, halving.  x: (N, C, H, W) -> (N, out_channels, H / 2, W / 2)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -137,7 +138,7 @@ class DownBlock2d(nn.Module):
 
 
 class UpBlock2d(nn.Module):
-    """Twice the size, convolution, normalisation, ReLU.  x: (N, C, H, W) -> (N, out_channels, 2 H, 2 W)."""
+    """Doubling, convolution, normalisation, ReLU.  x: (N, C, H, W) -> (N, out_channels, 2 H, 2 W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -173,7 +174,7 @@ class ResBlock2d(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The way down of :class:`FOMMHourglass`; returns all maps, the input first."""
+    """The downward path of :class:`FOMMHourglass`; returns all maps, the input first."""
 
     def __init__(self, in_channels: int, widths: list[int]):
         super().__init__()
@@ -188,7 +189,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way up of :class:`FOMMHourglass`, from all maps of the way down."""
+    """The upward path of :class:`FOMMHourglass`, from all maps of the downward path."""
 
     def __init__(self, in_channels: list[int], widths: list[int]):
         super().__init__()
@@ -202,12 +203,12 @@ class Decoder(nn.Module):
 
 
 class FOMMHourglass(nn.Module):
-    """Down and up again, with the maps of the way down beside those of the way up; the input itself at the end.
+    """Down and up again, with the downward maps concatenated to the upward ones; the input itself at the end.
 
     Args:
         in_channels: C.
-        block_expansion: width of the first block over 2.
-        max_features: most channels.
+        block_expansion: half the width of the first block.
+        max_features: upper bound of the channels.
         num_blocks: halvings.
 
     x: (N, C, H, W) -> (N, block_expansion + C, H, W); H and W multiples of 2^num_blocks.
@@ -225,13 +226,13 @@ class FOMMHourglass(nn.Module):
 
 
 class KPDetector(nn.Module):
-    """Points of a picture, and the affine frame around each.
+    """Points of an image, and the affine frame around each.
 
     Args:
         num_kp: points K.
         block_expansion, max_features, num_blocks: of the hourglass.
-        scale_factor: size of what it looks at.
-        temperature: of the softmax over the places.
+        scale_factor: factor of the input's size.
+        temperature: of the softmax over the positions.
 
     Inputs: (N, 3, H, W) float in [0, 1].
     Returns: dict: ``"value"`` (N, K, 2), x and y in [-1, 1]; ``"jacobian"`` (N, K, 2, 2).
@@ -268,14 +269,14 @@ class KPDetector(nn.Module):
 
 
 class DenseMotionNetwork(nn.Module):
-    """Which pixel comes from where: a motion for each point and one for the rest, and a mask that chooses.
+    """Where every pixel comes from: a motion for each point and one for the rest, and a mask that selects.
 
     Args:
         num_kp, block_expansion, max_features, num_blocks, scale_factor: see :class:`KPDetector`.
-        variance: of the hills around the points.
+        variance: of the Gaussians around the points.
         align_corners: see :func:`sample`.
 
-    source: (N, 3, H, W); points of both pictures -> dict: ``"mask"`` (N, K + 1, h, w), ``"sparse_deformed"``
+    source: (N, 3, H, W); points of both images -> dict: ``"mask"`` (N, K + 1, h, w), ``"sparse_deformed"``
         (N, K + 1, 3, h, w), ``"deformation"`` (N, h, w, 2), ``"occlusion_map"`` (N, 1, h, w).
     """
 
@@ -298,7 +299,7 @@ class DenseMotionNetwork(nn.Module):
         self.down = AntiAlias(3, scale_factor)
 
     def motions(self, size, source_value, source_jacobian, driving_value, driving_jacobian):
-        """Where every pixel would come from, by every point, after the one that moves nothing.  (N, K + 1, h, w, 2)."""
+        """Where every pixel would come from, for the identity and for every point.  (N, K + 1, h, w, 2)."""
         grid = coordinate_grid(size, source_value)
         matrix = torch.matmul(source_jacobian, inverse(driving_jacobian))[:, :, None, None]  # (N, K, 1, 1, 2, 2)
         offset = (grid - driving_value[:, :, None, None])[..., None]
@@ -343,14 +344,14 @@ class Middle(nn.Module):
 
 
 class OcclusionAwareGenerator(nn.Module):
-    """The source picture, moved.
+    """The source image, moved.
 
     Args:
         num_kp: points K.
         block_expansion, max_features: of the generator.
         num_down_blocks, num_bottleneck_blocks: halvings, residual blocks.
         motion_expansion, motion_features, motion_blocks, scale_factor: of the motion network.
-        align_corners: see :func:`sample`; the released code said nothing when True was the default.
+        align_corners: see :func:`sample`; the released code dates from when True was the default.
 
     Inputs: ``source`` (N, 3, H, W) in [0, 1]; ``source_value``, ``driving_value`` (N, K, 2); ``source_jacobian``,
         ``driving_jacobian`` (N, K, 2, 2).
@@ -421,13 +422,13 @@ class PatchBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Whether patches of a picture are real.
+    """Whether patches of an image are real.
 
     Args:
         block_expansion, max_features, num_blocks: of the convolutions.
         sn: spectral normalisation.
-        num_kp: points whose hills are beside the picture; 0 for none.
-        variance: of the hills.
+        num_kp: points whose Gaussians are concatenated to the image; 0 for none.
+        variance: of the Gaussians.
 
     x: (N, 3, H, W), value: (N, K, 2) -> dict: ``"feature_0"``, ... maps, ``"prediction"`` (N, 1, H', W').
     """
@@ -460,7 +461,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The discriminator of the full size, under the names of the one of several sizes.
+    """The discriminator of the full size, under the multi-scale discriminator's names.
 
     Args:
         block_expansion, max_features, num_blocks, sn, num_kp: see :class:`PatchDiscriminator`.

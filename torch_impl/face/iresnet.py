@@ -8,7 +8,7 @@ there is no activation after the addition, and the embedding comes from all 7x7 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
 - The last map is flattened as (C, H, W) in both.
-- The scale of the last normalisation stays at one: no gradient here, a variable that is not trainable in Keras.
+- The scale of the last normalisation stays at one: no gradient here, a non-trainable variable in Keras.
 """
 
 import functools
@@ -66,13 +66,13 @@ class FixedScale(nn.BatchNorm1d):
 
 
 class IResNet(nn.Module):
-    """The recogniser.
+    """The network from an aligned face to its embedding.
 
     Args:
         layers: blocks of the four stages.
         planes: their widths.
         num_features: length D of the embedding.
-        size: side of the images.
+        size: size of the images.
         dropout: rate before the last layer.
 
     Inputs: (N, 3, size, size) float, RGB / 127.5 - 1, aligned.

@@ -1,14 +1,14 @@
-"""3DMM: a face is a mean and a few directions in which faces differ; pose, light and camera make a picture of it.
+"""3DMM: a face is a mean plus a few directions in which faces differ; pose, light and camera make an image of it.
 
 "A Morphable Model for the Synthesis of 3D Faces", 1999, 10.1145/311535.311556; with expressions and this camera:
 "Accurate 3D Face Reconstruction with Weakly-Supervised Learning", 2019, arXiv:1903.08527. Numbers and names:
 sicxu/Deep3DFaceRecon_pytorch ``models/bfm.py``, ``models/losses.py`` (MIT). What to look at: the light is nine
-spherical harmonics of the normals, so that it needs no rays. The Basel model cannot be passed on: its arrays are
-buffers.
+spherical harmonics of the normals, so it needs no rays. The Basel model cannot be redistributed: its arrays are
+    buffers.
 
 Mirror notes:
-- The arrays of the model are buffers in PyTorch, variables that are not trainable in Keras.
-- TensorFlow's cross product does not export: it is written out.
+- The arrays of the model are buffers in PyTorch, non-trainable variables in Keras.
+- TensorFlow's cross product does not export, so it is written out.
 """
 
 import math
@@ -21,9 +21,9 @@ from torch_impl.losses.pairwise import l2_normalize
 __all__ = ["MorphableCriterion", "MorphableFace", "rotation_of", "spherical_harmonics"]
 
 DISTANCE, FOCAL, CENTRE = 10.0, 1015.0, 112.0  # of the camera; image of 224 x 224 pixels
-AMBIENT = 0.8  # first number of the light before anything is learnt
-FACE = ("identity", "expression", "albedo")  # numbers that make it
-LIGHT = 27  # numbers of the light: nine harmonics of three colours
+AMBIENT = 0.8  # initial value of the light's first coefficient
+FACE = ("identity", "expression", "albedo")  # coefficients that produce it
+LIGHT = 27  # coefficients of the light: nine harmonics for three colours
 
 
 def rotation_of(angles):
@@ -61,11 +61,11 @@ def spherical_harmonics(normals):
 
 
 class MorphableFace(nn.Module):
-    """The face.
+    """The face's mesh, lit and projected.
 
     Args:
         num_vertices: V.
-        sizes: how many numbers of identity, expression and texture.
+        sizes: how many coefficients of identity, expression and texture.
         landmarks: vertices that are landmarks.
 
     Inputs: ``coefficients`` (N, A + B + T + 33): identity, expression, texture, three angles, 27 of the light, three
@@ -73,7 +73,7 @@ class MorphableFace(nn.Module):
         none.
     Returns: dict: ``"vertices"`` (N, V, 3) in front of the camera; ``"pixels"`` (N, V, 2), y upwards, ``"landmarks"``
         (N, L, 2) of them; ``"normals"`` (N, V, 3); ``"texture"``, ``"colours"`` (N, V, 3), without and with light;
-        ``"identity"``, ``"expression"``, ``"albedo"``, ``"light"``, the parts of the numbers.
+        ``"identity"``, ``"expression"``, ``"albedo"``, ``"light"``, the parts of the coefficients.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class MorphableFace(nn.Module):
             self.register_buffer(name, torch.zeros(3 * num_vertices, width))
 
     def directions(self, coefficients, *bases):
-        """Sum of directions, (N, V, 3)."""
+        """Weighted sum of directions, (N, V, 3)."""
         bases = torch.cat(bases, 1)
         return torch.matmul(coefficients, bases.t()).reshape(-1, bases.shape[0] // 3, 3)
 
     @staticmethod
     def normals(vertices, triangles, around):
-        """Unit normals of the vertices, sums of those of the triangles around.  (N, V, 3)."""
+        """Unit normals of the vertices, from the sums over the triangles around them.  (N, V, 3)."""
         first, second, third = (vertices[:, triangles[:, i]] for i in range(3))
         of_triangles = l2_normalize(torch.linalg.cross(first - second, second - third))  # mirror: cross product
         of_triangles = torch.cat((of_triangles, torch.zeros_like(of_triangles[:, :1])), 1)  # where there is no triangle
@@ -130,7 +130,7 @@ class MorphableFace(nn.Module):
 
 
 class MorphableCriterion(nn.Module):
-    """How far the landmarks are, and how unusual the numbers.
+    """Losses of the landmarks' distances and of unusual coefficients.
 
     Args:
         weights: of the landmarks, of identity, expression and texture, and of the light's colour.

@@ -1,8 +1,8 @@
-"""A morphable face fitted to a photograph: drawn as the camera sees it, it must look like the photograph.
+"""A morphable face fitted to a photograph: rendered by the camera, it must look like the photograph.
 
 "Accurate 3D Face Reconstruction with Weakly-Supervised Learning", 2019, arXiv:1903.08527, section 3. Numbers and names:
-sicxu/Deep3DFaceRecon_pytorch ``models/losses.py``, ``models/facerecon_model.py`` (MIT), whose rasteriser is another
-one. What to look at: the numbers of the face learn from colours of pixels, through corners of the triangles.
+sicxu/Deep3DFaceRecon_pytorch ``models/losses.py``, ``models/facerecon_model.py`` (MIT), whose rasteriser differs. What
+to look at: the face's coefficients get gradients from the colours of pixels, through the corners of the triangles.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -19,13 +19,13 @@ EPS = 1e-6  # added to the square of a difference of colours
 
 
 class MorphableRenderer(MorphableFace):
-    """The face and its picture.
+    """The face and its rendered image.
 
     Args:
         num_vertices, sizes, landmarks: see :class:`MorphableFace`.
-        size: of the picture, H and W, onto which the camera's 224 x 224 pixels are brought.
+        size: of the image, H and W, to which the camera's 224 x 224 pixels are scaled.
 
-    Inputs: as of :class:`MorphableFace`; F H W numbers must fit into the memory, see :func:`rasterize`.
+    Inputs: as of :class:`MorphableFace`; F H W numbers must fit into memory, see :func:`rasterize`.
     Returns: dict as of :class:`MorphableFace`, and ``"image"`` (N, 3, H, W), the lit colours, 0 where there is no face;
         ``"mask"`` (N, H, W), 1 where there is one.
     """
@@ -42,7 +42,7 @@ class MorphableRenderer(MorphableFace):
 
     def forward(self, coefficients, triangles, around):
         outputs = super().forward(coefficients, triangles, around)
-        share = outputs["pixels"] / (2 * CENTRE)  # of the picture, y upwards
+        share = outputs["pixels"] / (2 * CENTRE)  # of the image, y upwards
         x, y = self.size[1] * share[..., 0], self.size[0] * (1 - share[..., 1])
         screen = torch.stack((x, y, outputs["vertices"][..., 2]), -1)
         drawn = rasterize(screen, triangles, outputs["colours"], self.size)
@@ -50,7 +50,7 @@ class MorphableRenderer(MorphableFace):
 
 
 class MorphableFittingCriterion(MorphableCriterion):
-    """The losses of :class:`MorphableCriterion`, those of the pixels, and how much the colour of the skin varies.
+    """The losses of :class:`MorphableCriterion`, those of the pixels, and the variance of the skin's colour.
 
     Args:
         weights: see :class:`MorphableCriterion`.

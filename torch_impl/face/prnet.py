@@ -1,9 +1,9 @@
-"""PRNet: a face as an image of positions, from which a mesh, key points and a pose are read.
+"""PRNet: a face as a map of positions, from which a mesh, key points and a pose are read.
 
 "Joint 3D Face Reconstruction and Dense Alignment with Position Map Regression Network", 2018, arXiv:1803.07835.
 Parameter names: the variables of YadiraF/PRNet ``predictor.py`` (MIT), with dots, a layer's weights called ``weight``.
-What to look at: a pixel of the result is a place of the face's surface, its three channels say where that is in the
-image; the last layer is normalised, too, before the sigmoid.
+What to look at: a pixel of the result is a point on the face's surface, and its three channels are the point's position
+in the image; the last layer is also normalised, before the sigmoid.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -19,10 +19,10 @@ from torch_impl.layers.convolution import Conv2dSame
 
 __all__ = ["PRNet", "PRNetCriterion", "ResBlock", "ResFCN256", "prnet"]
 
-# width by 16 and stride of the blocks on the way down, and of the transposed convolutions on the way up
+# width / 16 and stride of the blocks in the encoder, and of the transposed convolutions in the decoder
 DOWN = ((2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1), (32, 2), (32, 1))
 UP = ((32, 1), *((f, s) for f in (16, 8, 4) for s in (2, 1, 1)), (2, 2), (2, 1), (1, 2), (1, 1))
-LAST = 3  # more of them, of three channels
+LAST = 3  # further ones, of three channels
 
 NORM = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.001)  # mirror: constants of TensorFlow
 
@@ -99,7 +99,7 @@ class ResBlock(nn.Module):
 
 
 class ResFCN256(nn.Module):
-    """The network inside.
+    """Encoder and decoder.
 
     Args:
         base: width of the first convolution.
@@ -131,13 +131,13 @@ class ResFCN256(nn.Module):
 
 
 class PRNet(nn.Module):
-    """The network.
+    """The network of the paper.
 
     Args:
         base: width of the first convolution.
 
     Inputs: (N, 3, H, W) float, RGB in [0, 1]; 256 x 256 as published, multiples of 32.
-    Returns: (N, 3, H, W) in [0, 1], positions x, y, z over 1.1 times the side of the image.
+    Returns: (N, 3, H, W) in [0, 1], positions x, y, z divided by 1.1 times the size of the image.
     """
 
     def __init__(self, base: int = 16):

@@ -1,9 +1,9 @@
-"""A picture of triangles: of every pixel the nearest one, or a mixture of all that are close, which is differentiable.
+"""Rasterisation of triangles: the nearest one in every pixel, or a differentiable mixture of all that are close.
 
 The hard one is the z-buffer with barycentric coordinates. The soft one: "Soft Rasterizer: A Differentiable Renderer for
 Image-based 3D Reasoning", 2019, arXiv:1904.01786, equations 1 to 4; constants: ShichenLiu/SoftRas (MIT). What to look
-at: all triangles are laid over all pixels at once, without a loop, which takes memory for F H W numbers; the winner's
-coordinates are computed anew, so that gradients need no more than three corners for every pixel.
+at: all triangles are compared with all pixels at once, without a loop, which takes memory for F H W numbers; the
+nearest triangle's coordinates are recomputed, so gradients only need three corners per pixel.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -18,7 +18,7 @@ from torch_impl.layers.top_k import argmax
 __all__ = ["barycentric", "rasterize", "rasterize_soft"]
 
 FAR_AWAY = 1e10  # depth of nothing
-FLAT = 1e-10  # twice the area, in square pixels, of a triangle that has no inside
+FLAT = 1e-10  # twice the area, in square pixels, below which a triangle has no inside
 PAIRS = ((0, 1), (1, 2), (2, 0))  # corners of the sides
 
 
@@ -28,7 +28,7 @@ def cross(a, b):
 
 
 def barycentric(corners, points):
-    """Shares of the corners in points; all are at least 0 inside.
+    """Barycentric coordinates of points; inside, all are at least 0.
 
     Args:
         corners: (..., 3, 2).
@@ -55,15 +55,15 @@ def rasterize(vertices, triangles, attributes, size: tuple[int, int] = (224, 224
     """The nearest triangle of every pixel.
 
     Args:
-        vertices: (N, V, 3): x to the right and y downwards in pixels, the first pixel's centre at 0.5; depth, larger
-            behind.
-        triangles: (F, 3) int64 vertices, in either sense; of equally near ones the first is seen.
+        vertices: (N, V, 3): x to the right and y downwards in pixels, the first pixel's centre at 0.5; depth, larger is
+            farther.
+        triangles: (F, 3) int64 vertices, in either orientation; among equally near ones the first is seen.
         attributes: (N, V, C) of the vertices, such as colours.
-        size: of the picture, H and W.
+        size: of the image, H and W.
 
     Returns:
-        dict: ``"image"`` (N, C, H, W), the attributes, linear in the picture, 0 where there is nothing; ``"depth"``
-        (N, H, W), there, too; ``"triangle"`` (N, H, W) int64, -1 for nothing; ``"shares"`` (N, H, W, 3) of its corners.
+        dict: ``"image"`` (N, C, H, W), the attributes, interpolated linearly, 0 where there is nothing; ``"depth"`` (N,
+        H, W); ``"triangle"`` (N, H, W) int64, -1 for nothing; ``"shares"`` (N, H, W, 3), its barycentric coordinates.
     """
     points = pixel_centres(size, vertices)
     fixed = vertices.detach()[:, triangles]  # (N, F, 3, 3)
@@ -90,7 +90,7 @@ def squared_distance(corners, points):
     found = []
     for first, second in PAIRS:
         start, side = corners[..., first, :], corners[..., second, :] - corners[..., first, :]
-        length = side.square().sum(-1).clamp(min=FLAT)  # two corners in one place
+        length = side.square().sum(-1).clamp(min=FLAT)  # two corners at one point
         along = (((points - start) * side).sum(-1) / length).clamp(0, 1)
         found.append((points - start - along[..., None] * side).square().sum(-1))
     return torch.stack(found).amin(0)
@@ -107,12 +107,12 @@ def rasterize_soft(
     gamma: float = 1e-4,
     background: float = 1e-3,
 ) -> dict:
-    """All triangles, the more of each the closer it is to a pixel and to the eye.
+    """All triangles, weighted by how close each is to a pixel and to the camera.
 
     Args:
         vertices, triangles, attributes, size: see :func:`rasterize`.
-        near, far: depths 1 and 0 of the weight; what is not between them is not seen.
-        sigma: softness of the borders, in squares of half the longer side of the picture.
+        near, far: depths of weights 1 and 0; only what lies between them is seen.
+        sigma: softness of the borders, in squares of half the longer side of the image.
         gamma: softness in depth.
         background: depth of the background, from 1 (near) to 0 (far).
 
@@ -131,12 +131,12 @@ def rasterize_soft(
     uncovered = logits.relu() + F.softplus(-logits.abs())  # minus the logarithm of 1 - sigmoid(x)
     heights = (logits - uncovered) + (far - depth) / (far - near) / gamma
     heights = torch.where(seen, heights, -FAR_AWAY)
-    highest = heights.detach().amax(1).clamp(min=background / gamma)  # exp(1e4) else
+    highest = heights.detach().amax(1).clamp(min=background / gamma)  # otherwise exp(1e4)
     weights = (heights - highest[:, None]).exp()
     total = weights.sum(1) + (background / gamma - highest).exp()
     colours = torch.matmul(shares, attributes[:, triangles])  # (N, F, H W, C)
     image = (weights[..., None] * colours).sum(1) / total[..., None]
-    covered = torch.where(seen, uncovered, 0.0).sum(1)  # of the product of what all triangles leave
+    covered = torch.where(seen, uncovered, 0.0).sum(1)  # of the product of what every triangle lets through
     return {
         "image": image.transpose(1, 2).unflatten(2, size),
         "silhouette": (1 - (-covered).exp()).unflatten(1, size),

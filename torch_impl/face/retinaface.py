@@ -1,10 +1,9 @@
-"""RetinaFace: one look at an image finds faces, their boxes and five points of each.
+"""RetinaFace: one pass over an image finds faces, their boxes and five points of each.
 
 "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019, arXiv:1905.00641. Parameter names and numbers:
 biubug6/Pytorch_Retinaface ``models/retinaface.py`` (MIT), which has neither the mesh decoder (``retinaface_dense.py``)
-nor the levels P2 and P6 of the paper. What to look at: a context module widens what each level sees, a face whose
-landmarks are not known still counts for boxes and classes, and the background's losses are sorted, so that only the
-largest count.
+nor the levels P2 and P6 of the paper. What to look at: a context module widens each level's receptive field, a face
+without landmarks still counts for boxes and classes, and only the largest losses of the background count.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow: here maps are transposed before they become rows of anchors.
@@ -35,9 +34,9 @@ __all__ = [
 ]
 
 VARIANCES = (0.1, 0.2)  # shifts and log sizes are divided by these
-STEPS = (8, 16, 32)  # pixels from cell to cell of the levels
-SIZES = ((16, 32), (64, 128), (256, 512))  # sides of the square anchors of a cell, pixels
-LEAST_OVERLAP = 0.2  # a face that no anchor overlaps as much is left to chance
+STEPS = (8, 16, 32)  # pixels from cell to cell in each level
+SIZES = ((16, 32), (64, 128), (256, 512))  # sizes of the square anchors of a cell, pixels
+LEAST_OVERLAP = 0.2  # a face that no anchor overlaps this much is not assigned
 
 CONV = functools.partial(nn.Conv2d, bias=False)
 
@@ -49,7 +48,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, slope: float 
 
 
 def conv_dw(in_channels: int, out_channels: int, stride: int):
-    """A 3x3 convolution of every channel by itself, then a 1x1 convolution."""
+    """A depthwise 3x3 convolution, then a 1x1 convolution."""
     return nn.Sequential(
         CONV(in_channels, in_channels, 3, stride, 1, groups=in_channels),
         nn.BatchNorm2d(in_channels),
@@ -61,7 +60,7 @@ def conv_dw(in_channels: int, out_channels: int, stride: int):
 
 
 class MobileNet025(nn.Module):
-    """A quarter of MobileNet, with leaky activations.
+    """MobileNet at a quarter of its width, with leaky activations.
 
     Args:
         width: channels of the first convolution.
@@ -112,7 +111,7 @@ class Pyramid(nn.Module):
 
 
 class SSH(nn.Module):
-    """Three fields of view side by side, of 3, 5 and 7 pixels.
+    """Three parallel receptive fields of 3, 5 and 7 pixels.
 
     Args:
         in_channels: C.
@@ -136,11 +135,11 @@ class SSH(nn.Module):
 
 
 class Head(nn.Module):
-    """A 1x1 convolution whose map becomes rows.
+    """A 1x1 convolution whose result is reshaped to rows.
 
     Args:
         in_channels: C.
-        numbers: of an anchor, of which a cell has two.
+        numbers: values per anchor; a cell has two anchors.
 
     x: (N, C, H, W) -> (N, 2 H W, numbers), both anchors of a cell together.
     """
@@ -159,9 +158,9 @@ class RetinaFace(nn.Module):
 
     Args:
         body: returns the maps ``"c3"``, ``"c4"``, ``"c5"``.
-        out_channels: channels of the levels; up to 64 the activations leak.
+        out_channels: channels of the levels; up to 64, activations are leaky.
 
-    Inputs: (N, 3, H, W) float, BGR less (104, 117, 123).
+    Inputs: (N, 3, H, W) float, BGR minus (104, 117, 123).
     Returns: dict: ``"boxes"`` (N, A, 4) and ``"landmarks"`` (N, A, 10) relative to the anchors, ``"classes"`` (N, A, 2)
         logits (none, face), ``"anchors"`` (A, 4) xyxy in pixels.
     """
@@ -176,13 +175,13 @@ class RetinaFace(nn.Module):
             setattr(self, name, nn.ModuleList(Head(out_channels, numbers) for _ in STEPS))  # mirror: infers
 
     def levels(self, images):
-        """The maps that the heads are laid over."""
+        """The maps that the heads read."""
         maps = self.body(images)
         levels = self.fpn([maps[name] for name in ("c3", "c4", "c5")])
         return [ssh(x) for ssh, x in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
 
     def answers(self, images, levels) -> dict:
-        """What :meth:`forward` returns, from the maps."""
+        """The results of :meth:`forward`, from the maps."""
         anchors = [
             torch.from_numpy(grid_anchors(cell_anchors(sizes, (1.0,)), map_size(x), (step, step), 0.5)).to(images)
             for sizes, step, x in zip(SIZES, STEPS, levels, strict=True)
@@ -204,8 +203,8 @@ class RetinaFaceCriterion(nn.Module):
     """Smooth L1 of boxes and landmarks, cross-entropy of faces and of the hardest background.
 
     Args:
-        overlap: from which an anchor is a face.
-        negatives: background anchors for each face of the image, those with the largest losses.
+        overlap: from which on an anchor is a face.
+        negatives: background anchors per face of the image, those with the largest losses.
         box_weight: of the boxes' loss.
 
     Inputs: ``outputs`` of :class:`RetinaFace`; ``targets``: ``"boxes"`` (N, M, 4) xyxy and ``"landmarks"`` (N, M, 10)
@@ -218,14 +217,14 @@ class RetinaFaceCriterion(nn.Module):
         self.overlap, self.negatives, self.box_weight = overlap, negatives, box_weight
 
     def assign(self, boxes, valid, anchors):
-        """Face of every anchor (N, A), and whether it has one (N, A)."""
+        """Index of every anchor's face (N, A), and whether it has one (N, A)."""
         iou = pairwise_iou(boxes, anchors)
         iou = torch.where(valid[..., None], iou, -torch.ones_like(iou))  # (N, M, A)
         every = torch.arange(iou.shape[2], device=iou.device)
         chosen = (argmax(iou, 2)[..., None] == every) & valid[..., None]  # the best anchor of each face
         eligible = (iou.amax(2) >= LEAST_OVERLAP)[..., None]  # (N, M, 1)
         slots = torch.arange(iou.shape[1], device=iou.device)[:, None]
-        # NOTE: faces that are not eligible take their best anchor, too, which keeps its overlap; the last face wins
+        # NOTE: ineligible faces take their best anchor too, which keeps its overlap; the last face wins
         last = torch.where(chosen, slots, -torch.ones_like(slots)).amax(1)
         index = torch.where(last >= 0, last, argmax(iou, 1))
         positive = (chosen & eligible).any(1) | (iou.amax(1) >= self.overlap)
@@ -265,9 +264,9 @@ class RetinaFacePostProcess(nn.Module):
     """The faces of every image.
 
     Args:
-        score_threshold: boxes of at most this probability are dropped; 0.6 for what a person wants to see.
+        score_threshold: boxes of at most this probability are dropped; 0.6 suits display.
         candidates: boxes that take part in the suppression.
-        iou_threshold: boxes overlap if their IoU, of boxes one pixel wider, is larger.
+        iou_threshold: boxes overlap if their IoU, computed one pixel wider, is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of :class:`RetinaFace`.

@@ -1,8 +1,8 @@
-"""RetinaFace with meshes: every anchor also says how its face is formed, coloured, turned and lit.
+"""RetinaFace with meshes: every anchor also predicts its face's shape, texture, pose and light.
 
 "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019, arXiv:1905.00641, section 3.2. There is no
-official code of this branch, and its mesh cannot be passed on: a sphere takes its place, names and widths are ours.
-What to look at: nobody labels the meshes; a drawn face has only to look like the image at its anchor.
+official code of this branch, and its mesh cannot be redistributed: a sphere replaces it; names and widths are ours.
+What to look at: meshes have no labels; a rendered face only has to look like the image at its anchor.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -42,12 +42,12 @@ __all__ = [
     "retinaface_dense_resnet50",
 ]
 
-# form and texture; camera's shift, angles, focal length; place and colour of the lamp, light from everywhere
+# shape and texture; camera's shift, angles, focal length; position and colour of the lamp, ambient light
 CODE = (128, 3, 3, 1, 3, 3, 3)
 ORDER = 3  # of the polynomials of the convolutions over the mesh
-DISTANCE, FILLED = 10.0, 0.8  # of the camera; part of the raster that the sphere fills
-GREY = 0.5  # of the mesh before anything is learnt
-MEAN = (104.0, 117.0, 123.0)  # BGR, which the images lack
+DISTANCE, FILLED = 10.0, 0.8  # of the camera; share of the image that the sphere fills
+GREY = 0.5  # of the mesh before training
+MEAN = (104.0, 117.0, 123.0)  # BGR, subtracted from the images
 
 
 class ChebConv(nn.Module):
@@ -71,17 +71,17 @@ class ChebConv(nn.Module):
 
 
 class DenseFace(nn.Module):
-    """A mesh from its code, and how it looks.
+    """A mesh from its code, and its rendered image.
 
     Args:
         levels: refinements of the spheres, coarse to fine, see ``weights/processing/face/spheres.py``.
         width: features of a vertex.
-        size: of the picture, h and w.
+        size: of the image, h and w.
         sigma, gamma: softness, see :func:`rasterize_soft`.
 
-    Inputs: ``codes`` (R, 144): 128 of form and texture; shift, angles about x, y and z, logarithm of the focal length;
-        place of the lamp, its colour, the colour of the light from everywhere beyond 1.
-    Returns: dict: ``"vertices"`` (R, V, 3), x and y in pixels of the picture, y downwards, and depth; ``"colours"``
+    Inputs: ``codes`` (R, 144): 128 of shape and texture; shift, angles about x, y and z, logarithm of the focal length;
+        position of the lamp, its colour, the ambient light's colour minus 1.
+    Returns: dict: ``"vertices"`` (R, V, 3), x and y in pixels of the image, y downwards, and depth; ``"colours"``
         (R, V, 3) RGB, lit; ``"image"`` (R, 3, h, w) RGB in [0, 1] where the light is weak, ``"silhouette"`` (R, h, w).
     """
 
@@ -101,7 +101,7 @@ class DenseFace(nn.Module):
         self.last = ChebConv(width, 6)
 
     def decode(self, codes):
-        """Form (R, V, 3) and texture (R, V, 3)."""
+        """Shape (R, V, 3) and texture (R, V, 3)."""
         x = self.fc(codes).reshape(codes.shape[0], -1, self.width)
         mean = torch.from_numpy(self.meshes[-1].vertices).to(x)
         for mesh, conv in zip(self.meshes[1:], self.convs, strict=True):
@@ -112,11 +112,11 @@ class DenseFace(nn.Module):
 
     @staticmethod
     def laplacian(mesh):
-        """Of a mesh, (V, V)."""
+        """Scaled Laplacian of a mesh, (V, V)."""
         return scaled_laplacian(mesh.triangles, len(mesh.vertices))
 
     def shade(self, vertices, texture, lamp, colour, ambient, triangles):
-        """Colours of vertices in the light of a lamp at a place, and of light from everywhere."""
+        """Colours of vertices lit by a lamp at a position, and by ambient light."""
         around = torch.from_numpy(triangles_around(self.meshes[-1].triangles, vertices.shape[1])).to(triangles)
         normals = MorphableFace.normals(vertices, triangles, around)
         towards = l2_normalize(lamp[:, None] - vertices)
@@ -131,7 +131,7 @@ class DenseFace(nn.Module):
         colours = self.shade(vertices, texture, lamp, colour, ambient, triangles)
         x, y, z = vertices.unbind(2)
         height, width = self.size
-        depth = (DISTANCE - z).clamp(min=1.0)  # nothing is in the camera
+        depth = (DISTANCE - z).clamp(min=1.0)  # nothing lies in the camera
         zoom = 0.5 * FILLED * min(self.size) * DISTANCE * zoom.exp() / depth
         vertices = torch.stack((width / 2 + zoom * x, height / 2 - zoom * y, depth), -1)
         return {
@@ -147,11 +147,11 @@ class RetinaFaceDense(RetinaFace):
     Args:
         body, out_channels: see :class:`RetinaFace`.
         levels, width, size, sigma, gamma: of the meshes, see :class:`DenseFace`.
-        faces: anchors of an image whose meshes are drawn in training, P.
+        faces: anchors per image whose meshes are rendered in training, P.
 
     Inputs: as of :class:`RetinaFace`; ``targets`` of the criterion.
     Returns: dict as of :class:`RetinaFace`, ``"codes"`` (N, A, 144); with targets also ``"rendered"`` and ``"crops"``
-        (N, P, 3, h, w), the drawn faces and the image at their anchors, RGB, and ``"chosen"`` (N, P) bool.
+        (N, P, 3, h, w), the rendered faces and the image at their anchors, RGB, and ``"chosen"`` (N, P) bool.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class RetinaFaceDense(RetinaFace):
         self.mesh = DenseFace(levels, width, size, sigma, gamma)
 
     def crops(self, images, boxes):
-        """What boxes (N, P, 4) show, RGB in [0, 1].  (N, P, 3, h, w)."""
+        """Image crops of boxes (N, P, 4), RGB in [0, 1].  (N, P, 3, h, w)."""
         rows, columns = ((torch.arange(n).to(boxes) + 0.5) / n for n in self.mesh.size)
         first, last = boxes[..., None, None, :2], boxes[..., None, None, 2:]
         share = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # (h, w, 2)
@@ -200,10 +200,10 @@ class RetinaFaceDense(RetinaFace):
 
 
 class RetinaFaceDenseCriterion(RetinaFaceCriterion):
-    """The losses of :class:`RetinaFaceCriterion`, and how different drawn faces and images are (equation 4).
+    """The losses of :class:`RetinaFaceCriterion`, and the difference of rendered faces and images (equation 4).
 
     Args:
-        overlap, negatives, box_weight: see :class:`RetinaFaceCriterion`; the model draws faces of its defaults.
+        overlap, negatives, box_weight: see :class:`RetinaFaceCriterion`; the model renders faces by the defaults.
         pixel_weight: of the pixels' loss.
 
     Inputs: ``outputs`` of :class:`RetinaFaceDense`, which was given the targets; ``targets`` as of

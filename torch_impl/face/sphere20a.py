@@ -1,9 +1,9 @@
-"""SphereFace's network: twenty layers without normalisation, and a last one that knows only angles.
+"""SphereFace's network: twenty layers without normalisation, and a last one that only uses angles.
 
 "SphereFace: Deep Hypersphere Embedding for Face Recognition", 2017, arXiv:1704.08063. Parameter names:
 clcarwin/sphereface_pytorch ``net_sphere.py``; the network is that of wy1iu/sphereface (MIT). What to look at: the
 residual is added after the activation, and the weights of the classes are columns of a kernel, of which only the
-direction counts.
+directions count.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -21,7 +21,7 @@ __all__ = ["AngleCriterion", "AngleLinear", "Sphere20a", "annealing", "sphere20a
 
 
 class AngleLinear(nn.Module):
-    """Cosines with the directions of the classes, and what is asked of the right one, both times the length of the row.
+    """Cosines with the directions of the classes, and those with a margin, both times the length of the row.
 
     Args:
         in_features: D.
@@ -43,7 +43,7 @@ class AngleLinear(nn.Module):
 
 
 class Sphere20a(nn.Module):
-    """The recogniser.
+    """The network from an aligned face to its embedding.
 
     Args:
         num_classes: persons K.
@@ -93,10 +93,11 @@ class Sphere20a(nn.Module):
 
 
 class AngleCriterion(nn.Module):
-    """Cross-entropy of |x| cos(theta), in which a part of the right class's is |x| psi(theta).
+    """Cross-entropy of |x| cos(theta), where |x| psi(theta) replaces a share of the right class's logit.
 
     Args:
-        blend: weight of the plain logit beside that with the margin, see :func:`annealing`; may be set between steps.
+        blend: weight of the plain logit relative to that with the margin, see :func:`annealing`; may be set between
+            steps.
 
     Inputs: ``outputs`` of :class:`Sphere20a`; ``targets["labels"]`` (N,) int, -1 does not count.
     Returns: dict of scalars: ``"angle"``, ``"total"`` (the same).

@@ -2,7 +2,8 @@
 
 Mirror notes:
 - TensorFlow keeps the slope of its leaky ReLU in single precision, PyTorch the sixth of its hard sigmoid's gradient.
-- TensorFlow writes the GELU out: its exact form does not export, its tanh form has a constant in single precision.
+- TensorFlow writes the GELU out: its exact variant does not export, its tanh variant has a constant in single
+  precision.
 """
 
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ def gelu(x, approximate: str = "none"):
     """x times the normal distribution function of x, of any shape (arXiv:1606.08415).
 
     Args:
-        approximate: "none" for the exact function, "tanh" for the form of GPT.
+        approximate: "none" for the exact function, "tanh" for GPT's approximation.
     """
     return F.gelu(x, approximate=approximate)  # mirror: writes the GELU out
 

@@ -1,4 +1,4 @@
-"""Enlarging by a whole factor such that every ``factor``-th pixel keeps its value (AdelaiDet's, mmdet's).
+"""Upsampling by an integer factor such that every ``factor``-th pixel keeps its value (AdelaiDet's, mmdet's).
 
 Mirror notes:
 - Maps are NCHW here, NHWC in TensorFlow; masks of instances are (N, D, H, W) in both.

@@ -7,7 +7,7 @@ concatenation, local).
 ``torch.nn.MultiheadAttention`` (BSD).
 
 A mask is True where a key must not be seen, as in ``torch.nn.MultiheadAttention``; Keras and
-``scaled_dot_product_attention`` have it the other way round. A query that sees no key gets 0, where PyTorch gives NaN.
+``scaled_dot_product_attention`` do the opposite. A query that sees no key gets 0, where PyTorch gives NaN.
 
 Mirror notes:
 - PyTorch has fused attention; TensorFlow writes softmax(q k^T) v out.
@@ -85,7 +85,7 @@ def attend(query, key, value, bias=None, dropout: nn.Dropout | None = None):
 
     Returns: (N, heads, T, F).
     """
-    # the fused form
+    # the fused kernel
     rate = dropout.p if dropout is not None and dropout.training else 0.0
     return F.scaled_dot_product_attention(query, key, value, bias, rate)  # mirror: fused attention
 
@@ -135,7 +135,7 @@ class AdditiveAttention(DotAttention):
 
     Args:
         query_dim, key_dim: widths Q and K.
-        attention_dim: width A that both are brought to.
+        attention_dim: width A that both are projected to.
         bias: whether b is added.
     """
 
@@ -175,11 +175,11 @@ class LocalAttention(GeneralAttention):
     """Attention to a window of keys around a position p of each query (arXiv:1508.04025, section 3.2).
 
     Monotonic (local-m): query t looks at p = t. Predictive (local-p): p = S sigmoid(v^T tanh(W q)), with S the number
-    of keys that are no padding, and the weights are multiplied by exp(-(s - p)^2 / (2 sigma^2)), sigma = window / 2.
+    of keys that are not padding, and the weights are multiplied by exp(-(s - p)^2 / (2 sigma^2)), sigma = window / 2.
 
     Args:
         query_dim, key_dim: widths Q and K.
-        window: keys at most this far from p are seen (the paper's D).
+        window: only keys at most this far from p are seen (the paper's D).
         predictive: local-p; otherwise local-m.
 
     Inputs and returns: :class:`DotAttention`; the weights of local-p do not add up to 1.
@@ -221,14 +221,14 @@ class MultiheadAttention(nn.Module):
         num_heads: heads M, each of D / M channels.
         dropout: rate of the weights.
         bias: whether the projections have biases.
-        kdim, vdim: widths of key and value; D if they are None. With another width than D, the three matrices are
-            parameters of their own.
+        kdim, vdim: widths of key and value; D if None. If either differs from D, the three matrices are separate
+            parameters.
         need_weights: whether the weights of every head are returned, too.
 
     Inputs: ``query`` (N, T, D), ``key`` (N, S, kdim), ``value`` (N, S, vdim); ``key_padding_mask`` (N, S) bool and
         ``attn_mask`` (T, S) bool, or None; True = must not be seen.
     Returns: (N, T, D); with weights a dict: ``"output"`` (N, T, D), ``"weights"`` (N, M, T, S).
-    Raises: ValueError if ``embed_dim`` is no multiple of ``num_heads``.
+    Raises: ValueError if ``embed_dim`` is not a multiple of ``num_heads``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every trunk offers: maps at several strides, and parts that are held fixed while the rest trains.
+"""What every backbone offers: maps at several strides, and parts that stay frozen while the rest trains.
 
 Mirror notes:
 - PyTorch freezes parameters and puts modules into evaluation mode in ``train``; Keras marks layers as not trainable,
@@ -25,10 +25,10 @@ class Backbone(nn.Module):
     """The base of the classifiers that detectors and segmenters are built on.
 
     A network that is one list of blocks keeps it in ``features`` and the index of the last block at each stride in
-    ``stage_ends``; any other says what its parts are in ``levels`` and ``forward_features``.
+    ``stage_ends``; any other lists its parts in ``levels`` and ``forward_features``.
 
-    ``channels`` and ``strides`` say by name, such as "c4", what ``forward_features`` returns: who builds on a backbone
-    asks, and does not compute.
+    ``channels`` and ``strides`` describe by name, such as "c4", what ``forward_features`` returns; code that builds on
+    a backbone reads them instead of computing them.
     """
 
     known_channels = known_strides = None
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
 
     @property
     def strides(self) -> dict[str, int]:
-        """Pixels of the image for a pixel of every map that ``forward_features`` returns, by name."""
+        """Stride, in pixels of the image, of every map that ``forward_features`` returns, by name."""
         return dict(self.known_strides or {name: 2 ** int(name[1:]) for name in self.channels})
 
     def levels(self) -> list[list[nn.Module]]:
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         return split(self.features, self.stage_ends)
 
     def freeze(self, norm_eval: bool, frozen_stages: int, norm: str = "batch") -> None:
-        """Hold parts fixed; called when all modules are there.
+        """Freeze parts; called when all modules exist.
 
         Args:
             norm_eval: batch normalisation uses its running statistics in training, too.

@@ -1,7 +1,7 @@
 """Batch normalisation of vectors whose shift stays at zero.
 
 "Bag of Tricks and A Strong Baseline for Deep Person Re-identification", 2019, arXiv:1903.07071, section 3.6; the last
-layer of SimCLR's head, too. The shift is in the checkpoints, so that it is here, but nothing trains it.
+layer of SimCLR's head, too. Checkpoints contain the shift, so it exists here, but it is never trained.
 
 Mirror notes:
 - PyTorch has parameters without a gradient, Keras variables that are not trainable.

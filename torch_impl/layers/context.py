@@ -1,12 +1,12 @@
-"""Blocks in which every place sees the whole map: the global context block and the non-local block.
+"""Blocks in which every position sees the whole map: the global context block and the non-local block.
 
 "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019, arXiv:1904.11492; "Non-local Neural
 Networks", 2017, arXiv:1711.07971. Parameter names: mmcv ``cnn/bricks/context_block.py`` and ``non_local.py``
 (Apache-2.0).
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow, which turns its maps to NCHW for the matrix products: in a file the turns meet
-  those of the convolutions and vanish.
+- NCHW in PyTorch, NHWC in TensorFlow, which transposes its maps to NCHW for the matrix products: in a file these
+  transposes cancel those of the convolutions.
 - Keras infers the width of the map, and makes the layers that depend on it when it sees one.
 - The layer normalisation over [P, 1, 1] is PyTorch's own; TensorFlow has a small layer for it.
 """
@@ -21,16 +21,16 @@ __all__ = ["ContextBlock", "NonLocal2d"]
 
 
 class ContextBlock(nn.Module):
-    """One context vector of the whole map, added to every place or multiplied with it.
+    """One context vector of the whole map, added to every position or multiplied with it.
 
     Args:
         in_channels: width C of the map.
         ratio: the two 1x1 convolutions of a branch have P = int(C * ratio) channels between them.
-        pooling_type: "att", a mean weighted by a softmax over all places, or "avg", the plain mean.
+        pooling_type: "att", a mean weighted by a softmax over all positions, or "avg", the plain mean.
         fusion_types: "channel_mul" (through a sigmoid, first), "channel_add", or both.
 
     x: (N, C, H, W), the same shape out.
-    Raises: ValueError if ``pooling_type`` or one of ``fusion_types`` is another one.
+    Raises: ValueError if ``pooling_type`` or one of ``fusion_types`` is unknown.
     """
 
     keeps_initial_values = True
@@ -86,7 +86,7 @@ def branch(channels: int, planes: int):
 
 
 class NonLocal2d(nn.Module):
-    """Every place receives a weighted sum over all places, the weights from pairs of places.
+    """Every position receives a weighted sum over all positions, with weights from pairs.
 
     Args:
         in_channels: width C of the map.
@@ -94,8 +94,9 @@ class NonLocal2d(nn.Module):
         use_scale: "embedded_gaussian" divides by sqrt(I) before the softmax.
         norm: normalisation after the last convolution, None or "batch".
         mode: the weight of a pair: "embedded_gaussian", softmax of theta . phi; "gaussian", softmax of x . x;
-            "dot_product", theta . phi / number of places; "concatenation", ReLU(w . [theta, phi]) / number of places.
-        sub_sample: max pooling by 2 of the places that are summed over; a last odd row or column is dropped.
+            "dot_product", theta . phi / number of positions; "concatenation", ReLU(w . [theta, phi]) / number of
+            positions.
+        sub_sample: max pooling by 2 of the positions that are summed over; a last odd row or column is dropped.
         zeros_init: the block starts as the identity.
 
     x: (N, C, H, W), the same shape out.

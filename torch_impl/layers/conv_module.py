@@ -1,4 +1,4 @@
-"""Convolution, normalisation, activation: the unit that mmcv's models are made of, under mmcv's names.
+"""Convolution, normalisation, activation: the basic unit of mmcv's models, under mmcv's names.
 
 Names: mmcv ``cnn/bricks/conv_module.py`` (Apache-2.0): ``conv``, and ``bn``, ``gn`` or ``in`` for the normalisation.
 
@@ -18,8 +18,8 @@ class ConvModule(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: of the convolution.
-        bias: whether the convolution has a bias; None for: where there is no normalisation.
-        norm: None, "batch", "group", or what makes a normalisation of a number of channels.
+        bias: whether the convolution has a bias; None: only if there is no normalisation.
+        norm: None, "batch", "group", or a callable that makes a normalisation for a number of channels.
         norm_groups: groups of "group".
         activation: class of a module, or None.
         conv: makes the convolution, from its arguments in PyTorch.
@@ -78,10 +78,10 @@ class ConvModule(nn.Module):
 
 
 class DepthwiseSeparableConvModule(nn.Module):
-    """A convolution of every channel by itself, then a 1x1 convolution; both with normalisation and activation.
+    """A depthwise convolution, then a 1x1 convolution; both with normalisation and activation.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation: of the convolutions, the last three of the
+        in_channels, out_channels, kernel_size, stride, padding, dilation: of the convolutions, the last three for the
             first one.
         norm, activation: of both, see :class:`ConvModule`.
 

@@ -2,7 +2,7 @@
 
 Mirror notes:
 - PyTorch ships ``Conv2d`` and ``ConvTranspose2d``; Keras pads on one side only ("same" at stride 2) and its grouped
-  convolution does not export, so the TensorFlow panel has layers of its own.
+  convolution does not export, so the TensorFlow panel has its own layers.
 - Kernels are stored (out, in / groups, kh, kw), in TensorFlow (kh, kw, in / groups, out).
 """
 
@@ -14,7 +14,7 @@ __all__ = ["Conv2d", "Conv2dSame", "ConvTranspose2d", "StdConv2d", "same_padding
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros before and after an axis that make the output ceil(size / stride) long."""
+    """Zeros before and after an axis such that the output has length ceil(size / stride)."""
     total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
 
@@ -58,7 +58,7 @@ class StdConv2d(nn.Conv2d):  # mirror: Kernels are stored
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: of the convolution.
         eps: added to the variance inside the root.
 
-    Source: arXiv:1903.10520, in the form of arXiv:1912.11370 (timm ``StdConv2d``).
+    Source: arXiv:1903.10520, in the variant of arXiv:1912.11370 (timm ``StdConv2d``).
     """
 
     def __init__(

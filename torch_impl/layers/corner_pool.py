@@ -1,11 +1,11 @@
-"""Corner pooling: a place sees the largest value of all that lie in one direction from it.
+"""Corner pooling: every position takes the largest value in one direction from it.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, section 3.3. Source: princeton-vl/CornerNet
 ``models/py_utils/_cpools`` (BSD-3).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- ``where`` states which side a tie takes, because the frameworks' own maximum shares the gradient differently.
+- ``where`` states which side a tie takes, because the frameworks' maxima share the gradient differently.
 """
 
 import torch
@@ -16,7 +16,7 @@ TOWARDS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (
 
 
 def corner_pool(x, direction: str):
-    """The running maximum of rows or columns, by maxima over 2, 4, 8, ... places.
+    """The running maximum of rows or columns, by maxima over 2, 4, 8, ... positions.
 
     Args:
         x: (N, C, H, W).

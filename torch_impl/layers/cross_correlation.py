@@ -1,7 +1,7 @@
-"""Cross-correlation of two feature maps: one is laid over the other at every place, as a convolution's kernel is.
+"""Cross-correlation of two feature maps: one slides over the other like the kernel of a convolution.
 
-Written as a sum over the kernel's cells in both panels: a convolution with a computed kernel, another one for every
-image of the batch, does not export with a batch that is open.
+Written as a sum over the kernel's cells in both panels: a convolution whose kernel is computed for every image of the
+batch does not export with a dynamic batch.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; a kernel of several results has them after the batch here, last there.
@@ -15,7 +15,7 @@ __all__ = ["cross_correlation", "depthwise_cross_correlation"]
 
 
 def _shifts(x, kernel):
-    """For every cell of the kernel: its place, and what lies under it wherever the kernel is laid."""
+    """For every cell of the kernel: its index, and the values under it at every position of the kernel."""
     height, width = (a - b + 1 for a, b in zip(map_size(x), kernel.shape[-2:], strict=True))
     for i in range(kernel.shape[-2]):
         for j in range(kernel.shape[-1]):
@@ -23,7 +23,7 @@ def _shifts(x, kernel):
 
 
 def depthwise_cross_correlation(x, kernel):
-    """Channel by channel.
+    """Cross-correlation of every channel separately.
 
     Args:
         x: (N, C, H, W).
@@ -36,7 +36,7 @@ def depthwise_cross_correlation(x, kernel):
 
 
 def cross_correlation(x, kernel):
-    """All channels together, O results.
+    """Cross-correlation summed over the channels, with O results.
 
     Args:
         x: (N, C, H, W).

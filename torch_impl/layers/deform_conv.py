@@ -1,4 +1,4 @@
-"""Deformable convolution v1 and v2: every tap of the kernel looks at a place of its own; one ``DeformConv`` in ONNX.
+"""Deformable convolution v1 and v2: every tap of the kernel samples its own position; one ``DeformConv`` in ONNX.
 
 Papers: arXiv 1703.06211 (v1), 1811.11168 (v2: a mask scales every tap). Names: mmcv ``DeformConv2dPack`` and
 ``ModulatedDeformConv2dPack`` (Apache-2.0); numbers: ``torchvision.ops.deform_conv2d`` (BSD-3).
@@ -31,19 +31,20 @@ def deform_conv2d(
     deform_groups: int = 1,
     border_grad: str = "torchvision",
 ):
-    """Convolution whose tap k of output pixel (i, j) samples the input bilinearly at its regular place plus an offset.
+    """Convolution whose tap k of output pixel (i, j) samples the input bilinearly at its regular position plus an
+    offset.
 
     Args:
         x: (N, C, H, W); all but N are static.
         offset: (N, 2 G K, h, w) in pixels, with G ``deform_groups`` and K = kh kw: for each group and tap dy, then dx.
         weight: (out, C / groups, kh, kw).
         bias: (out,) or ``None``.
-        stride, padding, dilation: one number or (height, width). Outside of the input everything is zero.
+        stride, padding, dilation: one number or (height, width). Everything outside the input is zero.
         mask: (N, G K, h, w), factor of each tap; ``None`` for 1 (v1).
         groups: channel groups of the convolution.
-        deform_groups: channel groups with an offset and mask of their own.
-        border_grad: gradient where a sample lies exactly one pixel outside of the upper or left border, such as at each
-            border tap while offsets are zero: ``"torchvision"``, the right-hand derivative; ``"mmcv"``, zero. Values
+        deform_groups: channel groups, each with its own offset and mask.
+        border_grad: gradient where a sample lies exactly one pixel outside the upper or left border, as every border
+            tap does while offsets are zero: ``"torchvision"``, the right-hand derivative; ``"mmcv"``, zero. Values
             are the same.
 
     Returns:
@@ -126,7 +127,7 @@ def _weighted_rows(table, index, weight):
 
 
 class DeformConv2dPack(nn.Module):
-    """Deformable convolution v1 that finds its offsets itself, by a convolution that starts as zero.
+    """Deformable convolution v1 that computes its own offsets, by a convolution that starts as zero.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of a convolution.
@@ -185,7 +186,7 @@ class DeformConv2dPack(nn.Module):
 
 
 class ModulatedDeformConv2dPack(DeformConv2dPack):
-    """Deformable convolution v2 that finds its offsets and mask itself; the mask starts as one half everywhere.
+    """Deformable convolution v2 that computes its own offsets and mask; the mask starts as one half everywhere.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of a convolution.

@@ -1,4 +1,4 @@
-"""A map becomes one vector: by maximum, mean, generalised mean, the maxima of regions, or weighted sums.
+"""Global pooling of a map into a vector: by maximum, mean, generalised mean, the maxima of regions, or weighted sums.
 
 "Particular object retrieval with integral max-pooling of CNN activations" (MAC, R-MAC), 2015, arXiv:1511.05879;
 "Aggregating Deep Convolutional Features for Image Retrieval" (SPoC), 2015, arXiv:1510.07493; "Cross-dimensional
@@ -8,7 +8,7 @@ with No Human Annotation" (GeM), 2017, arXiv:1711.02512. Numbers and names: fili
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow; vectors are (N, C) in both.
-- Below a bound there is no gradient: ``clamp`` has this rule, ``tf.maximum`` needs the value apart from the bound.
+- Below a bound there is no gradient: ``clamp`` has this rule, for ``tf.maximum`` the comparison has to be written out.
 """
 
 import torch
@@ -51,12 +51,12 @@ def spoc(x):
 
 
 def gem(x, p=3.0):
-    """(mean x^p)^(1/p) of every channel; values count as 1e-6 at least."""
+    """(mean x^p)^(1/p) of every channel; values below 1e-6 count as 1e-6."""
     return x.clamp(min=EPS).pow(p).mean((2, 3)).pow(1.0 / p)  # mirror: Below a bound
 
 
 def crow(x):
-    """Sum of every channel, places weighted by their total, channels by how rarely they are active."""
+    """Sum of every channel, positions weighted by their total, channels by how rarely they are active."""
     total = x.sum(1, keepdim=True)  # (N, 1, H, W)
     share = total / (total.square().sum((2, 3), keepdim=True).clamp(min=EPS**2).sqrt())
     places = torch.where(total > 0, share.clamp(min=EPS**2).sqrt(), 0)
@@ -106,7 +106,7 @@ class GeM(nn.Module):
     """Generalised mean.
 
     Args:
-        p: its power; where it is learned, the first value.
+        p: its power, or the initial value where it is learned.
         learned: whether it is a parameter.
 
     x: (N, C, H, W) -> (N, C).
@@ -136,7 +136,7 @@ class RMAC(nn.Module):
 
 
 class RegionalPooling(nn.Module):
-    """Any pool over the whole map and all regions; unit vectors, optionally whitened; their sum.
+    """The sum of unit vectors, optionally whitened, of any pool over the whole map and all regions.
 
     Args:
         rpool: pools a region.

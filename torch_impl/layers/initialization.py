@@ -1,9 +1,9 @@
 """Initial values for all convolutions of a model at once.
 
-A part whose class says ``keeps_initial_values = True``, such as one that starts as zero, is left as it is.
+A part whose class says ``keeps_initial_values = True``, such as one that starts at zero, is left as it is.
 
 Mirror notes:
-- PyTorch fills tensors that exist, by functions of a whole model; Keras gives every layer its initial values.
+- PyTorch fills existing tensors, by functions for a whole model; Keras gives every layer its initial values.
 """
 
 from torch import nn
@@ -24,7 +24,7 @@ def convolutions(model, types):
 def kaiming_normal(model) -> None:
     """Normal with variance 2 / fan_out for every convolution kernel, biases zero (arXiv:1502.01852)."""
     for module in convolutions(model, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: fills tensors
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # mirror: fills existing tensors
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

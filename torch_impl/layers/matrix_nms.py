@@ -19,7 +19,7 @@ def matrix_nms(masks, labels, scores, kernel: str = "gaussian", sigma: float = 2
         labels: (N, C) class of each.
         scores: (N, C) descending.
         kernel: "gaussian", exp(-sigma IoU^2), or "linear", 1 - IoU.
-        sigma: see there.
+        sigma: of the Gaussian.
 
     Returns:
         (N, C).
@@ -32,7 +32,7 @@ def matrix_nms(masks, labels, scores, kernel: str = "gaussian", sigma: float = 2
     shared, area = masks @ masks.mT, masks.sum(-1)
     union = (area[:, :, None] + area[:, None] - shared).clamp(min=1)
     better = torch.ones_like(shared).triu(1) * (labels[:, :, None] == labels[:, None])
-    overlap = shared / union * better  # of the better i with j
+    overlap = shared / union * better  # of better mask i with j
     hidden = overlap.amax(1)[:, :, None]  # how much i itself is overlapped
     if kernel == "gaussian":
         decay = torch.exp(sigma * (hidden.square() - overlap.square()))

@@ -1,7 +1,7 @@
 """Mish.
 
 Mirror notes:
-- The soft plus is written out in both panels: PyTorch's turns into a straight line above 20.
+- Softplus is written out in both panels: PyTorch's is a straight line above 20.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Greedy non-maximum suppression with results of fixed size; one ``NonMaxSuppression`` node in ONNX.
 
-The greedy rule walks through the boxes in the order of their scores and keeps a box unless an already kept one overlaps
+The greedy rule goes through the boxes in descending order of score and keeps a box unless one that was kept overlaps
 it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
 Blocks of the best boxes are settled one after the other, each suppresses the boxes after it, until enough are kept.
@@ -23,19 +23,19 @@ LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not 
 
 
 def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_threshold: float | None = None):
-    """Class-agnostic suppression in every image: of two boxes with IoU > ``iou_threshold`` the better scored one stays.
+    """Class-agnostic suppression in every image: of two boxes with IoU > ``iou_threshold`` the one with the higher
+    score stays.
 
     Args:
         boxes_xyxy: (N, B, 4) with x1 <= x2 and y1 <= y2, any unit. IoU has no epsilon; a box without area overlaps
             nothing.
-        scores: (N, B). Of equal scores the lower index is the better one.
+        scores: (N, B). Of equal scores the lower index is better.
         iou_threshold: boxes overlap if their IoU is strictly larger.
-        max_outputs: number of results per image, K below.
+        max_outputs: number of results per image, K.
         score_threshold: only scores strictly larger take part; ``None`` for all.
 
     Returns:
-        indices: (N, K) int64, kept boxes in descending order of score, then 0 where there are no more, so that it can
-            be used to gather.
+        indices: (N, K) int64, kept boxes in descending order of score, padded with 0, so that it can be used to gather.
         valid: (N, K) bool, which indices are kept boxes.
 
     Source:
@@ -47,7 +47,7 @@ def nms(boxes_xyxy, scores, iou_threshold: float, max_outputs: int, score_thresh
 
 
 def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs: int):
-    """Suppression within each class: boxes of different labels are moved apart, then all go through :func:`nms`.
+    """Suppression within each class: boxes of different labels are moved apart, then all are passed to :func:`nms`.
 
     Args:
         boxes: (N, B, 4) xyxy.
@@ -61,8 +61,8 @@ def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs:
         indices, valid: both (N, K), as :func:`nms` returns them.
 
     Source:
-        torchvision.ops.batched_nms (coordinate offsets). Below zero the offset also counts the extent on that side,
-        without which a box left of the origin would reach into the class before it.
+        torchvision.ops.batched_nms (coordinate offsets). Here the offset includes negative coordinates; otherwise a box
+        left of the origin would overlap the previous class.
     """
     boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
     lowest, highest = boxes.amin(dim=(1, 2)).clamp(max=0.0), boxes.amax(dim=(1, 2))  # (N,)
@@ -78,7 +78,7 @@ def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
     eligible = torch.ones_like(scores, dtype=torch.bool) if score_threshold is None else scores > score_threshold
     keep = _kept(boxes, eligible, iou_threshold, max_outputs)
     found = min(count, max_outputs)
-    kept, position = top_k(keep.to(torch.int32), found)  # the kept ones first, in their order
+    kept, position = top_k(keep.to(torch.int32), found)  # kept boxes first, in order
     valid = kept > 0
     indices = torch.where(valid, order.gather(1, position), 0)
     padding = (0, max_outputs - found)
@@ -130,7 +130,7 @@ def _settle(overlaps, eligible):
 def _onnx_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
     batch = scores.shape[0]
     # A stand-in for the number of selected boxes: the tracer needs an integer that depends on the data. It only occurs
-    # in shapes, so that nothing of its computation is left in the graph.
+    # in shapes, so its computation leaves nothing in the graph.
     selected_count = (scores > 0).sum().item()
     torch._check(selected_count >= 0)
     torch._check(selected_count <= batch * max_outputs)

@@ -3,7 +3,7 @@
 Mirror notes:
 - PyTorch stores the unbiased batch variance, Keras the biased one; the TensorFlow panel stores PyTorch's.
 - PyTorch's momentum is the weight of the new value, Keras' that of the old one.
-- ``freeze_norm`` puts new modules in PyTorch; Keras builds lazily, so its layers are told before they build.
+- ``freeze_norm`` replaces modules in PyTorch; Keras builds lazily, so its layers are told before they build.
 """
 
 import functools
@@ -75,7 +75,7 @@ class StdLayerNorm(nn.Module):
 
 
 def freeze_norm(model) -> None:
-    """Make every batch normalisation of a model a fixed scale and shift.
+    """Replace every batch normalisation of a model by a fixed scale and shift.
 
     Args:
         model: a module, whose children are replaced; their values are kept.
@@ -91,7 +91,8 @@ def freeze_norm(model) -> None:
 
 
 def choose_norm(norm):
-    """What makes a normalisation: by name, "batch", "frozen" (fixed scale and shift) or "group" (32 groups), or itself.
+    """The class of a normalisation by its name, "batch", "frozen" (fixed scale and shift) or "group" (32 groups);
+    anything else is returned as it is.
 
     Raises:
         ValueError: if there is no such name.

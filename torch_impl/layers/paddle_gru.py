@@ -35,7 +35,7 @@ class FC(nn.Module):
 
 
 class DynamicGRU(nn.Module):
-    """The recurrent part of a gated recurrent unit (arXiv:1406.1078); the input comes multiplied already.
+    """The recurrent part of a gated recurrent unit (arXiv:1406.1078); its input is multiplied by the weights already.
 
     h = (1 - u) h' + u tanh(x_c + (r h') W_c), u = sigmoid(x_u + h' W_u), r = sigmoid(x_r + h' W_r).
 
@@ -60,7 +60,7 @@ class DynamicGRU(nn.Module):
 
 
 def turned(x, lengths):
-    """Every sequence from its end to its beginning; what comes after the end stays.  x: (N, T, D), lengths: (N,)."""
+    """Every sequence reversed; what comes after its end stays.  x: (N, T, D), lengths: (N,)."""
     places = torch.arange(x.shape[1], device=x.device)
     last = lengths[:, None] - 1
     order = torch.where(places <= last, last - places, places)
@@ -68,7 +68,7 @@ def turned(x, lengths):
 
 
 def operator(x, lengths, parts):
-    """Both directions as ONNX's operator.  x: (N, T, I) -> (N, T, 2 H)."""
+    """Both directions as ONNX's GRU operator.  x: (N, T, I) -> (N, T, 2 H)."""
     size = parts[0][1].size
 
     def gates(columns):  # u, r, c along the first axis
@@ -91,7 +91,7 @@ def operator(x, lengths, parts):
 
 
 def bidirectional_gru(x, lengths, forward, backward):
-    """Two units over sequences of several lengths, the second from their ends to their beginnings.
+    """Two units over sequences of various lengths, the second one backwards.
 
     Args:
         x: (N, T, I) float.

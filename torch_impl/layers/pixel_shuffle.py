@@ -1,7 +1,7 @@
-"""Channels become pixels.
+"""Pixel shuffle: channels become pixels.
 
 Mirror notes:
-- PyTorch ships it; TensorFlow's ``depth_to_space`` takes the channels in another order.
+- PyTorch ships it; TensorFlow's ``depth_to_space`` has another order of channels.
 """
 
 import torch.nn.functional as F
@@ -22,4 +22,4 @@ def pixel_shuffle(x, factor: int):
 
     Source: arXiv:1609.05158, equation 4.
     """
-    return F.pixel_shuffle(x, factor)  # mirror: channels in another order
+    return F.pixel_shuffle(x, factor)  # mirror: another order of channels

@@ -1,4 +1,4 @@
-"""Positions as sines and cosines, in the four ways that are in use, and as rotations of queries and keys.
+"""Positions as sines and cosines, in the four layouts in use, and as rotations of queries and keys.
 
 "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.5; tensor2tensor ``layers/common_attention.py``
 (Apache-2.0); Hugging Face transformers ``models/marian/modeling_marian.py`` (Apache-2.0).
@@ -18,7 +18,7 @@ def sinusoids(places, dim: int, style: str = "paper"):
     """Sines and cosines of positions.
 
     "paper" interleaves sin and cos, of frequencies 10000^(-2i/dim); "marian" has the same in two halves; "t2t" and
-    "fairseq" have two halves, too, of frequencies 10000^(-i/(dim/2 - 1)).
+    "fairseq" also have two halves, of frequencies 10000^(-i/(dim/2 - 1)).
 
     Args:
         places: (...) float, positions.
@@ -26,7 +26,7 @@ def sinusoids(places, dim: int, style: str = "paper"):
         style: one of ``STYLES``.
 
     Returns: (..., dim).
-    Raises: ValueError if ``dim`` is odd or ``style`` is another.
+    Raises: ValueError if ``dim`` is odd or ``style`` is unknown.
     """
     if dim % 2:
         raise ValueError(f"dim={dim} must be even, half sines and half cosines")
@@ -40,7 +40,7 @@ def sinusoids(places, dim: int, style: str = "paper"):
 
 
 def rotate(x, waves, halves: bool = False):
-    """Turn pairs of channels by angles.
+    """Rotate pairs of channels by angles.
 
     Args:
         x: (..., T, E).

@@ -16,13 +16,13 @@ __all__ = ["precise_roi_pool"]
 
 
 def _integral(t):
-    """Of the hat function of linear interpolation, from -1 to t."""
+    """Integral of the hat function of linear interpolation, from -1 to t."""
     t = t.clamp(-1, 1)
     return 0.5 + t - t * t.abs() / 2
 
 
 def _weights(first, last, bins: int, size: int):
-    """How much every pixel of a line counts in every bin, and the length of a bin.
+    """Weight of every pixel of a line in every bin, and the length of a bin.
 
     Args:
         first, last: (R, P) ends of the boxes, in pixels.

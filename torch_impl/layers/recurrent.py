@@ -1,10 +1,10 @@
 """Long short-term memory with PyTorch's arguments and PyTorch's parameters.
 
 Mirror notes:
-- PyTorch ships it. Keras's own has one bias instead of two and another layout, so the TensorFlow panel has a layer of
-  its own that holds PyTorch's tensors as they are.
-- While exporting, both emit the ``LSTM`` operator themselves, in ONNX's order of gates; PyTorch's exporter would do so,
-  too, but it walks through the sequence step by step first, and knows no sequences of several lengths.
+- PyTorch ships it. Keras' has one bias instead of two and another layout, so the TensorFlow panel has its own layer,
+  which holds PyTorch's tensors as they are.
+- While exporting, both emit the ``LSTM`` operator themselves, in ONNX's order of gates; PyTorch's exporter would do so
+  too, but it first runs through the sequence step by step, and does not support sequences of various lengths.
 """
 
 import torch
@@ -17,7 +17,8 @@ __all__ = ["LSTM"]
 
 
 class LSTM(nn.LSTM):  # mirror: one bias instead of two
-    """Long short-term memory over a sequence, stacked and in both directions if asked (Neural Computation 9(8), 1997).
+    """Long short-term memory over a sequence, optionally stacked and in both directions (Neural Computation 9(8),
+    1997).
 
     Args:
         input_size: width I of the input.
@@ -27,8 +28,8 @@ class LSTM(nn.LSTM):  # mirror: one bias instead of two
         batch_first: (N, T, .) instead of (T, N, .); states are (., N, H) in both cases.
         bidirectional: a second pass from the end (D = 2), concatenated after the first.
 
-    Inputs: (T, N, I), and optionally the pair of first states (L D, N, H), which are zero otherwise, and the lengths
-        (N,) int of the sequences, 1 to T, T otherwise; the second direction reads every sequence from its own end.
+    Inputs: (T, N, I), and optionally the pair of first states (L D, N, H), zero by default, and the lengths (N,) int of
+        the sequences, 1 to T, T by default; the second direction reads every sequence from its own end.
     Returns: the outputs (T, N, D H), 0 after the end, and the pair of last states h and c (L D, N, H).
     """
 
@@ -73,7 +74,7 @@ class LSTM(nn.LSTM):  # mirror: one bias instead of two
         def reordered(kind):
             tensors = (getattr(self, f"{kind}_l{layer}{direction}") for direction in self.directions)
             gates = (tensor.unflatten(0, (4, -1)) for tensor in tensors)  # i, f, g, o
-            # an index and not a split: the exporter folds no node of several outputs
+            # an index, not a split: the exporter folds no node with several outputs
             return torch.stack([of_gate[[0, 3, 1, 2]].flatten(0, 1) for of_gate in gates])  # mirror: order of gates
 
         count, size = len(self.directions), self.hidden_size

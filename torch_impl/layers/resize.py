@@ -2,7 +2,7 @@
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
-- PyTorch has all of it in ``F.interpolate``. ``tf.image.resize`` rounds nearest coordinates in another way, has another
+- PyTorch has all of it in ``F.interpolate``. ``tf.image.resize`` rounds nearest coordinates differently, has another
   cubic kernel and returns float32: TensorFlow gathers rows and columns, or multiplies by two interpolation matrices.
 """
 

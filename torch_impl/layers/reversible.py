@@ -1,11 +1,11 @@
-"""Reversible residual layers: the backward pass computes the activations anew, so that none has to be kept.
+"""Reversible residual layers: the backward pass recomputes the activations, so that none has to be kept.
 
 "The Reversible Residual Network: Backpropagation Without Storing Activations", 2017, arXiv:1707.04585. Parameter names:
 lucidrains/reformer-pytorch and performer-pytorch ``reversible.py`` (MIT).
 
 Mirror notes:
 - PyTorch gives the parameters to an ``autograd.Function``; TensorFlow's ``custom_gradient`` finds them.
-- TensorFlow spares the memory inside ``tf.function``; in eager mode its tape records the forward pass all the same.
+- TensorFlow saves memory inside ``tf.function``; in eager mode its tape records the forward pass anyway.
 """
 
 import torch
@@ -31,8 +31,8 @@ class ReversibleBlock(nn.Module):
     """y1 = x1 + f(x2), y2 = x2 + g(y1).
 
     Args:
-        f, g: modules that keep the shape and take a tuple of further tensors, which get no gradient; that of g is
-            empty. Neither may drop at random, for it runs twice.
+        f, g: modules that keep the shape and take a tuple of further tensors, which get no gradient; g's is empty.
+            Neither may use dropout, because it runs twice.
     """
 
     def __init__(self, f, g):
@@ -50,7 +50,7 @@ class ReversibleBlock(nn.Module):
 
 
 def pull(branch, x, gradient, given, sums):
-    """The output of a branch and the gradient of its input; those of its parameters are added to ``sums``."""
+    """The output of a branch and the gradient of its input; the gradients of its parameters are added to ``sums``."""
     parameters = [p for p in branch.parameters() if p.requires_grad]
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -63,14 +63,14 @@ def pull(branch, x, gradient, given, sums):
 
 
 class Recompute(torch.autograd.Function):  # mirror: gives the parameters
-    """The blocks, whose backward pass goes back through their inverses."""
+    """The blocks; their backward pass runs through the inverses."""
 
     @staticmethod
     def forward(ctx, blocks, given, x1, x2, *parameters):
         ctx.blocks, ctx.given, ctx.parameters = blocks, given, parameters
         for block, more in zip(blocks, given):
             x1, x2 = block(x1, x2, more)
-        ctx.save_for_backward(x1, x2)  # mirror: spares the memory
+        ctx.save_for_backward(x1, x2)  # mirror: saves memory
         return x1, x2
 
     @staticmethod

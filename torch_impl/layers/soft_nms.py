@@ -1,10 +1,10 @@
-"""Soft suppression: boxes that overlap a better one of their class are not dropped, their scores are lowered.
+"""Soft suppression: boxes that overlap a better one of their class are not dropped; their scores are lowered.
 
 "Soft-NMS -- Improving Object Detection With One Line of Code", 2017, arXiv:1704.04503. Source: bharatsingh430/soft-nms
 ``lib/nms/cpu_nms.pyx``; mmcv ``soft_nms`` (Apache-2.0), which has no offset.
 
 Mirror notes:
-- The same formulas in both panels, one round for every box that comes out.
+- The same formulas in both panels, one round per box returned.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch_impl.layers.top_k import argmax
 
 __all__ = ["batched_soft_nms"]
 
-DROPPED = -1.0  # score of a box that is out or dropped
+DROPPED = -1.0  # score of a box that was returned or dropped
 
 
 def batched_soft_nms(
@@ -28,19 +28,19 @@ def batched_soft_nms(
     min_score: float = 0.001,
     offset: float = 0.0,
 ):
-    """The best boxes of every image, in the order in which they are found.
+    """The best boxes of every image, in the order they are found.
 
     Args:
         boxes_xyxy: (N, B, 4), any unit.
         scores: (N, B) in [0, 1].
         labels: (N, B) class of each; boxes of other classes are left alone.
         valid: (N, B) bool, which boxes take part.
-        max_outputs: boxes that come out, D.
+        max_outputs: boxes returned, D.
         method: what a score is multiplied with: "gaussian", exp(-IoU^2 / sigma); "linear", 1 - IoU where that is above
             the threshold; "naive", 0 there.
         sigma: of "gaussian".
         iou_threshold: of "linear" and "naive".
-        min_score: boxes with less are dropped.
+        min_score: boxes with a lower score are dropped.
         offset: added to widths and heights, 1 if the last pixel belongs to the box.
 
     Returns:

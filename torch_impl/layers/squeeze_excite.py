@@ -1,7 +1,7 @@
 """Squeeze and excitation.
 
 Mirror notes:
-- The mean over height and width keeps both axes, so that both panels apply 1x1 convolutions to it.
+- The mean over height and width keeps both axes, so both panels apply 1x1 convolutions to it.
 """
 
 import torch

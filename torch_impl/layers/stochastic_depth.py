@@ -1,7 +1,7 @@
 """Stochastic depth.
 
 Mirror notes:
-- The samples that are kept follow the framework's own generator, unless they are given.
+- The samples that are kept come from the framework's own generator unless they are given.
 """
 
 import torch
@@ -11,10 +11,10 @@ __all__ = ["StochasticDepth"]
 
 
 class StochasticDepth(nn.Module):
-    """Drop the branch of whole samples while training, and scale up the others (arXiv:1603.09382).
+    """Drop the branch of whole samples in training, and scale up the others (arXiv:1603.09382).
 
     Args:
-        rate: probability of a sample to be dropped, in [0, 1).
+        rate: probability that a sample is dropped, in [0, 1).
 
     Inputs: x (N, ...); ``keep`` (N,), 1 for the samples that are kept and 0 for the others, drawn if it is None.
     Returns: the shape of x; x itself in evaluation mode.

@@ -1,4 +1,4 @@
-"""Switchable atrous convolution: at every place a mixture of two dilations, with one kernel for both.
+"""Switchable atrous convolution: at every position a mixture of two dilations of one kernel.
 
 "DetectoRS: Detecting Objects with Recursive Feature Pyramid and Switchable Atrous Convolution", 2020, arXiv:2006.02334,
 section 4. Names: mmcv ``ops/saconv.py`` (Apache-2.0).
@@ -21,8 +21,8 @@ __all__ = ["SAConv2d"]
 class SAConv2d(ConvAWS2d):
     """s * conv(x, w, d) + (1 - s) * conv(x, w + dw, 3 d), both deformable, between two additions of global context.
 
-    The switch s, which is not bounded, and the offsets are found by convolutions of a smoothed x. At first s is 1; dw,
-    the offsets and the context are zero.
+    The switch s, which is not bounded, and the offsets are convolutions of a smoothed x. Initially s is 1; dw, the
+    offsets and the context are zero.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: of the convolution.

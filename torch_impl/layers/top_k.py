@@ -1,9 +1,9 @@
 """The largest entries of a row, with a defined order among equal ones: the lower index comes first.
 
 Mirror notes:
-- ``torch.topk`` leaves the order of equal values open, so PyTorch sorts stably, the largest alone if they are few;
-  ``tf.math.top_k`` has this order.
-- The stable sort has no ONNX form: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
+- ``torch.topk`` does not define the order of equal values, so PyTorch uses a stable sort, of the largest alone if
+  they are few; ``tf.math.top_k`` has this order.
+- The stable sort has no ONNX operator: while exporting, PyTorch emits ``TopK``, for which runtimes use the same order.
 """
 
 import torch
@@ -33,7 +33,7 @@ def top_k(scores, k: int):
         raise ValueError(f"k must be between 0 and {scores.shape[-1]} (the length of the last axis), got {k}")
     if exporting():
         shape = [*scores.shape[:-1], k]
-        attributes = {"axis": -1, "largest": 1, "sorted": 1}  # mirror: no ONNX form
+        attributes = {"axis": -1, "largest": 1, "sorted": 1}  # mirror: no ONNX operator
         return tuple(
             onnx_node("TopK", [scores, torch.tensor([k])], attributes, [scores.dtype, torch.int64], [shape, shape])
         )

@@ -1,11 +1,11 @@
-"""Convolutions whose kernels are standardised by output channel, as in mmcv.
+"""Convolutions whose kernels are standardised per output channel, as in mmcv.
 
 "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019, arXiv:1903.10520; with an
 affine map of constants: "DetectoRS", 2020, arXiv:2006.02334. Names: mmcv ``cnn/bricks/conv_ws.py`` (Apache-2.0).
 
 Mirror notes:
 - Kernels are stored (out, in / groups, kh, kw), in TensorFlow (kh, kw, in / groups, out).
-- Constants are buffers in PyTorch, variables without training in Keras.
+- Constants are buffers in PyTorch, non-trainable variables in Keras.
 """
 
 import torch
@@ -49,7 +49,7 @@ class ConvWS2d(nn.Conv2d):
 class ConvAWS2d(nn.Conv2d):
     """Convolution with the kernel gamma (w - mean) / sqrt(unbiased variance + eps) + beta.
 
-    Gamma and beta are constants by output channel, 1 and 0 at first; a checkpoint sets them.
+    Gamma and beta are constants per output channel, initially 1 and 0; a checkpoint sets them.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: of the convolution.

@@ -1,10 +1,10 @@
 """Attention within windows: every window of queries sees itself, the window before it, and the one after it.
 
-The numbers are those of lucidrains/local-attention (MIT). There the zeros that fill the last window are seen by its
-queries unless a mask is given; here they never are.
+The numbers are those of lucidrains/local-attention (MIT). There, queries see the zeros that fill the last window unless
+a mask is given; here they never do.
 
 Mirror notes:
-- ``torch.export`` takes an axis of length 1 for a constant: PyTorch exports one empty window more.
+- ``torch.export`` treats an axis of length 1 as a constant: PyTorch exports one empty window more.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ class WindowAttention(nn.Module):
     Args:
         dim: width E of a head.
         window_size: positions of a window.
-        causal: whether a query sees no later key; there is no window after it then.
+        causal: whether a query sees no later key; then there is no window after it.
         dropout: rate of the weights.
 
     Inputs: ``query``, ``key``, ``value`` (N, heads, T, E); ``padding_mask`` (N, T) bool, True = padding, or None.
@@ -69,7 +69,7 @@ class WindowAttention(nn.Module):
     def forward(self, query, key, value, padding_mask=None):
         length = query.shape[2]
         query, key, value = self.windows(query), self.around(self.windows(key)), self.around(self.windows(value))
-        # the queries are at the last positions, as in the reference, also where a window comes after them
+        # the queries have the last positions, as in the reference, even where a window comes after them
         waves = self.rel_pos(length=(2 if self.causal else 3) * self.window_size)
         query, key = rotate(query, waves[-self.window_size :], halves=True), rotate(key, waves, halves=True)
         places = self.windows(

@@ -1,4 +1,4 @@
-"""Bounded IoU: how much each of a box's four numbers alone would lower the overlap.
+"""Bounded IoU: how much each of a box's four coordinates alone would lower the overlap.
 
 Mirror notes:
 - The same formulas in both panels.
@@ -10,12 +10,12 @@ __all__ = ["bounded_iou_loss"]
 
 
 def bounded_iou_loss(boxes_xyxy, wanted_xyxy, beta: float = 0.2, eps: float = 1e-3):
-    """Smooth L1 of one less the largest overlap that each number allows, the others being right.
+    """Smooth L1 of 1 minus the largest overlap that each coordinate allows if the others are right.
 
     Args:
-        boxes_xyxy, wanted_xyxy: (..., 4), any unit; the second is constant.
+        boxes_xyxy, wanted_xyxy: (..., 4), any unit; the second is a constant.
         beta: below it the loss is quadratic.
-        eps: keeps the divisors from 0.
+        eps: keeps the divisors above 0.
 
     Returns:
         (..., 4): of x, y, width and height.

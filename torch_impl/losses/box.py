@@ -17,7 +17,7 @@ def l1_loss(predictions, targets):
 
 
 def smooth_l1_loss(predictions, targets, beta: float = 1.0):
-    """Square below ``beta``, straight line above (arXiv:1504.08083).  (..., 4) -> (...), summed over the four numbers.
+    """Quadratic below ``beta``, linear above (arXiv:1504.08083).  (..., 4) -> (...), summed over the four numbers.
 
     Args:
         predictions, targets: (..., 4).
@@ -29,5 +29,5 @@ def smooth_l1_loss(predictions, targets, beta: float = 1.0):
 
 
 def giou_loss(boxes_xyxy, targets_xyxy, eps: float = 1e-7, guard: str = "add"):
-    """One less the generalised IoU, see :func:`generalized_iou`.  (..., 4) -> (...), in [0, 2]."""
+    """1 minus the generalised IoU, see :func:`generalized_iou`.  (..., 4) -> (...), in [0, 2]."""
     return 1 - generalized_iou(boxes_xyxy, targets_xyxy, eps, guard)

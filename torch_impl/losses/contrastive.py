@@ -18,10 +18,10 @@ __all__ = ["cosine_prediction", "nt_xent", "sinkhorn", "swapped_prediction"]
 
 
 def nt_xent(z1, z2, temperature: float = 0.1):
-    """Cross-entropy of finding the other view of an image among all other views.
+    """Cross-entropy of identifying the other view of an image among all other views.
 
     Args:
-        z1, z2: (N, D), row i of both is of one image.
+        z1, z2: (N, D), row i of both comes from the same image.
         temperature: of the cosines.
 
     Returns:
@@ -45,7 +45,7 @@ def cosine_prediction(prediction, target):
 
 
 def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3):
-    """Assignments to prototypes of which each gets an equal share of the batch; without gradient.
+    """Assignments to prototypes, each of which gets an equal share of the batch; without gradient.
 
     Args:
         scores: (B, K).
@@ -55,7 +55,7 @@ def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3):
     Returns:
         (B, K), rows sum to 1.
 
-    Source: algorithm 1 of arXiv:2006.09882; the largest score is taken off first, which changes nothing but overflows.
+    Source: algorithm 1 of arXiv:2006.09882; the largest score is subtracted first, which only prevents overflow.
     """
     scores = scores.detach()
     q = torch.exp((scores - scores.max()) / epsilon).T

@@ -1,8 +1,8 @@
 """Linear-chain conditional random field: likelihood of a sequence of tags, and the most probable one.
 
 "Conditional Random Fields: Probabilistic Models for Segmenting and Labeling Sequence Data", ICML 2001. Parameter names:
-kmkurn/pytorch-crf ``torchcrf/__init__.py`` (MIT). The recursions run over time in Python and over texts and tags at
-once, from ordinary operations: they are differentiable, work in every float type and export.
+kmkurn/pytorch-crf ``torchcrf/__init__.py`` (MIT). The recursions loop over time in Python and are vectorised over texts
+and tags; they consist of ordinary operations, so they are differentiable, work in every float type and export.
 
 Mirror notes:
 - TensorFlow gathers by rows of indices; PyTorch indexes with one tensor per axis.
@@ -17,7 +17,7 @@ from torch_impl.losses.ctc import logsumexp
 
 __all__ = ["BMES", "CRF", "CRFCriterion", "CRFPostProcess", "crf_decode", "crf_nll"]
 
-ILLEGAL = -1e4  # added to a score that is ruled out
+ILLEGAL = -1e4  # added to the score of what is ruled out
 REDUCTIONS = ("none", "sum", "mean", "token_mean")
 # what is ruled out for the tags B, M, E, S of Chinese characters: at the start, from row to column, at the end
 BMES = (
@@ -37,8 +37,8 @@ def crf_nll(emissions, tags, valid, start_transitions, end_transitions, transiti
 
     Args:
         emissions: (N, T, K) float, scores of the tags; T is static.
-        tags: (N, T) int, 0-based; after the end of a text they are not read.
-        valid: (N, T), not 0 for the tags that count, which come first; a text without any has no loss.
+        tags: (N, T) int, 0-based; ignored after the end of a text.
+        valid: (N, T), not 0 for the tags that count, which come first; an empty text has no loss.
         start_transitions, end_transitions: (K,), scores of the first and of the last tag.
         transitions: (K, K), score of a tag (column) after another (row).
         reduction: "none", "sum", "mean" over the texts, or "token_mean" over the tags.
@@ -47,7 +47,7 @@ def crf_nll(emissions, tags, valid, start_transitions, end_transitions, transiti
         (N,) float, or a scalar.
 
     Raises:
-        ValueError: if the reduction is not known.
+        ValueError: if ``reduction`` is unknown.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
@@ -59,7 +59,7 @@ def crf_nll(emissions, tags, valid, start_transitions, end_transitions, transiti
     score = score + (transitions[tags[:, :-1], tags[:, 1:]] * counted[:, 1:]).sum(1)  # mirror: rows of indices
     last = (valid.long().sum(1, keepdim=True) - 1).clamp(min=0)
     score = score + end_transitions[tags.gather(1, last)[:, 0]]
-    alpha = start_transitions + emissions[:, 0]  # log of the sum over all beginnings that end in a tag, (N, K)
+    alpha = start_transitions + emissions[:, 0]  # log of the sum over all prefixes that end in a tag, (N, K)
     for t in range(1, emissions.shape[1]):
         following = logsumexp(alpha[:, :, None] + transitions, 1) + emissions[:, t]
         alpha = torch.where(valid[:, t, None], following, alpha)
@@ -72,7 +72,7 @@ def crf_nll(emissions, tags, valid, start_transitions, end_transitions, transiti
 
 
 def crf_decode(emissions, valid, start_transitions, end_transitions, transitions):
-    """The best sequence of tags of every text (Viterbi); of equal ones the lower tags, from the end on.
+    """The best sequence of tags of every text (Viterbi); ties go to the lower tags, from the end on.
 
     Args: those of :func:`crf_nll`.
 
@@ -83,7 +83,7 @@ def crf_decode(emissions, valid, start_transitions, end_transitions, transitions
     valid = valid != 0
     best = start_transitions + emissions[:, 0]
     stay = torch.arange(emissions.shape[2], device=emissions.device).expand(best.shape)
-    steps = []  # which tag each one came from, (N, K)
+    steps = []  # predecessor of each tag, (N, K)
     for t in range(1, emissions.shape[1]):
         moves = best[:, :, None] + transitions
         steps.append(torch.where(valid[:, t, None], argmax(moves, 1), stay))
@@ -96,7 +96,7 @@ def crf_decode(emissions, valid, start_transitions, end_transitions, transitions
 
 
 class CRF(nn.Module):
-    """The scores of tags by their neighbours.
+    """Transition scores of tags, added to their emissions.
 
     Args:
         num_tags: tags K.
@@ -104,7 +104,7 @@ class CRF(nn.Module):
             :data:`BMES`; or None.
 
     Inputs: ``emissions`` (N, T, K) float; ``mask`` (N, T) int, 1 = tag, 0 = padding.
-    Returns: dict, all that :class:`CRFCriterion` and :class:`CRFPostProcess` need: ``"emissions"``; the mask as
+    Returns: dict, everything that :class:`CRFCriterion` and :class:`CRFPostProcess` need: ``"emissions"``; the mask as
         ``"valid"`` (N, T) float; ``"start_transitions"`` (K,), ``"end_transitions"`` (K,), ``"transitions"`` (K, K).
     """
 
@@ -137,9 +137,9 @@ class CRFCriterion(nn.Module):
     Args:
         reduction: "sum", "mean" over the texts, or "token_mean" over the tags.
 
-    Inputs: ``outputs`` of :class:`CRF`; ``targets["tags"]`` (N, T) int; after the end of a text they are not read.
+    Inputs: ``outputs`` of :class:`CRF`; ``targets["tags"]`` (N, T) int; ignored after the end of a text.
     Returns: dict of scalars: ``"nll"``, ``"total"`` (the same).
-    Raises: ValueError if the reduction is not known.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, reduction: str = "mean"):

@@ -21,7 +21,7 @@ def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ign
         labels: (...) int, 0-based class indices; ``ignore_index`` marks rows that do not count.
         weight: (K,) float, weight of each class; rows are averaged by the weight of their label.
         label_smoothing: share of the target that is spread over all K classes, in [0, 1).
-        ignore_index: label of the rows that do not count.
+        ignore_index: label of the rows that are ignored.
 
     Returns:
         Scalar; 0 if no row counts (``F.cross_entropy`` gives NaN there).
@@ -42,7 +42,7 @@ def cross_entropy(logits, labels, weight=None, label_smoothing: float = 0.0, ign
 
 
 def sparse_cross_entropy(logits, labels):
-    """Mean cross-entropy over the rows that count; the label's logit is gathered, which spares a vector per row.
+    """Mean cross-entropy over the rows that count; gathers the label's logit, which saves a vector per row.
 
     Args:
         logits: (..., K) float.
@@ -69,7 +69,7 @@ class ClassificationCriterion(nn.Module):
     Inputs: ``outputs`` the logits (N, K), or a dict with ``"logits"`` and the auxiliary logits; ``targets["labels"]``
         (N,) int, -100 is ignored.
     Returns: dict of scalars: ``"cross_entropy"``, one per auxiliary key, ``"total"``.
-    Raises: ValueError, if the model returns no output of an auxiliary key.
+    Raises: ValueError if the model returns no output under an auxiliary key.
     """
 
     def __init__(self, label_smoothing: float = 0.0, weight=None, auxiliary=None):
@@ -99,7 +99,7 @@ class ClassificationCriterion(nn.Module):
 
 
 class ClassificationPostProcess(nn.Module):
-    """The best classes and their probabilities.
+    """The most probable classes and their probabilities.
 
     Args:
         k: how many.

@@ -1,11 +1,13 @@
 """Connectionist temporal classification: the likelihood of a label sequence, summed over all its alignments.
 
 "Connectionist Temporal Classification: Labelling Unsegmented Sequence Data with Recurrent Neural Networks", ICML 2006.
-The recursion runs over time in Python and over samples and label positions at once, from ordinary operations: it is
-differentiable, works in every float type and exports. :func:`ctc_gradient` is the gradient in closed form.
+The recursion loops over time in Python and is vectorised over samples and label positions; it consists of ordinary
+operations, so it is differentiable, works in every float type and exports. :func:`ctc_gradient` is the gradient in
+closed form.
 
 Mirror notes:
-- TensorFlow refuses to gather a class that does not exist, PyTorch to scatter it: labels after the end become blanks.
+- TensorFlow refuses to gather a class that does not exist, PyTorch refuses to scatter it: labels after the end become
+  blanks.
 """
 
 import torch
@@ -16,7 +18,7 @@ from torch_impl.layers.top_k import argmax
 
 __all__ = ["CTCCriterion", "ctc_gradient", "ctc_loss", "greedy_decode"]
 
-# log(0): finite, because infinities turn into NaN in gradients and wherever a mask is a multiplication
+# log(0): finite, because infinities become NaN in gradients and wherever a mask is multiplied
 IMPOSSIBLE = -1e30
 
 
@@ -27,7 +29,7 @@ def logsumexp(x, axis: int):
 
 
 def interleave(labels, label_lengths, blank: int):
-    """Labels (B, U) with blanks before, between and after them: (B, 2 U + 1); blanks from the end of each on."""
+    """Labels (B, U) with blanks before, between and after them: (B, 2 U + 1); only blanks after its end."""
     inside = torch.arange(labels.shape[1], device=labels.device)[None] < label_lengths[:, None]
     labels = torch.where(inside, labels, torch.full_like(labels, blank))  # mirror: labels after the end
     pairs = torch.stack([torch.full_like(labels, blank), labels], -1)
@@ -36,7 +38,7 @@ def interleave(labels, label_lengths, blank: int):
 
 
 class Lattice:
-    """What the forward and the backward recursion share.
+    """Common part of the forward and the backward recursion.
 
     Args: those of :func:`ctc_loss`. S = 2 U + 1 label positions, blanks included.
     """
@@ -50,7 +52,7 @@ class Lattice:
         different = (self.labels[:, 2:] != self.labels[:, :-2]) & (self.labels[:, 2:] != blank)
         penalty = self.masked(different, torch.zeros_like(self.emitted[0][:, 2:]))
         sides = [(min(2, self.labels.shape[1]), 0), (0, min(2, self.labels.shape[1]))]
-        # added to the moves by two positions, seen from where they arrive and from where they start
+        # added to the moves by two positions, by their end and by their start
         self.arriving, self.starting = (F.pad(penalty, side, value=IMPOSSIBLE) for side in sides)
         self.input_lengths = input_lengths[:, None]
         end = 2 * label_lengths[:, None]
@@ -61,8 +63,8 @@ class Lattice:
         return torch.where(condition, x, IMPOSSIBLE)
 
     def forward(self) -> list:
-        """log alpha of every step, (B, S): all beginnings of alignments that end at a position, emission included."""
-        start = self.position == 0  # before the first step: on the first blank
+        """log alpha of every step, (B, S): all prefixes of alignments that end at a position, its emission included."""
+        start = self.position == 0  # before the first step: at the first blank
         alpha = self.masked(start, torch.zeros_like(self.emitted[0]))
         steps = []
         for t, emitted in enumerate(self.emitted):
@@ -73,7 +75,7 @@ class Lattice:
         return steps
 
     def backward(self) -> list:
-        """log beta of every step, (B, S): all ends of alignments that start at a position, its emission excluded."""
+        """log beta of every step, (B, S): all suffixes of alignments that start at a position, without its emission."""
         final = self.masked(self.final, torch.zeros_like(self.emitted[0]))
         beta = final
         steps = [beta]
@@ -86,7 +88,7 @@ class Lattice:
         return steps
 
     def losses(self, alpha):
-        """From the last alpha: the losses (B,), about 1e30 without an alignment; and 1 where there is one, else 0."""
+        """From the last alpha: the losses (B,), about 1e30 without an alignment; and 1 where one exists, else 0."""
         losses = -logsumexp(self.masked(self.final, alpha), 1)
         return losses, (losses < -0.1 * IMPOSSIBLE).to(losses.dtype)
 
@@ -96,12 +98,12 @@ def ctc_loss(logits, labels, input_lengths, label_lengths, blank: int = 0, zero_
 
     Args:
         logits: (T, B, K) float, not normalised; T and K are static.
-        labels: (B, U) int, 0-based classes without blanks; entries after the length of a sample are not read.
+        labels: (B, U) int, 0-based classes without blanks; entries after the length of a sample are ignored.
         input_lengths: (B,) int, steps that count, 0 to T.
         label_lengths: (B,) int, 0 to U.
         blank: class of the blank.
         zero_infinity: 0 instead of infinity where the input is too short for the labels. The gradient is 0 either way
-            (PyTorch's ``F.ctc_loss`` gives NaN without it).
+            (without it, PyTorch's ``F.ctc_loss`` gives NaN).
 
     Returns:
         (B,) float.
@@ -148,7 +150,7 @@ def greedy_decode(logits, blank: int = 0):
     best = argmax(logits).T  # (B, T)
     previous = F.pad(best[:, :-1], (1, 0), value=-1)
     kept = ((best != blank) & (best != previous)).long()
-    slot = kept.cumsum(1) - 1  # where a kept step goes
+    slot = kept.cumsum(1) - 1  # where a kept step is written
     moved = (slot[:, None] == torch.arange(best.shape[1], device=best.device)[:, None]).long() * kept[:, None]
     return (moved * (best[:, None] + 1)).sum(-1) - 1, kept.sum(1)
 
@@ -158,14 +160,14 @@ class CTCCriterion(nn.Module):
 
     Args:
         blank: class of the blank.
-        reduction: "mean" divides every loss by its number of labels and averages (PyTorch's rule); "sum" adds up;
-            "mean_batch" averages.
+        reduction: "mean" divides every loss by its number of labels and averages (PyTorch's rule); "sum" adds them up;
+            "mean_batch" averages them.
         zero_infinity: see :func:`ctc_loss`.
 
     Inputs: ``outputs`` the logits (T, B, K); ``targets``: ``"labels"`` (B, U) int, ``"input_lengths"`` (B,) int,
         ``"label_lengths"`` (B,) int.
     Returns: dict of scalars: ``"ctc"``, ``"total"`` (the same).
-    Raises: ValueError if the reduction is not known.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False):

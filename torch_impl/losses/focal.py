@@ -1,7 +1,7 @@
-"""Focal loss: cross-entropy that counts little where the answer is right already (arXiv:1708.02002).
+"""Focal loss: cross-entropy with less weight on answers that are right already (arXiv:1708.02002).
 
 Mirror notes:
-- The cross-entropy is written out in both panels: the exporters turn the built-in one into wrong or missing operators.
+- The cross-entropy is written out in both panels: the exporters replace the built-in one by wrong or missing operators.
 """
 
 import torch
@@ -15,7 +15,7 @@ def sigmoid_focal_loss(logits, targets, alpha: float = 0.25, gamma: float = 2.0)
 
     Args:
         logits: any shape, before a sigmoid.
-        targets: the same shape, 0 or 1 (or between).
+        targets: the same shape, 0 or 1 (or in between).
         alpha: weight of the positives; negatives have ``1 - alpha``. Negative for no weights.
         gamma: power of the probability of the wrong answer.
 

@@ -1,11 +1,11 @@
-"""Softmax over classes with a margin: the pieces that SphereFace, CosFace, ArcFace and their relatives share.
+"""Softmax over classes with a margin: the common parts of SphereFace, CosFace, ArcFace and their relatives.
 
-The logit of a class is the (scaled) cosine between an embedding and the row of the class in a weight; the loss asks
-more of the right class than of the others. Nothing is written into single entries: a one-hot mask chooses them, which
-exports.
+The logit of a class is the (scaled) cosine between an embedding and the row of the class in a weight; the loss demands
+more of the right class than of the others. Entries are selected by a one-hot mask instead of being assigned, because
+that exports.
 
 Mirror notes:
-- Below a bound there is no gradient: ``clamp`` has this rule, ``tf.maximum`` needs the value apart from the bound.
+- Below a bound there is no gradient: ``clamp`` has this rule, for ``tf.maximum`` the comparison has to be written out.
 """
 
 import math
@@ -18,12 +18,12 @@ from torch_impl.losses.cross_entropy import cross_entropy
 __all__ = ["annealing", "classify", "encode", "margin_cosines", "multiple_angle"]
 
 NO_CLASS = -1  # label of a row that belongs to no class
-EPS = 1e-12  # smallest squared sine, whose root would have no gradient at 0
-EDGE = 1e-7  # how far an arc cosine stays from -1 and 1, where its gradient is infinite
+EPS = 1e-12  # smallest squared sine; the root has no gradient at 0
+EDGE = 1e-7  # distance of an arc cosine's argument from -1 and 1, where its gradient is infinite
 
 
 def encode(labels, classes: int, dtype):
-    """Labels (N,) as rows of zeros and a one (N, classes); a row of zeros for -1."""
+    """One-hot labels: (N,) -> (N, classes); a row of zeros for -1."""
     valid = labels != NO_CLASS
     return F.one_hot(torch.where(valid, labels, 0).long(), classes).to(dtype) * valid[:, None].to(dtype)
 
@@ -34,14 +34,14 @@ def classify(logits, labels):
 
 
 def annealing(iteration, base: float = 1500.0, gamma: float = 0.1, power: float = 1.0, minimum: float = 5.0):
-    """The share of the plain logit: max(minimum, base * (1 + gamma * iteration) ** -power)."""
+    """Weight of the plain logit: max(minimum, base * (1 + gamma * iteration) ** -power)."""
     return max(minimum, base * (1 + gamma * iteration) ** -power)
 
 
 def multiple_angle(cosines, m: int):
     """(-1)^k cos(m theta) - 2k, which falls from 1 to 1 - 2m over all angles, k = floor(m theta / pi).
 
-    k and its sign carry no gradient; k counts the bounds cos(j pi / m) that the cosine is below, so no angle is needed.
+    k and its sign have no gradient; k is the number of bounds cos(j pi / m) above the cosine, so no angle is needed.
 
     Args:
         cosines: any shape, cos(theta).
@@ -51,7 +51,7 @@ def multiple_angle(cosines, m: int):
         The same shape.
 
     Raises:
-        ValueError: if m is another number.
+        ValueError: for any other m.
 
     Source: arXiv:1612.02295, equation 6.
     """
@@ -77,7 +77,7 @@ def margin_cosines(cosines, margins=(1.0, 0.5, 0.0), fallback: str = "none"):
         The same shape.
 
     Raises:
-        ValueError: for another fallback, or "monotone" with another m1.
+        ValueError: for an unknown fallback, or "monotone" with m1 other than 1.
 
     Source: arXiv:1801.07698, equation 4.
     """
@@ -89,7 +89,7 @@ def margin_cosines(cosines, margins=(1.0, 0.5, 0.0), fallback: str = "none"):
     moved = cosines
     if m1 != 1:
         moved = torch.cos(m1 * torch.acos(cosines.clamp(EDGE - 1, 1 - EDGE)) + m2)
-    elif m2:  # the sum formula: the gradient of an arc cosine is infinite at -1 and 1
+    elif m2:  # by the sum formula: the gradient of an arc cosine is infinite at -1 and 1
         sines = (1 - cosines.square()).clamp(min=EPS).sqrt()  # mirror: no gradient
         moved = cosines * math.cos(m2) - sines * math.sin(m2)
     if fallback == "monotone":

@@ -1,11 +1,11 @@
-"""Distances, similarities and masks between embeddings, of which losses on pairs and triplets are made.
+"""Distances, similarities and masks between embeddings, the parts of losses on pairs and triplets.
 
-Rows without any partner are common (a class that is in the batch once), so that every reduction here takes a mask and
+Rows without a partner are common (a class that occurs once in the batch), so every reduction here takes a mask and
 gives finite values and gradients for an empty one.
 
 Mirror notes:
-- The norm of a vector is bounded from below in PyTorch, its square in TensorFlow, so that the bound there is squared.
-- Below a bound there is no gradient: ``clamp`` has this rule, ``tf.maximum`` needs the value apart from the bound.
+- PyTorch bounds the norm of a vector from below, TensorFlow its square, so the bound there is squared.
+- Below a bound there is no gradient: ``clamp`` has this rule, for ``tf.maximum`` the comparison has to be written out.
 """
 
 import torch
@@ -31,7 +31,7 @@ __all__ = [
     "violations",
 ]
 
-EPS = 1e-12  # below it a squared distance counts as 0, where its root has no gradient
+EPS = 1e-12  # smaller squared distances count as 0, where the root has no gradient
 
 
 def embeddings_of(outputs):
@@ -40,13 +40,13 @@ def embeddings_of(outputs):
 
 
 def lowest(x) -> float:
-    """A number below all that x may hold, of which two can be added up: finite, so that empty rows stay finite."""
+    """A number below all values of x, two of which can be added: finite, so that empty rows stay finite."""
     return torch.finfo(x.dtype).min / 4
 
 
 def l2_normalize(x):
     """Rows x / max(|x|, 1e-12), (..., D)."""
-    return F.normalize(x, dim=-1, eps=EPS)  # mirror: bounded from below in PyTorch
+    return F.normalize(x, dim=-1, eps=EPS)  # mirror: PyTorch bounds the norm
 
 
 def norms(x):
@@ -71,12 +71,12 @@ def similarities(x, y):
 
 
 def pair_masks(labels, others=None, own=None):
-    """Which pairs of rows are of one class, and which of two.
+    """Which pairs of rows share a class, and which do not.
 
     Args:
         labels: (N,) int.
-        others: (M,) int, labels of the rows to pair with; by default the batch itself.
-        own: (N,) int, where each row is among the others, -1 if it is not; a row is no partner of itself.
+        others: (M,) int, labels of the rows to pair with; the batch itself by default.
+        own: (N,) int, where each row is among the others, -1 if it is not; a row is never its own partner.
 
     Returns:
         positives, negatives: (N, M) bool.
@@ -90,7 +90,7 @@ def pair_masks(labels, others=None, own=None):
 
 
 def softplus(x):
-    """log(1 + exp(x)) of any shape, without the straight line that ``F.softplus`` becomes above 20."""
+    """log(1 + exp(x)) of any shape, without ``F.softplus``' straight line above 20."""
     return F.relu(x) + F.softplus(-x.abs())
 
 
@@ -103,7 +103,7 @@ def hardest(x, mask, largest: bool):
     """The largest (or smallest) entry of every row (N, M) among those of a mask; of equal ones the first.
 
     Returns:
-        values: (N,) float; without meaning in a row without entries.
+        values: (N,) float; arbitrary in a row without entries.
         indices: (N,) int64.
     """
     index = argmax(torch.where(mask, x if largest else -x, lowest(x)), 1)
@@ -131,7 +131,7 @@ def violations(d, positives, negatives, swap: bool = False):
 
     Returns:
         values: (N, M, M), by anchor, positive, negative.
-        valid: (N, M, M), where the three are a triplet.
+        valid: (N, M, M), which three are a triplet.
     """
     apart = d[:, None, :]
     if swap:

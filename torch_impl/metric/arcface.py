@@ -2,11 +2,11 @@
 
 "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", 2018, arXiv:1801.07698; "Killing Two Birds with One
 Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC", 2022, arXiv:2203.15565. Parameter names:
-deepinsight/insightface ``recognition/arcface_torch`` (MIT). What to look at: that code computes the margin outside of
-the gradient, so that the cosine's gradient is as if there were none (``grad="straight_through"``).
+deepinsight/insightface ``recognition/arcface_torch`` (MIT). What to look at: that code computes the margin outside the
+gradient, so the cosine's gradient is as if there were none (``grad="straight_through"``).
 
 Mirror notes:
-- Only some classes of a weight: PyTorch indexes its rows, TensorFlow gathers them.
+- Some classes of a weight only: PyTorch indexes its rows, TensorFlow gathers them.
 """
 
 import torch
@@ -20,7 +20,7 @@ __all__ = ["ArcFaceCriterion", "arcface", "combined_margin", "local_labels", "sa
 
 
 def sample_classes(labels, priorities, count: int):
-    """Classes for a Partial FC step: all that occur in the batch, filled up with others by priority.
+    """Classes for a Partial FC step: all that occur in the batch, filled up with others in order of priority.
 
     Args:
         labels: (N,) int, -1 for no class.
@@ -36,7 +36,7 @@ def sample_classes(labels, priorities, count: int):
 
 
 def local_labels(labels, classes):
-    """Place of every label (N,) among chosen classes (S,), int64; -1 for one that is not there."""
+    """Index of every label (N,) among chosen classes (S,), int64; -1 if it is not there."""
     here = (labels[:, None] == classes[None]).long()
     return (here * torch.arange(1, classes.shape[0] + 1, device=labels.device)).sum(1) - 1
 
@@ -48,14 +48,14 @@ class ArcFaceCriterion(nn.Module):
         num_classes, embedding_size: K and D.
         scale: of the cosines.
         margins: m1, m2 (radians), m3.
-        grad: "exact", or "straight_through": the margin is a constant that is added to the cosine.
+        grad: "exact", or "straight_through": the margin is a constant added to the cosine.
         fallback: see :func:`margin_cosines`.
         filter_threshold: above 0, wrong classes whose cosine is larger are set to 0 (they may be mislabelled).
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets``: ``"labels"`` (N,) int, -1
         does not count; optionally ``"classes"`` (S,) int, the classes of this step (see :func:`sample_classes`).
     Returns: dict of scalars: ``"arcface"``, ``"total"`` (the same).
-    Raises: ValueError for a ``grad`` or a fallback that is not known.
+    Raises: ValueError if ``grad`` or ``fallback`` is unknown.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ArcFaceCriterion(nn.Module):
     def forward(self, outputs, targets):
         weight, labels = self.weight, targets["labels"]
         if "classes" in targets:
-            weight = weight[targets["classes"]]  # mirror: Only some classes
+            weight = weight[targets["classes"]]  # mirror: Some classes of a weight
             labels = local_labels(labels, targets["classes"])
         loss = classify(self.logits(similarities(embeddings_of(outputs), weight), labels), labels)
         return {"arcface": loss, "total": loss}

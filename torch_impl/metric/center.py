@@ -1,7 +1,7 @@
-"""Center loss: every class has a centre, and embeddings are drawn to that of their own.
+"""Center loss: every class has a centre, and embeddings are pulled towards their own.
 
-"A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016 (ydwen/caffe-face). It goes with a
-softmax loss, which keeps the centres apart. What to look at: the paper moves the centres by a rule of its own
+"A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016 (ydwen/caffe-face). It is used with a
+softmax loss, which keeps the centres apart. What to look at: the paper moves the centres by its own rule
 (:func:`moved_centers`), most PyTorch code learns them by gradient (KaiyangZhou/pytorch-center-loss, MIT, whose
 parameter name is used).
 
@@ -17,7 +17,7 @@ from torch_impl.losses.pairwise import embeddings_of
 
 __all__ = ["CenterCriterion", "moved_centers"]
 
-LIMITS = (1e-12, 1e12)  # of the distances in the PyTorch port, the masked ones included
+LIMITS = (1e-12, 1e12)  # bound of the distances in the PyTorch port, the masked ones included
 
 
 def moved_centers(centers, embeddings, labels, alpha: float = 0.5):
@@ -30,7 +30,7 @@ def moved_centers(centers, embeddings, labels, alpha: float = 0.5):
         alpha: rate.
 
     Returns:
-        (K, D); a class without members stays.
+        (K, D); a class without members keeps its centre.
 
     Source: equation 4 of the paper.
     """
@@ -52,7 +52,7 @@ class CenterCriterion(nn.Module):
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"center"``, ``"total"`` (weighted).
-    Raises: ValueError for a kind of centres or a form that is not known.
+    Raises: ValueError if ``centers`` or ``form`` is unknown.
     """
 
     def __init__(

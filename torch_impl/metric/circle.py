@@ -1,8 +1,8 @@
-"""Circle loss: every similarity is pulled with a weight of its own, the stronger the farther it is from its optimum.
+"""Circle loss: every similarity has its own weight, which grows with the distance from its optimum.
 
-"Circle Loss: A Unified Perspective of Pair Similarity Optimization", 2020, arXiv:2002.10857. Two forms: on the pairs of
-a batch, and on classes (a softmax). What to look at: the weights carry no gradient; and one loss for all pairs of the
-batch (the first implementation, TinyZeaMays/CircleLoss) is another one than the mean over anchors (fast-reid,
+"Circle Loss: A Unified Perspective of Pair Similarity Optimization", 2020, arXiv:2002.10857. Two variants: on the pairs
+of a batch, and on classes (a softmax). What to look at: the weights carry no gradient; and one loss for all pairs of
+the batch (the first implementation, TinyZeaMays/CircleLoss) differs from the mean over anchors (fast-reid,
 Apache-2.0; pytorch-metric-learning, MIT).
 
 Mirror notes:
@@ -27,11 +27,11 @@ __all__ = ["CircleCriterion", "CircleSoftmaxCriterion", "circle_logits"]
 
 
 def circle_logits(s, margin: float, gamma: float):
-    """Logits of similarities as if all were of one class, and as if all were of two.
+    """Logits of similarities, both as pairs of one class and as pairs of two.
 
     Args:
         s: cosines of any shape.
-        margin: m; the optima are 1 + m and -m, the borders 1 - m and m.
+        margin: m; the optima are 1 + m and -m, the boundaries 1 - m and m.
         gamma: scale.
 
     Returns:
@@ -47,13 +47,13 @@ class CircleCriterion(nn.Module):
 
     Args:
         margin, gamma: see :func:`circle_logits`.
-        reduction: "anchor" has one loss for every anchor and averages those above 0; "batch" one for all pairs, each
-            pair taken once.
+        reduction: "anchor" has one loss per anchor and averages those above 0; "batch" one for all pairs, each taken
+            once.
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"circle"``, ``"total"`` (the same); anchors (or a batch) without both kinds of pairs
         give 0.
-    Raises: ValueError for a reduction that is not known.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, margin: float = 0.25, gamma: float = 256.0, reduction: str = "anchor"):

@@ -1,7 +1,7 @@
-"""Contrastive loss: pairs of one class are drawn together, pairs of two classes pushed apart up to a margin.
+"""Contrastive loss: pairs of one class are pulled together, pairs of two classes pushed apart up to a margin.
 
-"Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006. What to look at: what is averaged. Forms as in
-pytorch-metric-learning 2.9.0 (MIT) and, by "anchor", in the code of cross-batch memory (arXiv:1912.06798).
+"Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006. What to look at: what is averaged. Variants as
+in pytorch-metric-learning 2.9.0 (MIT) and, by "anchor", in the code of cross-batch memory (arXiv:1912.06798).
 """
 
 import torch
@@ -12,14 +12,14 @@ from torch_impl.losses.pairwise import active_mean, distances, embeddings_of, l2
 
 __all__ = ["ContrastiveCriterion", "contrastive_cosine", "contrastive_pairs"]
 
-SAME = 1 - 1e-5  # a larger cosine is an embedding's own copy in the memory
+SAME = 1 - 1e-5  # a larger cosine means an embedding's own copy in the memory
 
 
 def contrastive_pairs(d, positives, negatives, together: float = 0.0, apart: float = 1.0):
     """[d - together]+ over pairs of one class plus [apart - d]+ over pairs of two, each averaged over those above 0.
 
     Args:
-        d: (N, M) distances, or cosines with their sign changed (and the bounds', too).
+        d: (N, M) distances, or negated cosines (with negated bounds).
         positives, negatives: (N, M) masks.
     """
     return active_mean(F.relu(d - together), positives) + active_mean(F.relu(apart - d), negatives)
@@ -41,12 +41,12 @@ class ContrastiveCriterion(nn.Module):
 
     Args:
         measure: "euclidean" distances of unit vectors, "cosine", or "anchor" (:func:`contrastive_cosine`).
-        positive_margin: distance of pairs of one class that is near enough; a cosine with "cosine".
-        negative_margin: distance of pairs of two classes that is far enough; a cosine with "cosine" and "anchor".
+        positive_margin: distance at which pairs of one class are close enough; a cosine with "cosine".
+        negative_margin: distance at which pairs of two classes are far enough; a cosine with "cosine" and "anchor".
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"contrastive"``, ``"total"`` (the same).
-    Raises: ValueError for a measure that is not known.
+    Raises: ValueError if ``measure`` is unknown.
     """
 
     def __init__(self, measure: str = "euclidean", positive_margin: float = 0.0, negative_margin: float = 1.0):

@@ -1,7 +1,7 @@
 """FastAP: the average precision of every anchor's ranking, made differentiable by soft histograms of the distances.
 
 "Deep Metric Learning to Rank", CVPR 2019 (kunhe/FastAP-metric-learning, MIT; its hand-written gradient is the
-derivative of what is written here). The listwise loss of naver/deep-image-retrieval has the same form with 20 bins.
+derivative of the formula here). The listwise loss of naver/deep-image-retrieval is the same with 20 bins.
 """
 
 import torch
@@ -18,7 +18,7 @@ class FastAPCriterion(nn.Module):
 
     Args:
         bins: intervals of the squared distance of unit vectors, from 0 to 4; there is one centre more than intervals.
-        normalize: bring embeddings to unit length first; the reference leaves that to the network.
+        normalize: scale embeddings to unit length first; the reference leaves that to the network.
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"fastap"``, ``"total"`` (the same); 0 if no anchor has a positive.

@@ -1,8 +1,8 @@
-"""Lifted structure loss: a pair of one class against all negatives of both of its members at once.
+"""Lifted structure loss: a pair of one class against all negatives of both its members.
 
-"Deep Metric Learning via Lifted Structured Feature Embedding", 2015, arXiv:1511.06452; the generalised form of
-"In Defense of the Triplet Loss for Person Re-Identification", 2017, arXiv:1703.07737, has all positives of an anchor at
-once, too.
+"Deep Metric Learning via Lifted Structured Feature Embedding", 2015, arXiv:1511.06452; the generalised variant of
+"In Defense of the Triplet Loss for Person Re-Identification", 2017, arXiv:1703.07737, also takes all positives of an
+anchor at once.
 """
 
 import torch
@@ -40,7 +40,7 @@ class LiftedCriterion(nn.Module):
         if self.generalized:
             losses = F.relu(masked_logsumexp(d, positives, 1) + apart)
             loss = masked_mean(losses, positives.any(1) & valid)
-        else:  # log(exp(a) + exp(b)) of both members; the negatives of one class are the same for both
+        else:  # log(exp(a) + exp(b)) over both members; members of one class have the same negatives
             losses = F.relu(torch.logaddexp(apart[:, None], apart[None]) + d).square() / 2
             loss = masked_mean(losses, positives & valid[:, None])
         return {"lifted": loss, "total": loss}

@@ -19,12 +19,12 @@ NEAREST, FARTHEST = 0.5, 1.4  # smaller distances count as 0.5; beyond 1.4 a neg
 
 
 def pair_distances(x):
-    """Distances of all pairs of rows, (N, D) -> (N, N), with an epsilon inside of the root."""
+    """Distances of all pairs of rows, (N, D) -> (N, N), with an epsilon inside the root."""
     return (squared_distances(x, x) + EPS).sqrt()
 
 
 def dws_weights(embeddings, labels):
-    """Probability of every row to be drawn as negative of an anchor: inverse density of its distance on the sphere.
+    """Probability that a row is drawn as an anchor's negative: inverse density of its distance on the sphere.
 
     Args:
         embeddings: (N, D) of unit length.
@@ -40,7 +40,7 @@ def dws_weights(embeddings, labels):
     negatives = pair_masks(labels)[1]
     d = pair_distances(embeddings).detach()
     near = d.clamp(min=NEAREST)
-    # a distance of 2 (opposite points) has no finite weight; it is beyond the farthest one anyway
+    # a distance of 2 (opposite points) has no finite weight; it is beyond the cut-off anyway
     inner = (1 - near.square() / 4).clamp(min=EPS)
     weights = (2 - size) * near.log() - (size - 3) / 2 * inner.log()
     chosen = negatives & (d < FARTHEST)
@@ -61,27 +61,27 @@ def dws_negatives(weights, uniform):
         (N, k) int64.
     """
     reached = weights.cumsum(1)[:, None] <= uniform[:, :, None]  # (N, k, N)
-    # rounding may leave the last sum below 1: stay on a row that can be drawn
+    # rounding may leave the last sum below 1: choose a row that can be drawn
     last = (weights > 0).long() * torch.arange(weights.shape[1], device=weights.device)
     return torch.minimum(reached.long().sum(2), last.amax(1, keepdim=True))
 
 
 class MarginCriterion(nn.Module):
-    """[d(positive) - beta + alpha]+ + [beta - d(negative) + alpha]+, summed, over the number of terms above 0.
+    """[d(positive) - beta + alpha]+ + [beta - d(negative) + alpha]+, summed, divided by the number of terms above 0.
 
     Args:
-        num_classes: with learned borders, how many; None for one border for all.
-        beta: the border between near and far; where it is learned, its first value.
-        alpha: margin on both sides of it.
-        nu: weight of the learned borders, added up over the anchors of the triplets.
+        num_classes: number of learned boundaries; None for one boundary for all.
+        beta: the boundary between near and far; its initial value where it is learned.
+        alpha: margin on both sides of the boundary.
+        nu: weight of the learned boundaries, summed over the anchors of the triplets.
         samples_per_class: 0 takes every triplet; k takes, for every anchor, its first k - 1 positives, each with one
             negative by distance-weighted sampling.
         form: "margin", or "triplet": [d(positive)^2 - d(negative)^2 + alpha]+ on the same triplets.
 
-    Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``, which are brought to unit length;
+    Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``, which are scaled to unit length;
         ``targets``: ``"labels"`` (N,) int, 0-based; ``"uniform"`` (N, k - 1) float in [0, 1), with sampling.
     Returns: dict of scalars: ``"margin"``, ``"beta"`` (the regulariser), ``"total"`` (their sum).
-    Raises: ValueError for a form that is not known.
+    Raises: ValueError if ``form`` is unknown.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Multi-similarity loss: pairs are weighted by their own similarity and by those of the anchor's other pairs.
 
-"Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", 2019, arXiv:1904.06627 (form of
+"Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", 2019, arXiv:1904.06627 (variant of
 pytorch-metric-learning 2.9.0, MIT, without mining).
 """
 
@@ -16,7 +16,7 @@ class MultiSimilarityCriterion(nn.Module):
 
     Args:
         alpha, beta: sharpness for pairs of one class and of two.
-        base: the cosine between near and far.
+        base: the cosine that separates near from far.
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"multi_similarity"``, ``"total"`` (the same).

@@ -1,7 +1,7 @@
 """Softmax over the pairs of a batch: NT-Xent with labels (N-pairs) and the supervised contrastive loss.
 
 "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016; "Supervised Contrastive Learning",
-2020, arXiv:2004.11362 (forms of pytorch-metric-learning 2.9.0, MIT). What to look at: whether an anchor's other
+2020, arXiv:2004.11362 (variants of pytorch-metric-learning 2.9.0, MIT). What to look at: whether an anchor's other
 positives are in the denominator.
 """
 

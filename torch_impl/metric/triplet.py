@@ -1,9 +1,9 @@
-"""Triplet losses: an anchor shall be closer to its own class than to any other, by a margin.
+"""Triplet losses: an anchor should be closer to its own class than to any other, by a margin.
 
 "FaceNet: A Unified Embedding for Face Recognition and Clustering", 2015, arXiv:1503.03832; "In Defense of the Triplet
 Loss for Person Re-Identification", 2017, arXiv:1703.07737; "Deep Learning for Person Re-identification: A Survey and
 Outlook" (weighted regularisation), 2020, arXiv:2001.04193. What to look at: which triplets of a batch are taken
-(``mining``), and whether their losses are averaged over all of them or over those above 0.
+(``mining``), and whether their losses are averaged over all or over those above 0.
 """
 
 import torch
@@ -27,7 +27,7 @@ from torch_impl.losses.pairwise import (
 __all__ = ["TripletCriterion", "triplet_all", "triplet_facenet", "triplet_hard", "triplet_weighted"]
 
 MININGS = ("all", "hard", "semihard", "semihard_all", "weighted")
-SELF = 1e-6  # distance of a row from itself, where rounding leaves anything up to 1e-3
+SELF = 1e-6  # a row's distance from itself, which rounding may raise to 1e-3
 
 
 def semihard(d, positives, negatives, margin: float):
@@ -43,7 +43,7 @@ def semihard(d, positives, negatives, margin: float):
 
 
 def weighted(d, mask, sign: float):
-    """Distances of a mask, averaged with weights exp(sign * d), (N,); 1e-6 beside the sum as in fast-reid."""
+    """Distances of a mask, averaged with weights exp(sign * d), (N,); 1e-6 is added to the sum as in fast-reid."""
     counted = mask.to(d.dtype)
     d = d * counted
     weights = torch.exp(sign * d - (sign * d).amax(1, keepdim=True).detach()) * counted
@@ -59,7 +59,7 @@ class TripletCriterion(nn.Module):
             than the positive by at most the margin; "weighted" soft averages of all positives and of all negatives (the
             anchor itself is among its positives, as in fast-reid).
         margin: see above; in units of the distance.
-        soft: softplus in place of the hinge.
+        soft: softplus instead of the hinge.
         squared: squared distances.
         normalize: bring embeddings to unit length first.
         swap: with "all" and "semihard_all", see :func:`violations` (anchor swap).
@@ -67,7 +67,7 @@ class TripletCriterion(nn.Module):
 
     Inputs: ``outputs`` the embeddings (N, D), or a dict with ``"embeddings"``; ``targets["labels"]`` (N,) int.
     Returns: dict of scalars: ``"triplet"``, ``"total"`` (the same); 0 if the batch has no triplet.
-    Raises: ValueError for a mining or a reduction that is not known, and for a swap that the mining does not have.
+    Raises: ValueError if ``mining`` or ``reduction`` is unknown, or ``mining`` has no swap.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
-"""BiFPN: a pyramid with a way down and a way up, whose nodes weigh the maps that they add.
+"""BiFPN: a pyramid with a top-down and a bottom-up path, whose nodes add maps with weights.
 
 "EfficientDet: Scalable and Efficient Object Detection", 2019, arXiv:1911.09070, section 3.
 Parameter names: effdet ``efficientdet.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow. Keras infers the widths of what a convolution is given.
+- NCHW here, NHWC in TensorFlow. Keras infers the input widths of convolutions.
 - "same" pooling pads on the right and below at even sizes; TensorFlow has it built in, PyTorch pads with -inf.
-- Gains of the initial values are of the fans as the reference counts them, by which a depthwise kernel has 9 and 9.
+- The initial values use fans as the reference counts them: 9 and 9 for a depthwise kernel.
 """
 
 import functools
@@ -24,7 +24,7 @@ from torch_impl.layers.resize import map_size, resize_nearest
 __all__ = ["NORM", "BiFPN", "BiFPNCell", "SeparableConv", "downsample"]
 
 NORM = functools.partial(BatchNorm2d, eps=1e-3, momentum=0.01)
-EPS = 1e-4  # keeps the sum of the weights from 0
+EPS = 1e-4  # keeps the sum of the weights above 0
 # level, and the maps that are added to make it: 0 to 4 are the inputs P3 to P7, 5 to 12 the nodes themselves
 NODES = (
     (6, (3, 4)),
@@ -39,12 +39,12 @@ NODES = (
 
 
 def downsample(x, pad_mode: str):
-    """The largest of 3x3 pixels at stride 2.
+    """3x3 max pooling at stride 2.
 
     Args:
         x: (N, C, H, W).
-        pad_mode: "same" (the TensorFlow release), "zeros" (the same, but what is padded is 0; mmdet) or "torch" (as
-            much on both sides).
+        pad_mode: "same" (the TensorFlow release), "zeros" (the same with padding of 0; mmdet) or "torch" (the same on
+            both sides).
 
     Returns:
         (N, C, ceil(H / 2), ceil(W / 2)).
@@ -59,14 +59,14 @@ def downsample(x, pad_mode: str):
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3 convolution, then a 1x1 convolution, with a normalisation if asked.
+    """Depthwise 3x3 convolution, then a 1x1 convolution, optionally normalised.
 
     Args:
         in_channels, out_channels: of the map.
         bias: whether the 1x1 convolution has one.
         norm: whether it is normalised.
         prior: bias of the 1x1 convolution before training.
-        small: initial values as of the heads, normal with variance 1 / fan_in; otherwise Glorot's.
+        small: initial values of the heads, normal with variance 1 / fan_in; otherwise Glorot's.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
@@ -85,7 +85,7 @@ class SeparableConv(nn.Module):
         self.conv_pw = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
         self.bn = NORM(out_channels) if norm else None
         if small:
-            nn.init.normal_(self.conv_dw.weight, std=1 / 3)  # mirror: Gains
+            nn.init.normal_(self.conv_dw.weight, std=1 / 3)  # mirror: fans as the reference
             nn.init.normal_(self.conv_pw.weight, std=in_channels**-0.5)
         else:
             nn.init.uniform_(self.conv_dw.weight, -(3**-0.5), 3**-0.5)
@@ -127,11 +127,11 @@ class Combine(nn.Module):
     """The weighted sum of some maps.
 
     Args:
-        inputs: number of every map.
+        inputs: index of every map.
         in_channels: width of every map.
         channels: width of the sum.
         bias, pad_mode: see :class:`Resample`.
-        weighted: whether the maps have weights; they count only relative to their sum, and not if below 0.
+        weighted: whether the maps have weights; these are clipped at 0 and divided by their sum.
 
     maps: (N, C_i, H_i, W_i) each, size (h, w) -> (N, channels, h, w).
     """
@@ -175,11 +175,11 @@ class Node(nn.Module):
 
 
 class BiFPNCell(nn.Module):
-    """One way down and one way up.
+    """One top-down and one bottom-up path.
 
     Args:
         in_channels: width of the five levels.
-        channels: width of the levels that come out.
+        channels: width of the output levels.
         bias, pad_mode, weighted: see :class:`Combine`.
 
     Inputs: five maps (N, C_i, H_i, W_i), fine to coarse.

@@ -1,11 +1,12 @@
-"""Upsampling of deep layer aggregation: maps meet pairwise, after deformable convolutions, until the finest has all.
+"""Upsampling of deep layer aggregation: maps are joined in pairs, after deformable convolutions, until the finest
+contains all.
 
 "Objects as Points", 2019, arXiv:1904.07850, appendix; "Deep Layer Aggregation", 2017, arXiv:1707.06484.
 Parameter names: xingyizhou/CenterNet ``networks/pose_dla_dcn.py``, ``networks/DCNv2`` (MIT).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- PyTorch fills the kernels of upsampling, Keras has a layer that starts so.
+- PyTorch fills the kernels of upsampling; Keras has an initialiser for them.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["DCNv2", "DLAUp", "IDAUp", "UpSampling", "bilinear_kernel"]
 
 
 def bilinear_kernel(size: int) -> np.ndarray:
-    """What makes a transposed convolution of stride size / 2 interpolate bilinearly.  (size, size) float64."""
+    """The kernel of bilinear interpolation by a transposed convolution of stride size / 2.  (size, size) float64."""
     half = -(-size // 2)
     centre = (2 * half - 1 - half % 2) / (2 * half)
     line = 1 - np.abs(np.arange(size) / half - centre)
@@ -27,7 +28,7 @@ def bilinear_kernel(size: int) -> np.ndarray:
 
 
 class DCNv2(nn.Module):
-    """Deformable convolution v2, 3x3, with the name that the first implementation gave to its offsets and masks.
+    """Deformable convolution v2, 3x3, with the first implementation's name for its offsets and masks.
 
     Args:
         in_channels, out_channels: widths.
@@ -65,7 +66,7 @@ class DeformBlock(nn.Module):
 
 
 class UpSampling(nn.Module):
-    """A learned upsampling of every channel by itself, which starts as bilinear.
+    """A learned depthwise upsampling, initially bilinear.
 
     Args:
         channels: C.
@@ -85,15 +86,15 @@ class UpSampling(nn.Module):
 
 
 class IDAUp(nn.Module):
-    """Maps are brought to the size and width of the first, one after the other, each added to the one before it.
+    """Bring maps to the size and width of the first, one after the other, adding each to the one before it.
 
     Args:
         in_channels: of the maps.
         out_channels: of the results.
-        factors: by which each map is smaller than the first, which has 1.
+        factors: by which each map is smaller than the first, whose factor is 1.
 
     Inputs: list of maps (N, C, H, W).
-    Returns: list of as many, of the first one's size; the first is returned as it is.
+    Returns: list of equal length, all of the first map's size; the first is returned unchanged.
     """
 
     def __init__(self, in_channels: tuple[int, ...], out_channels: int, factors: tuple[int, ...]):
@@ -112,20 +113,20 @@ class IDAUp(nn.Module):
 
 
 class DLAUp(nn.Module):
-    """Every map but the last is joined with all coarser ones, from the coarsest pair to the finest.
+    """Join every map except the last with all coarser ones, from the coarsest pair to the finest.
 
     Args:
-        channels: of the maps, each half as large as the one before it.
+        channels: of the maps, each half the size of the one before it.
 
     Inputs: list of maps (N, C, H, W).
-    Returns: list of maps of the same sizes and widths, each but the last seen with all coarser ones.
+    Returns: list of maps of the same sizes and widths, each except the last joined with all coarser ones.
     """
 
     def __init__(self, channels: tuple[int, ...]):
         super().__init__()
         self.count = len(channels) - 1
         for i in range(self.count):
-            # what a step joins has the width and the size of its first map but one already
+            # the maps that a step joins have the width and the size of its second map already
             first = self.count - 1 - i
             widths = (channels[first], *[channels[first + 1]] * (i + 1))
             setattr(self, f"ida_{i}", IDAUp(widths, channels[first], (1, *[2] * (i + 1))))

@@ -5,7 +5,7 @@ arXiv:1708.02002. Parameter names: torchvision ``ops/feature_pyramid_network.py`
 (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps and needs their names only.
+- NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps and only needs their names.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def top_down(maps: list) -> list:
 
 
 class LastLevelP6P7(nn.Module):
-    """Two levels more, each a 3x3 convolution of stride 2; a ReLU before the second (torchvision).
+    """Two extra levels, each a 3x3 convolution of stride 2; a ReLU before the second (torchvision).
 
     Args:
         in_channels: channels of C5 or of P5.
@@ -59,20 +59,20 @@ class FeaturePyramidNetwork(nn.Module):
     Args:
         in_channels: channels of every map that is used, by name, fine to coarse; such as ``{"c3": 512, ...}``.
         out_channels: channels of the levels.
-        extra: what makes further levels: None; "pool", every second cell of the last level; "on_input", P6 and P7 from
-            the last map; "on_output", P6 and P7 from the last level.
+        extra: how further levels are made: None; "pool", every second cell of the last level; "on_input", P6 and P7
+            from the last map; "on_output", P6 and P7 from the last level.
 
     Inputs: dict of maps (N, C_i, H_i, W_i), those that are not used included.
     Returns: dict of levels (N, out_channels, H_i, W_i), fine to coarse, "p3" for "c3" and so on; one more for "pool",
         two for "on_input" and "on_output".
-    Raises: ValueError if there is no such ``extra``.
+    Raises: ValueError if ``extra`` is unknown.
     """
 
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 256, extra: str | None = None):
         super().__init__()
         if extra not in (None, "pool", "on_input", "on_output"):
             raise ValueError(f"extra={extra!r} must be None, 'pool', 'on_input' or 'on_output'")
-        self.extra, self.used = extra, tuple(in_channels)  # mirror: names only
+        self.extra, self.used = extra, tuple(in_channels)  # mirror: only needs their names
         widths = list(in_channels.values())
         self.inner_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(c, out_channels, 1)) for c in widths)
         self.layer_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(out_channels, out_channels, 3, 1, 1)) for _ in widths)
@@ -101,7 +101,7 @@ class FPN(nn.Module):
         in_channels: channels of every map that is used, by name, fine to coarse; such as ``{"c3": 512, ...}``.
         out_channels: channels of the levels.
         num_outs: number of levels.
-        extra: what makes the levels beyond the maps: "pool", every second cell of the level before; otherwise 3x3
+        extra: how the levels beyond the maps are made: "pool", every second cell of the level before; otherwise 3x3
             convolutions of stride 2, the first "on_input", of the last map, "on_lateral", of its sum before the 3x3
             convolution, or "on_output", of the last level.
         relu_before_extra: ReLU before the second of these convolutions and those after it.
@@ -110,7 +110,7 @@ class FPN(nn.Module):
 
     Inputs: dict of maps (N, C_i, H_i, W_i), those that are not used included.
     Returns: dict of levels (N, out_channels, H_i, W_i), fine to coarse, "p3" for "c3" and so on.
-    Raises: ValueError if there is no such ``extra``.
+    Raises: ValueError if ``extra`` is unknown.
     """
 
     def __init__(

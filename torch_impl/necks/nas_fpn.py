@@ -4,7 +4,7 @@
 Parameter names: mmdet ``necks/nas_fpn.py``, mmcv ``ops/merge_cells.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps and needs their names only.
+- NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps and only needs their names.
 """
 
 import math
@@ -22,7 +22,7 @@ __all__ = ["NASFPN", "NASFPNStage", "resize_or_pool"]
 
 
 def resize_or_pool(x, size: tuple[int, int]):
-    """Nearest neighbour where the map grows; the largest value of a whole number of pixels where it shrinks.
+    """Nearest neighbour where the map grows; max pooling by an integer factor where it shrinks.
 
     Args:
         x: (N, C, H, W).
@@ -49,7 +49,7 @@ def add_attended(x, other):
 
 
 class MergedConv(nn.Module):
-    """ReLU, 3x3 convolution and normalisation, of a merged map.
+    """ReLU, 3x3 convolution and normalisation of a merged map.
 
     Args:
         channels: of the map.
@@ -66,7 +66,7 @@ class MergedConv(nn.Module):
 
 
 class NASFPNStage(nn.Module):
-    """The pyramid that was found: nine merges of two maps, the names of which say their levels.
+    """The pyramid that was found: nine merges of two maps, named after their levels.
 
     Args:
         channels: of all levels.
@@ -115,7 +115,7 @@ class NASFPN(nn.Module):
 
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 256, stack_times: int = 7):
         super().__init__()
-        self.used = tuple(in_channels)  # mirror: names only
+        self.used = tuple(in_channels)  # mirror: only needs their names
         lateral = dict(norm="batch", activation=None)
         self.lateral_convs = nn.ModuleList(ConvModule(c, out_channels, 1, **lateral) for c in in_channels.values())
         self.extra_downsamples = nn.ModuleList(

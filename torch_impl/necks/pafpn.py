@@ -1,10 +1,10 @@
-"""Path aggregation: a feature pyramid, and after it a second way from the fine levels to the coarse ones.
+"""Path aggregation: a feature pyramid followed by a second path from the fine levels to the coarse ones.
 
 "Path Aggregation Network for Instance Segmentation", 2018, arXiv:1803.01534, section 3.1.
 Parameter names: mmdet ``necks/pafpn.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps and needs their names only.
+- NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps and only needs their names.
 """
 
 from collections.abc import Mapping

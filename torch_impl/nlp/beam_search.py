@@ -1,11 +1,11 @@
-"""Greedy and beam search over a batch, for every model that scores the next word.
+"""Greedy and beam search over a batch, for any model that scores the next word.
 
 "Google's Neural Machine Translation System", 2016, arXiv:1609.08144 (length penalty); tensor2tensor
 ``utils/beam_search.py`` (Apache-2.0): fixed-size beams, finished hypotheses apart from live ones.
 
 A model is a function ``step(words, position, state) -> (log_p, state)``: the last word (rows,) int64 of every row and
-its position (int, from 0) give the logarithms (rows, V) of the next word's probabilities. ``state`` is a dictionary of
-tensors whose first axis is the rows, for instance a cache; the search repeats and picks its rows.
+its position (int, from 0) determine the log-probabilities (rows, V) of the next word. ``state`` is a dictionary of
+tensors whose first axis is the rows, for instance a cache; the search repeats and gathers its rows.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch_impl.layers.top_k import top_k
 
 __all__ = ["beam_search", "greedy_search", "length_penalty"]
 
-NEVER = -1e9  # log-probability of what must not be chosen; finite
+NEVER = -1e9  # log-probability of what may not be chosen; finite
 
 
 def length_penalty(length: int, alpha: float) -> float:
@@ -29,8 +29,8 @@ def greedy_search(step, state, start, max_length: int, eos: int, pad: int) -> di
     Args:
         step, state: the model, see above.
         start: (N,) int64, the first word, which is not part of the result.
-        max_length: words at most, the end included.
-        eos, pad: the word that ends a sentence, and what stands after it.
+        max_length: maximal number of words, the end included.
+        eos, pad: the word that ends a sentence, and the padding after it.
 
     Returns: dict: ``"words"`` (N, 1, max_length) int64; ``"scores"`` (N, 1), log-probabilities.
     """
@@ -51,20 +51,20 @@ def greedy_search(step, state, start, max_length: int, eos: int, pad: int) -> di
 def beam_search(step, state, start, max_length: int, eos: int, pad: int, beams: int = 4, alpha: float = 0.6) -> dict:
     """The hypotheses with the highest log-probability divided by :func:`length_penalty`.
 
-    Every step extends the K live hypotheses of each sample by all words and looks at the 2 K best: those that end
-    compete for the K places of the finished, the others stay alive. A sample is done when its best live hypothesis,
-    at the longest length, cannot beat its worst finished one. Of equal candidates the lower beam and word wins.
+    Every step extends the K live hypotheses of each sample by all words and considers the 2 K best: those that end
+    compete for the K finished places, the others stay alive. A sample is done when its best live hypothesis,
+    at the longest length, cannot beat its worst finished one. Ties go to the lower beam and word.
 
     Args:
         step, state: the model, see above.
         start: (N,) int64, the first word, which is not part of the result.
-        max_length: words at most, the end included.
-        eos, pad: the word that ends a sentence, and what stands after it.
+        max_length: maximal number of words, the end included.
+        eos, pad: the word that ends a sentence, and the padding after it.
         beams: hypotheses K.
         alpha: of the length penalty, 0 or more.
 
     Returns: dict, best first: ``"words"`` (N, K, max_length) int64; ``"scores"`` (N, K), penalised, -1e9 where fewer
-        than K have ended. Samples of which nothing has ended give their live hypotheses.
+        than K have ended. Samples without a finished hypothesis return their live ones.
     Raises: ValueError if ``beams`` is below 1 or ``alpha`` negative.
     """
     if beams < 1 or alpha < 0:

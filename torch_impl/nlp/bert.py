@@ -1,10 +1,11 @@
-"""BERT: a bidirectional Transformer encoder, pre-trained to fill in words and to tell whether two sentences follow.
+"""BERT: a bidirectional Transformer encoder, pre-trained to fill in words and to tell whether one sentence follows
+another.
 
 "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", 2018, arXiv:1810.04805.
 Parameter names: Hugging Face transformers ``models/bert/modeling_bert.py`` (Apache-2.0).
 
 Mirror notes:
-- Keras layers own the name ``output``; the attribute is ``output_`` there.
+- Keras layers reserve the name ``output``; the attribute is ``output_`` there.
 - PyTorch ties a decoder by giving two modules one parameter; Keras layers share one variable.
 """
 
@@ -102,7 +103,7 @@ class BertAttention(nn.Module):
     def __init__(self, hidden: int, heads: int, dropout: float):
         super().__init__()
         self.self = BertSelfAttention(hidden, heads, dropout)
-        self.output = BertOutput(hidden, hidden, dropout)  # mirror: own the name
+        self.output = BertOutput(hidden, hidden, dropout)  # mirror: reserve the name
 
     def forward(self, x, bias):
         return self.output(self.self(x, bias), x)
@@ -134,7 +135,7 @@ class BertLayer(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    """The stack of layers."""
+    """All layers of the encoder, one after the other.  (N, T, D) -> (N, T, D)."""
 
     def __init__(self, layers: int, hidden: int, heads: int, intermediate: int, dropout: float):
         super().__init__()
@@ -165,7 +166,7 @@ class BertModel(nn.Module):
         positions: longest sequence.
         types: number of segments.
         dropout: rate after embeddings, attention and dense layers.
-        pooler: whether there is one; the heads that do not read it have none, like the reference's.
+        pooler: whether there is one; as in the reference, heads that do not read it have none.
 
     Inputs: ``input_ids``, ``attention_mask`` (1 = token, 0 = padding), ``token_type_ids`` (segment): (N, T) int.
     Returns: dict: ``"last_hidden_state"`` (N, T, D), with a pooler ``"pooler_output"`` (N, D).
@@ -199,7 +200,7 @@ class BertModel(nn.Module):
 
 
 class SentenceEncoder(BertModel):
-    """BERT whose answer is one vector of length 1 per sentence: the mean over its tokens (sentence-transformers).
+    """BERT that returns one vector of length 1 per sentence: the mean over its tokens (sentence-transformers).
 
     Returns: dict: ``"embedding"`` (N, D), ``"last_hidden_state"`` (N, T, D), ``"pooler_output"`` (N, D).
     """
@@ -355,7 +356,7 @@ class BertForTokenClassification(nn.Module):
 
 
 class BertForQuestionAnswering(nn.Module):
-    """BERT that points at the first and the last token of an answer.
+    """BERT that finds the first and the last token of an answer.
 
     Args:
         options: of :class:`BertModel`.
@@ -514,7 +515,7 @@ HEADS = {
 
 
 def with_head(head: str, **options):
-    """The class of a head, built."""
+    """Build BERT with the given head."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} must be one of {sorted(HEADS)}")
     return HEADS[head](**options)

@@ -1,4 +1,4 @@
-"""How BERT learns: its form of Adam, and the schedule of its learning rate.
+"""How BERT is trained: its variant of Adam, and the schedule of its learning rate.
 
 "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", 2018, arXiv:1810.04805, section A.2.
 
@@ -24,7 +24,7 @@ class BertAdam:
     Args:
         parameters: tensors by name; LayerNorm parameters and biases are not decayed.
         beta1, beta2, eps: of the moments; ``eps`` is added outside the root.
-        weight_decay: share of a weight that a step of learning rate 1 removes.
+        weight_decay: share of a weight that is removed by a step with learning rate 1.
         max_norm: the gradients of all parameters together are clipped to this L2 norm.
     """
 

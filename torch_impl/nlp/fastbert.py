@@ -1,11 +1,11 @@
-"""FastBERT: a BERT with a classifier after every layer; an easy text leaves at the first one that is sure of it.
+"""FastBERT: a BERT with a classifier after every layer; an easy text exits at the first one that is certain.
 
 "FastBERT: a Self-distilling BERT with Adaptive Inference Time", 2020, arXiv:2004.02178. Parameter names:
 autoliuweijie/FastBERT ``run_fastbert.py`` and its UER layers. First the backbone and the last classifier are trained
-on labels; then the other classifiers learn its answers, which needs none.
+on labels; then the other classifiers learn its answers, without labels.
 
 Mirror notes:
-- PyTorch freezes what a phase does not train; TensorFlow's tape watches what it does.
+- PyTorch freezes what a phase does not train; TensorFlow's tape watches what it trains.
 """
 
 import math
@@ -34,7 +34,7 @@ __all__ = [
 
 MASKED = -10000.0  # score of a key that must not be seen, as in the reference
 SEGMENTS = 3  # padding, first and second text
-UNCLIPPED = 1e9  # norm of gradients that is never reached
+UNCLIPPED = 1e9  # a gradient norm that is never reached
 POOLINGS = ("first", "mean", "max", "last")
 
 
@@ -100,14 +100,14 @@ class Embedding(nn.Module):
 
     def forward(self, input_ids, segment_ids):
         length, positions = input_ids.shape[1], self.position_embedding.num_embeddings
-        if not exporting() and length > positions:  # exported, the length is a symbol
+        if not exporting() and length > positions:  # during export the length is a symbol
             raise ValueError(f"input_ids: {length} tokens, and the model has {positions} positions; cut them")
         x = self.word_embedding(input_ids) + self.segment_embedding(segment_ids)
         return self.dropout(self.layer_norm(x + self.position_embedding.weight[:length]))
 
 
 class Encoder(nn.Module):
-    """The layers, which the model runs one after the other."""
+    """Holds the layers; the model runs them one after the other."""
 
     def __init__(self, layers: int, hidden: int, heads: int, intermediate: int, dropout: float):
         super().__init__()
@@ -133,7 +133,7 @@ class Classifier(nn.Module):
 
     def pool(self, x):
         if self.pooling == "mean":
-            return x.mean(1)  # the reference's goes over the features, which does not fit what follows
+            return x.mean(1)  # the reference's runs over the features, which does not fit the next layer
         if self.pooling == "max":
             return x.amax(1)
         return x[:, -1 if self.pooling == "last" else 0]
@@ -146,7 +146,7 @@ class Classifier(nn.Module):
 class FastBert(nn.Module):
     """Embeddings, layers, and a classifier after each.
 
-    The classifiers before the last see the backbone without a way back: their losses do not reach it.
+    The classifiers before the last see the backbone as a constant: their losses do not train it.
 
     Args:
         vocab_size, hidden, layers, heads, intermediate: sizes (V, D, number of layers L and heads, F).
@@ -188,7 +188,7 @@ class FastBert(nn.Module):
                 nn.init.zeros_(parameter)
 
     def start(self, input_ids, segment_ids):
-        """The embeddings, and what is added to the scores of the keys."""
+        """The embeddings, and the bias of the keys' scores."""
         x = self.embedding(input_ids, segment_ids)
         return x, (segment_ids[:, None, None] == 0).to(x.dtype) * MASKED
 
@@ -207,7 +207,7 @@ class FastBertCriterion(nn.Module):
 
     Inputs: ``outputs`` of :class:`FastBert`; ``targets["labels"]`` (N,) int, -100 where there is no label.
     Returns: dict of scalars: ``"finetune"``, the cross-entropy of the last classifier (section 3.2.2); ``"distill"``,
-        the divergence of every other classifier's answer from the last one's, which is left as it is (equations 6
+        the divergence of every other classifier's answer from the last one's, which is a constant (equations 6
         and 7); their sum ``"total"``.
     """
 
@@ -220,22 +220,22 @@ class FastBertCriterion(nn.Module):
 
 
 def uncertainty(logits):
-    """Entropy of an answer as a share of the largest one: (..., K) -> (...), in [0, 1] (equation 3)."""
+    """Entropy of an answer relative to the largest possible: (..., K) -> (...), in [0, 1] (equation 3)."""
     log_p = F.log_softmax(logits, -1)
     entropy = -(log_p.exp() * log_p).sum(-1)
-    return (entropy / math.log(logits.shape[-1])).clamp(max=1)  # rounding alone would exceed it
+    return (entropy / math.log(logits.shape[-1])).clamp(max=1)  # only rounding exceeds it
 
 
 class FastBertPostProcess(nn.Module):
-    """The answer of the first classifier that is sure enough, after all of them have been computed.
+    """The answer of the first classifier that is certain enough, after all have been computed.
 
     Args:
-        speed: largest uncertainty at which a text leaves, in [0, 1]; at the last classifier it always does.
+        speed: largest uncertainty at which a text exits, in [0, 1]; at the last classifier it always does.
 
     Inputs: ``outputs`` of :class:`FastBert`.
     Returns: dict: ``"classes"`` (N,) int64; ``"logits"`` (N, K); ``"uncertainty"`` (N,); ``"layers"`` (N,) int64, how
-        many layers the answer needs.
-    Raises: ValueError if the speed is not 0 to 1.
+        many layers the answer needed.
+    Raises: ValueError if ``speed`` is not in [0, 1].
     """
 
     def __init__(self, speed: float = 0.5):
@@ -259,7 +259,7 @@ class FastBertPostProcess(nn.Module):
 
 @torch.no_grad()
 def adaptive(model, input_ids, segment_ids, speed: float = 0.5) -> dict:
-    """The same answers, layer by layer: a text that has left is not computed any further.
+    """The same answers, layer by layer: a text that has exited is not computed further.
 
     Args:
         model: a :class:`FastBert`, in evaluation mode.
@@ -267,10 +267,11 @@ def adaptive(model, input_ids, segment_ids, speed: float = 0.5) -> dict:
         speed: see :class:`FastBertPostProcess`.
 
     Returns:
-        What :class:`FastBertPostProcess` returns; ``layers.sum() / (N L)`` is the share of the work that was done.
+        What :class:`FastBertPostProcess` returns; ``layers.sum() / (N L)`` is the share of the layers that was
+        computed.
     """
     x, bias = model.start(input_ids, segment_ids)
-    left = torch.arange(len(x), device=x.device)  # texts that are still in
+    left = torch.arange(len(x), device=x.device)  # texts that have not exited
     parts = []
     for depth, (layer, classifier) in enumerate(zip(model.encoder.transformer, model.classifiers, strict=True), 1):
         x = layer(x, bias)

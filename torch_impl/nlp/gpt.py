@@ -7,8 +7,8 @@ Learners", 2019. Parameter names: Hugging Face transformers ``models/openai/mode
 
 Mirror notes:
 - PyTorch ties the output layer by giving two modules one parameter; Keras layers share one variable.
-- Keras builds lazily; a model runs over one token at once, so that a step and its cache find all variables.
-- PyTorch checks the length of a text while it runs; a traced TensorFlow function knows it only if it is static.
+- Keras builds lazily; a model is called on one token when it is made, so that a step and its cache find all variables.
+- PyTorch checks the length of a text at run time; a traced TensorFlow function only knows it if it is static.
 """
 
 import torch
@@ -42,7 +42,7 @@ STD = 0.02  # of the initial matrices and embeddings
 
 
 class Conv1D(nn.Module):
-    """y = x W + b. W is (in, out), as OpenAI's convolution of width 1 has it, not turned like a linear layer's.
+    """y = x W + b. W is (in, out), as in OpenAI's convolution of width 1, not transposed like a linear layer's.
 
     Args:
         in_features, out_features: widths.
@@ -103,7 +103,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two dense layers with the tanh form of GELU between them.  (N, T, D) -> (N, T, D)."""
+    """Two dense layers with GELU's tanh approximation between them.  (N, T, D) -> (N, T, D)."""
 
     def __init__(self, hidden: int, dropout: float, std: float):
         super().__init__()
@@ -157,7 +157,7 @@ class GPT2Block(nn.Module):
 
 
 def embed(input_ids, words, places, cache):
-    """Token and position embeddings added: (N, T) int -> (N, T, D); with a cache the positions go on after it.
+    """Token and position embeddings added: (N, T) int -> (N, T, D); with a cache the positions continue after it.
 
     Raises: ValueError if there are more tokens than positions.
     """
@@ -194,8 +194,8 @@ class GPT1Model(nn.Module):
         positions: longest text.
         dropout: rate after embeddings, attention and dense layers.
 
-    Inputs: ``input_ids`` (N, T) int; cache, if any: ``start`` (1,) int, the number of tokens that went before, and
-        their keys and values (N, layers, heads, S, D / heads) with room for S tokens.
+    Inputs: ``input_ids`` (N, T) int; cache, if any: ``start`` (1,) int, the number of previous tokens, and their keys
+        and values (N, layers, heads, S, D / heads) with room for S tokens.
     Returns: (N, T, D), and lists of each layer's keys and values (N, heads, S, D / heads).
     """
 
@@ -270,7 +270,7 @@ class LMHeadModel(nn.Module):
         transformer: a :class:`GPT1Model` or :class:`GPT2Model`.
 
     Inputs: ``input_ids`` (N, T) int.
-    Returns: logits (N, T, V); those of a token are for the one after it.
+    Returns: logits (N, T, V); those of a token score the next one.
     """
 
     def __init__(self, transformer):
@@ -284,10 +284,10 @@ class LMHeadModel(nn.Module):
 
 
 class StepModel(LMHeadModel):
-    """The same with a cache of fixed size, for one token after the other: what went before is not computed again.
+    """The same with a cache of fixed size, for one token at a time: previous tokens are not computed again.
 
-    Inputs: ``input_ids`` (N, T) int, the next T tokens; ``length`` (1,) int, how many went before; ``past_keys``
-        and ``past_values`` (N, layers, heads, S, D / heads), theirs; what comes after ``length`` is not read.
+    Inputs: ``input_ids`` (N, T) int, the next T tokens; ``length`` (1,) int, how many came before; ``past_keys``
+        and ``past_values`` (N, layers, heads, S, D / heads), theirs; what comes after ``length`` is ignored.
     Returns: dict: ``"logits"`` (N, V) after the last token; ``"keys"`` and ``"values"`` with the new tokens' added.
     """
 
@@ -297,7 +297,7 @@ class StepModel(LMHeadModel):
 
 
 class ChunkModel(StepModel):
-    """The same with the logits after every token: for scores of a text, or of a draft that another model wrote.
+    """The same with the logits after every token: to score a text, or a draft by another model.
 
     Inputs: those of :class:`StepModel`.
     Returns: dict: ``"logits"`` (N, T, V), ``"keys"``, ``"values"``.
@@ -348,7 +348,7 @@ class DoubleHeadsModel(LMHeadModel):
 
 
 def next_token_loss(logits, labels):
-    """Mean cross-entropy of every token but the first, predicted from those before it; -100 does not count."""
+    """Mean cross-entropy of every token except the first, predicted from those before it; -100 does not count."""
     return sparse_cross_entropy(logits[..., :-1, :], labels[..., 1:])
 
 
@@ -404,7 +404,7 @@ HEADS = {"lm": LMHeadModel, "step": StepModel, "chunk": ChunkModel, "choice": Do
 
 
 def with_head(head: str, transformer):
-    """The decoder with a head."""
+    """Put a head on a decoder."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} must be one of {sorted(HEADS)}")
     return HEADS[head](transformer)

@@ -1,6 +1,6 @@
-"""How a language model's next token is chosen, and text continued with a cache of keys and values.
+"""Choosing a language model's next token, and continuing texts with a cache of keys and values.
 
-Every draw is made from a number in [0, 1) that is handed in, so that both panels draw the same tokens.
+Every draw uses a number in [0, 1) that is passed in, so both panels draw the same tokens.
 The repetition penalty is that of CTRL, arXiv:1909.05858; top-k: arXiv:1805.04833; top-p: arXiv:1904.09751.
 
 Mirror notes:
@@ -25,9 +25,9 @@ def distribution(
     Args:
         logits: (N, V) float; V is static.
         previous: (N, T) int, the tokens so far; needed for the penalty.
-        penalty: of a token that is among them: a positive logit is divided by it, a negative one multiplied.
-        temperature: that divides the logits then, more than 0.
-        top_k: how many of the most probable tokens are kept; 0 keeps all. Of equal ones the lower is kept.
+        penalty: of a token among them: a positive logit is divided by it, a negative one multiplied.
+        temperature: divides the logits after that; above 0.
+        top_k: how many of the most probable tokens are kept; 0 keeps all. Ties go to the lower token.
         top_p: of those, the most probable are kept until their probabilities add up to more than this.
 
     Returns:
@@ -62,12 +62,12 @@ def distribution(
 
 
 def draw(p, uniform=None):
-    """One token of every row.
+    """Draw one token per row.
 
     Args:
         p: (N, V) float, the probabilities; V is static.
         uniform: (N,) float in [0, 1), where in the distribution the draw falls, the most probable token first; None
-            takes the most probable token. Of equal tokens the lower comes first.
+            takes the most probable token. Ties go to the lower token.
 
     Returns:
         (N,) int64.
@@ -76,12 +76,12 @@ def draw(p, uniform=None):
         return argmax(p)
     p, indices = largest(p, p.shape[-1])
     passed = (p.cumsum(-1) <= uniform[:, None]).sum(-1)
-    last = (p > 0).sum(-1) - 1  # where rounding leaves the sum below the number
+    last = (p > 0).sum(-1) - 1  # if rounding leaves the sum below the number
     return indices.gather(1, torch.minimum(passed, last)[:, None])[:, 0]
 
 
 def empty_cache(model, batch: int):
-    """Keys and values of no token, with room for all positions of a :class:`gpt.StepModel`."""
+    """An empty cache of keys and values, with room for all positions of a :class:`gpt.StepModel`."""
     blocks, words = model.transformer.h, model.transformer.words.weight
     heads = blocks[0].attn.heads
     shape = batch, len(blocks), heads, model.transformer.positions, words.shape[1] // heads
@@ -89,7 +89,7 @@ def empty_cache(model, batch: int):
 
 
 def generate(model, input_ids, steps: int, uniform=None, **options):
-    """Continue texts, each token computed once.
+    """Continue texts, computing each token once.
 
     Args:
         model: a :class:`gpt.StepModel`.

@@ -4,11 +4,11 @@
 ``performer_pytorch.py`` (MIT).
 
 The random features are a buffer. ``redraw_projections``, called once per training step, counts the steps and draws new
-ones when it is time, from a generator that it is given.
+ones when due, from a given generator.
 
 Mirror notes:
 - PyTorch copies new features into a buffer; TensorFlow assigns them to a variable.
-- TensorFlow has to know the length to cut it into the parts of ``ff_chunks``; otherwise it takes it whole.
+- TensorFlow has to know the length to split it into ``ff_chunks``; otherwise it runs as a whole.
 """
 
 import math
@@ -40,7 +40,7 @@ class FastAttention(nn.Module):
     Args:
         dim_heads: width E of a head.
         nb_features: random features R; E ln E if None.
-        ortho_scaling: 0 for rows as long as normal ones, 1 for rows of the length sqrt(E).
+        ortho_scaling: 0 for rows with the lengths of normal ones, 1 for rows of length sqrt(E).
         causal, kernel, mask_keys, eps: of :func:`torch_impl.layers.linear_attention.favor_attention`.
     """
 
@@ -68,7 +68,7 @@ class FastAttention(nn.Module):
 
 
 class PerformerAttention(nn.Module):
-    """Attention whose first heads are FAVOR+ and whose last ``local_heads`` look at windows.
+    """Attention whose first heads are FAVOR+ and whose last ``local_heads`` attend to windows.
 
     Inputs: ``x`` (N, T, D); ``waves`` (T, E) of rotary positions, or None; ``padding_mask`` (N, T) bool, True =
         padding, or None; for cross-attention ``context`` (N, S, D) and ``context_mask`` (N, S) bool.
@@ -106,7 +106,7 @@ class PerformerAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them, which gates one half with the other if ``glu``.  (..., D), kept."""
+    """Two linear layers with a GELU between them, where one half gates the other if ``glu``.  (..., D), kept."""
 
     def __init__(self, dim: int, mult: int, dropout: float, glu: bool):
         super().__init__()
@@ -126,7 +126,7 @@ class FeedForward(nn.Module):
 
 
 class Chunk(nn.Module):
-    """A layer that works on every position alone, applied to parts of the sequence to spare memory."""
+    """A position-wise layer, applied to parts of the sequence to save memory."""
 
     def __init__(self, chunks: int, fn):
         super().__init__()
@@ -151,7 +151,7 @@ class PreLayerNorm(nn.Module):
 
 
 class PreScaleNorm(nn.Module):
-    """Vectors of one learnt length before a layer (arXiv:1910.05895)."""
+    """Scaling of vectors to one learnt length before a layer (arXiv:1910.05895)."""
 
     def __init__(self, dim: int, fn):
         super().__init__()
@@ -159,7 +159,7 @@ class PreScaleNorm(nn.Module):
         self.fn = fn
 
     def forward(self, x, given=()):
-        length = x.square().sum(-1, keepdim=True).clamp(min=1e-10).sqrt()  # 1e-5 at least, as in the reference
+        length = x.square().sum(-1, keepdim=True).clamp(min=1e-10).sqrt()  # at least 1e-5, as in the reference
         return self.fn(x / length * self.g, *given)
 
 
@@ -201,7 +201,7 @@ class ReversiblePerformer(ReversibleSequence):
 
 
 class ProjectionUpdater(nn.Module):
-    """Counts training steps and draws new random features after so many."""
+    """Counts training steps and draws new random features at intervals."""
 
     def __init__(self, instance, interval: int | None):
         super().__init__()
@@ -225,22 +225,23 @@ class Performer(nn.Module):
 
     Args:
         dim, depth, heads, dim_head: width D, layers, heads of attention and their width E.
-        local_attn_heads, local_window_size: how many of the heads look at windows, of what size.
+        local_attn_heads, local_window_size: how many of the heads attend to windows, and their size.
         causal: whether a position sees no later one.
-        ff_mult, ff_glu, ff_chunks: inner width of feed-forward by D, whether it is gated, in how many parts it runs.
+        ff_mult, ff_glu, ff_chunks: inner width of feed-forward divided by D, whether it is gated, in how many parts it
+            runs.
         nb_features, ortho_scaling, kernel, mask_keys: of the random features; the reference has ``mask_keys=False``.
         feature_eps: added to each feature, by default as in the reference, where later words of a causal model change
             earlier outputs through it, by some thousandths; with 0 they do not.
-        feature_redraw_interval: training steps after which they are drawn anew; None for never.
+        feature_redraw_interval: training steps after which they are redrawn; None for never.
         norm: "layer" or "scale" normalisation before each layer, or "rezero" after it.
-        reversible: two streams, of which no activation is kept; without dropout and context.
+        reversible: two streams whose activations are not kept; without dropout and context.
         cross_attend: after each layer one that attends to the context.
         ff_dropout, attn_dropout: rates.
         qkv_bias, attn_out_bias: whether attention's layers have biases.
 
     Inputs: ``x`` (N, T, D), ``waves``, ``padding_mask``, ``context``, ``context_mask`` as :class:`PerformerAttention`.
     Returns: (N, T, D).
-    Raises: ValueError for options that do not go together.
+    Raises: ValueError for incompatible options.
     """
 
     def __init__(
@@ -311,7 +312,7 @@ class Performer(nn.Module):
         self.blocks = len(layers)
 
     def redraw_projections(self, rng) -> None:
-        """Count a training step; after ``feature_redraw_interval`` of them, new random features instead.
+        """Count a training step, or draw new random features once ``feature_redraw_interval`` steps were counted.
 
         Args:
             rng: a ``numpy.random.Generator``.
@@ -355,15 +356,15 @@ class PerformerLM(nn.Module):
         num_tokens: words V.
         max_seq_len: longest sequence.
         rotary_position_emb: fixed waves, added to the words, and as rotations of queries and keys of the heads that do
-            not look at windows; otherwise a learnt vector per position.
+            not attend to windows; otherwise a learnt vector per position.
         tie_embed: whether the output has the matrix of the embedding, without a bias.
         emb_dropout: rate after the embedding.
-        options: of :class:`Performer`; attention has no biases unless they are asked for.
+        options: of :class:`Performer`; attention has no biases unless requested.
 
     Inputs: ``input_ids`` (N, T) int; ``attention_mask`` (N, T) int, 1 = word, 0 = padding, or None; for
         ``cross_attend`` ``context`` (N, S, D) and ``context_mask`` (N, S) int.
     Returns: logits (N, T, V).
-    Raises: ValueError for more words than ``max_seq_len``.
+    Raises: ValueError if there are more words than ``max_seq_len``.
     """
 
     def __init__(

@@ -4,7 +4,7 @@
 Shawn1993/cnn-text-classification-pytorch ``model.py`` (Apache-2.0); behaviour and training: yoonkim/CNN_sentence.
 
 Mirror notes:
-- PyTorch's embedding knows its padding row, which gets no gradient; TensorFlow stops the gradient at its tokens.
+- PyTorch's embedding has a padding row, which gets no gradient; TensorFlow stops the gradient at its tokens.
 - PyTorch has (N, 1, T, D) maps, TensorFlow (N, T, D, 1); both kernels span all D columns.
 """
 
@@ -41,15 +41,15 @@ class TextCNN(nn.Module):
         kernel_sizes: heights, in words.
         padding: padding tokens put before and after every sentence; None: one fewer than the largest height, so that
             every word is seen by all rows of every filter (yoonkim/CNN_sentence).
-        mask_padding: leave windows without any word out of the maximum; the original takes them in.
-        dropout: rate before the classifier. The original doubles nothing in training and halves the weights at test,
-            which is the same.
+        mask_padding: whether to exclude windows without a word from the maximum; the original includes them.
+        dropout: rate before the classifier. The original does not rescale in training and halves the weights at test
+            time, which is equivalent.
         channels: ``"trained"``: one embedding, which is trained; ``"fixed"``: one that is not; ``"both"``: one of each,
             with the same filters on both.
 
     Inputs: ``input_ids`` (N, T) int; 0 = padding.
     Returns: logits (N, K).
-    Raises: ValueError if the channels are not known, or a sentence is shorter than a filter.
+    Raises: ValueError if ``channels`` is unknown, or a sentence is shorter than a filter.
     """
 
     def __init__(
@@ -82,19 +82,19 @@ class TextCNN(nn.Module):
 
     def forward(self, input_ids):
         length = input_ids.shape[1] + 2 * self.padding
-        if not exporting() and length < max(self.kernel_sizes):  # exported, the length is a symbol
+        if not exporting() and length < max(self.kernel_sizes):  # during export the length is a symbol
             raise ValueError(f"input_ids: {length} tokens with padding; filters of {max(self.kernel_sizes)} need more")
         ids = F.pad(input_ids, (self.padding, self.padding), value=PAD)
         x = self.embed(ids)
         if self.embed_static is not None:
             x = x + self.embed_static(ids)  # the same filters on both: a sum of convolutions is that of the sum
-        # how many there are before each place
+        # how many there are before each position
         words = F.pad((ids != PAD).to(x.dtype).cumsum(1), (1, 0))
         features = []
         for size, conv in zip(self.kernel_sizes, self.convs, strict=True):
             y = F.relu(conv(x[:, None]))[..., 0]  # (N, filters, T - size + 1)  # mirror: maps, TensorFlow
             if self.mask_padding:
-                # nothing is less than the 0 of a window without words
+                # no value is less than the 0 of a window without words
                 y = y * (words[:, size:] > words[:, :-size]).to(y.dtype)[:, None]
             features.append(y.amax(2))
         return self.fc1(self.dropout(torch.cat(features, 1)))
@@ -128,7 +128,7 @@ class TextCNNPostProcess(ClassificationPostProcess):
 
 
 class TextCNNTrainer:
-    """Training steps with Adadelta; after each, the classifier's weights are held in bounds.
+    """Training steps with Adadelta; after each, the classifier's weights are bounded.
 
     The weights of a class that are longer than 3 are scaled to that length, and the padding's vector is made zero.
 

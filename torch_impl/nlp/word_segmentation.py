@@ -1,12 +1,13 @@
-"""Taggers of characters, for the segmentation of Chinese: random fields over features, over an LSTM and over a GRU.
+"""Character taggers for Chinese word segmentation: random fields over features, over an LSTM and over a GRU.
 
-A character is tagged B, M, E (at the beginning, in the middle, at the end of a word) or S (a word of its own), or with
-a tag of its own for every kind of word. "Bidirectional LSTM-CRF Models for Sequence Tagging", 2015, arXiv:1508.01991;
-"Chinese Lexical Analysis with Deep Bi-GRU-CRF Network", 2018, arXiv:1807.01882. Parameter names: kmkurn/pytorch-crf and
-PyTorch's own for the LSTM; the files of ``lac_small`` in fxsjy/jieba for the GRU, which load as they are.
+A character is tagged B, M, E (at the beginning, in the middle, at the end of a word) or S (a single-character word), or
+with a separate set of tags for every kind of word. "Bidirectional LSTM-CRF Models for Sequence Tagging", 2015,
+arXiv:1508.01991; "Chinese Lexical Analysis with Deep Bi-GRU-CRF Network", 2018, arXiv:1807.01882. Parameter names:
+kmkurn/pytorch-crf and PyTorch's for the LSTM; for the GRU the files of ``lac_small`` in fxsjy/jieba, which load
+unchanged.
 
 Mirror notes:
-- PyTorch's embedding knows its padding row, which gets no gradient; TensorFlow stops the gradient there.
+- PyTorch's embedding has a padding row, which gets no gradient; TensorFlow stops the gradient there.
 """
 
 import torch
@@ -32,15 +33,15 @@ __all__ = [
 
 
 def lengths_of(mask):
-    """Characters of every text; at least one, so that the recursion has where to start.  (N, T) -> (N,)."""
+    """Characters of every text; at least one, so that the recursion can start.  (N, T) -> (N,)."""
     return (mask != 0).long().sum(1).clamp(min=1)
 
 
 class LinearCRF(nn.Module):
-    """Random field whose emissions are sums of weights of features.
+    """Random field whose emissions are sums of feature weights.
 
     Args:
-        num_features: rows of the table of weights; row 0 is that of no feature and stays 0.
+        num_features: rows of the table of weights; row 0 stands for no feature and stays 0.
         num_tags: tags K.
         constraints: see :class:`torch_impl.losses.crf.CRF`.
 

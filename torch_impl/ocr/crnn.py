@@ -1,9 +1,9 @@
-"""CRNN: convolutions read a line of text as a sequence of columns, recurrent layers give every column its classes.
+"""CRNN: convolutions read a line of text as a sequence of columns; recurrent layers classify every column.
 
 "An End-to-End Trainable Neural Network for Image-based Sequence Recognition and Its Application to Scene Text
 Recognition", 2015, arXiv:1507.05717.
 Parameter names: ``CRNN`` from meijieru/crnn.pytorch ``models/crnn.py`` (MIT); ``VGGCRNN`` from JaidedAI/EasyOCR
-``easyocr/model/vgg_model.py`` (Apache-2.0), whose second generation of networks it is; ``MeanCRNN`` from khmer-ocr-ocm.
+``easyocr/model/vgg_model.py`` (Apache-2.0), its second generation of networks; ``MeanCRNN`` from khmer-ocr-ocm.
 All return raw logits, time first: (T, B, K). Class 0 is the blank.
 
 Mirror notes:
@@ -34,7 +34,7 @@ class CRNNFeatures(nn.Module):
     """Seven convolutions; batch normalisation after the third, fifth and seventh.
 
     Args:
-        in_channels: 1 for grey pictures.
+        in_channels: 1 for grey images.
         base: channels of the first convolution.
         leaky_relu: slope 0.2 below zero instead of 0.
 
@@ -94,15 +94,15 @@ class CRNN(nn.Module):
     """The network of the paper.
 
     Args:
-        num_classes: characters and the blank.
-        in_chans: channels of the picture.
+        num_classes: characters, blank included.
+        in_chans: channels of the image.
         base: channels of the first convolution.
         nh: width of each direction of the recurrent layers.
         n_rnn: recurrent layers, at least 1.
         leaky_relu: see :class:`CRNNFeatures`.
 
     Inputs: (B, in_chans, 32, W), values from -1 to 1.  Returns: logits (W // 4 + 1, B, num_classes).
-    Raises: ValueError if the height of the picture does not end at 1.
+    Raises: ValueError if the height of the image does not shrink to 1.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class VGGFeatures(nn.Module):
     """Seven convolutions without padded pools; batch normalisation after the fifth and sixth.
 
     Args:
-        in_channels: 1 for grey pictures.
+        in_channels: 1 for grey images.
         out_channels: C, a multiple of 8.
 
     Inputs: (B, in_channels, H, W).  Returns: (B, C, H // 16 - 1, W // 4 - 1).
@@ -181,16 +181,16 @@ class SequenceModeling(nn.Module):
 
 
 class VGGCRNN(nn.Module):
-    """EasyOCR's form: the mean over the height instead of a fixed height, and a linear layer of its own at the end.
+    """EasyOCR's variant: the mean over the height instead of a fixed height, and a separate linear layer at the end.
 
     Args:
-        num_classes: characters and the blank.
-        in_chans: channels of the picture.
+        num_classes: characters, blank included.
+        in_chans: channels of the image.
         output_channel: channels of the features, a multiple of 8.
         hidden_size: width of each direction of the recurrent layers, and of what they return.
 
     Inputs: (B, in_chans, H, W), H at least 32, values from -1 to 1.  Returns: logits (W // 4 - 1, B, num_classes);
-        EasyOCR's own are batch first.
+        EasyOCR's are batch first.
     Raises: ValueError if ``output_channel`` is not a multiple of 8.
     """
 
@@ -211,15 +211,15 @@ class VGGCRNN(nn.Module):
 
 
 class MeanCRNN(nn.Module):
-    """A form with batch normalisation everywhere, the mean over the height, and one stacked recurrent module.
+    """A variant with batch normalisation everywhere, the mean over the height, and one stacked recurrent module.
 
     Args:
-        num_classes: characters and the blank.
-        in_chans: channels of the picture.
+        num_classes: characters, blank included.
+        in_chans: channels of the image.
         base: channels of the first convolution.
         nh: width of each direction of the recurrent layers.
         n_rnn: stacked recurrent layers.
-        dropout: rate of whole channels after every pool (the reference has it between the recurrent layers, too).
+        dropout: rate of whole channels after every pool (the reference also has it between the recurrent layers).
 
     Inputs: (B, in_chans, H, W), H at least 32, values from -1 to 1.  Returns: logits (W // 4 - 1, B, num_classes).
     """
@@ -234,7 +234,7 @@ class MeanCRNN(nn.Module):
         dropout: float = 0.2,
     ):
         super().__init__()
-        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # after which convolution
+        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}  # convolution: the pool after it
         layers, channels = [], in_chans
         for i, width in enumerate(WIDTHS):
             last = i == len(WIDTHS) - 1
@@ -272,15 +272,15 @@ class CRNNPostProcess(nn.Module):
 
 
 def crnn(**options) -> CRNN:
-    """The network of the paper, for pictures 32 pixels high; digits and 26 letters."""
+    """The network of the paper, for images 32 pixels high; digits and 26 letters."""
     return CRNN(**{"num_classes": 37, "base": 64, "nh": 256, "n_rnn": 2, **options})
 
 
 def crnn_english_g2(**options) -> VGGCRNN:
-    """EasyOCR's reader of English, second generation: 96 characters, pictures 64 pixels high."""
+    """EasyOCR's reader of English, second generation: 96 characters, images 64 pixels high."""
     return VGGCRNN(**{"num_classes": 97, "output_channel": 256, "hidden_size": 256, **options})
 
 
 def crnn_khmer(**options) -> MeanCRNN:
-    """The reader of Khmer and English in khmer-ocr-ocm: 983 characters, pictures 48 pixels high."""
+    """The reader of Khmer and English in khmer-ocr-ocm: 983 characters, images 48 pixels high."""
     return MeanCRNN(**{"num_classes": 984, "base": 64, "nh": 256, "n_rnn": 2, **options})

@@ -1,13 +1,13 @@
-"""AGW and SBS of fast-reid: non-local blocks, generalised mean, weighted triplets; and what makes it stronger.
+"""AGW and SBS of fast-reid: non-local blocks, generalised mean, weighted triplets; and its stronger variant.
 
 "Deep Learning for Person Re-identification: A Survey and Outlook", 2020, arXiv:2001.04193; "FastReID: A Pytorch Toolbox
 for General Instance Re-identification", 2020, arXiv:2006.02631. Names and numbers: JDAI-CV/fast-reid (Apache-2.0). What
-to look at: its non-local blocks have one channel inside; its label smoothing leaves the right class out.
+to look at: its non-local blocks have one inner channel; its label smoothing leaves the right class out.
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow, which brings places together for the products of matrices.
-- The pool keeps the border (ceil mode), which PyTorch cannot export at unknown sizes: after a ReLU it is the same with
-  a row and a column of zeros.
+- NCHW in PyTorch, NHWC in TensorFlow, which flattens positions for the matrix products.
+- The pool keeps the border (ceil mode), which PyTorch cannot export at unknown sizes: after a ReLU, a row and a column
+  of zeros give the same.
 """
 
 import torch
@@ -36,11 +36,12 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class NonLocal(nn.Module):
-    """Every place receives the mean of all places, weighted by products of two embeddings; starts as the identity.
+    """Every position receives the mean of all positions, weighted by products of two embeddings; starts as the
+    identity.
 
     Args:
         channels: C.
-        inter: channels inside: "fastreid" has 1, "half" C / 2.
+        inter: inner channels: "fastreid" has 1, "half" C / 2.
 
     x: (N, C, H, W), the same shape out.
     """
@@ -56,7 +57,7 @@ class NonLocal(nn.Module):
     def forward(self, x):
         g, theta, phi = (layer(x).flatten(2) for layer in (self.g, self.theta, self.phi))  # (N, I, H W)
         weights = theta.mT @ phi / phi.shape[2]
-        y = (weights @ g.mT).mT.reshape(-1, g.shape[1], *x.shape[2:])  # mirror: products of matrices
+        y = (weights @ g.mT).mT.reshape(-1, g.shape[1], *x.shape[2:])  # mirror: matrix products
         return self.W(y) + x
 
 
@@ -136,11 +137,11 @@ class FastReID(nn.Module):
         inter: see :class:`NonLocal`.
         learned_power: whether the pool's power is a parameter.
         cosine: logits are cosines (with a margin in the criterion).
-        neck_feat: "before" or "after" the neck is what triplets are made of.
+        neck_feat: whether triplets use the feature "before" or "after" the neck.
 
     Inputs: (N, 3, H, W) float.
     Returns: dict: ``"feature"`` (N, D) for triplets; ``"embedding"`` (N, D), the descriptor; ``"logits"`` (N, K).
-    Raises: ValueError for a block, a width or a place that is not known.
+    Raises: ValueError if the block, ``inter`` or ``neck_feat`` is unknown.
     """
 
     def __init__(
@@ -179,10 +180,10 @@ def smooth_cross_entropy(logits, labels, epsilon: float = 0.1, alpha: float = 0.
         logits: (N, K).
         labels: (N,) int.
         epsilon: below 0, every row has alpha times its probability of the right class instead.
-        alpha: see there.
+        alpha: see ``epsilon``.
 
     Returns:
-        Scalar: the sum over the rows by the number of those with a loss.
+        Scalar: the sum over the rows divided by the number of rows with a loss.
     """
     classes = logits.shape[1]
     log_p = F.log_softmax(logits, dim=1)

@@ -8,7 +8,7 @@ michuanhaohao/reid-strong-baseline (MIT). What to look at: the neck between the 
 
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
-- The decay of weights is part of PyTorch's Adam; TensorFlow adds it to the gradients.
+- Weight decay is part of PyTorch's Adam; TensorFlow adds it to the gradients.
 """
 
 import functools
@@ -50,7 +50,7 @@ class IBN(nn.Module):
 
 
 class IBNBottleneck(Bottleneck):
-    """A bottleneck with :class:`IBN` after its first convolution, but in the last stage.
+    """A bottleneck with :class:`IBN` after its first convolution, except in the last stage.
 
     Args:
         last: width of the last stage.
@@ -69,7 +69,7 @@ class Trunk(ResNet):
         block, layers, planes: of the ResNet.
         last_stride: of the last stage.
         stem_relu: see the module.
-        features_only: without the classifier of ImageNet, which the IBN variant keeps and does not use.
+        features_only: without ImageNet's classifier, which the IBN variant keeps unused.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class ReIDBaseline(nn.Module):
         layers, planes: blocks of each stage, their nominal widths.
         last_stride: of the last stage.
         neck: whether there is a batch normalisation before the classifier.
-        neck_feat: "after" or "before" the neck is the descriptor.
+        neck_feat: whether the descriptor is the feature "after" or "before" the neck.
         stem_relu: whether the stem has a ReLU; the reference's plain ResNets have none.
 
     Inputs: (N, 3, H, W) float.
     Returns: dict: ``"feature"`` (N, D) before the neck; ``"embedding"`` (N, D), the descriptor, compared by its cosine;
         ``"logits"`` (N, K).
-    Raises: ValueError for a block or a place that is not known.
+    Raises: ValueError if the block or ``neck_feat`` is unknown.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class ReIDBaseline(nn.Module):
 
 
 class ReIDCriterion(nn.Module):
-    """Smoothed cross-entropy, triplets of the hardest, centres.
+    """Smoothed cross-entropy, hard triplets and centres.
 
     Args:
         num_classes, embedding_size: K and D.
@@ -218,7 +218,7 @@ class ReIDTrainer:
         *gradients, of_centers = torch.autograd.grad(losses["total"], [*self.parameters, centers], allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        self.optimizer.step()  # mirror: decay of weights
+        self.optimizer.step()  # mirror: Weight decay
         with torch.no_grad():
             centers -= self.center_rate / self.criterion.center.weight * of_centers
         return losses

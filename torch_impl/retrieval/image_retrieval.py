@@ -39,13 +39,13 @@ class ImageRetrievalNet(nn.Module):
     Args:
         block, layers, planes: of the ResNet: "basic" or "bottleneck", blocks of each stage, their nominal widths.
         pool: "mac", "spoc", "gem", "rmac" or "crow".
-        local_whitening: a linear layer on every place before the pool.
-        regional: the pool over the whole map and all regions, with whitening of each.
+        local_whitening: a linear layer at every position before the pool.
+        regional: whether to pool the whole map and all regions, whitening each.
         whitening: a linear layer after the pool.
 
     Inputs: (N, 3, H, W) float.
     Returns: (N, D), of unit length.
-    Raises: ValueError for a block or a pool that is not known.
+    Raises: ValueError if the block or the pool is unknown.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class ImageRetrievalNet(nn.Module):
 
 
 def multi_scale(network, images, scales=(1.0, 2**-0.5, 0.5), power: float = 1.0):
-    """Descriptors of images in several sizes, as one of unit length.
+    """Descriptors of images at several scales, combined to unit length.
 
     Args:
         network: an :class:`ImageRetrievalNet`, in evaluation mode.
         images: (N, 3, H, W) float.
         scales: factors of height and width.
-        power: of the generalised mean, that of the pool without whitening.
+        power: of the generalised mean; the pool's where there is no whitening.
 
     Returns:
         (N, D).

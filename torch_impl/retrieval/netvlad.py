@@ -1,10 +1,10 @@
-"""NetVLAD: residuals to cluster centres, added up with soft assignments.
+"""NetVLAD: residuals to cluster centres, summed with soft assignments.
 
 "NetVLAD: CNN architecture for weakly supervised place recognition", 2015, arXiv:1511.07247. Names:
-Nanne/pytorch-NetVlad (no licence; formulas only). First values: ``weights.processing.retrieval.netvlad``.
+Nanne/pytorch-NetVlad (no licence; formulas only). Initial values: ``weights.processing.retrieval.netvlad``.
 
 Mirror notes:
-- NCHW in PyTorch, NHWC in TensorFlow: places are the last axis there, the middle one here.
+- NCHW in PyTorch, NHWC in TensorFlow: positions are the last axis there, the middle one here.
 """
 
 import torch
@@ -34,7 +34,7 @@ class NetVLAD(nn.Module):
     def forward(self, x):
         x = nn.functional.normalize(x, dim=1)
         assignment = self.conv(x).flatten(2).softmax(1)  # (N, K, H W)
-        vlad = assignment @ x.flatten(2).mT - assignment.sum(2)[:, :, None] * self.centroids  # mirror: places are
+        vlad = assignment @ x.flatten(2).mT - assignment.sum(2)[:, :, None] * self.centroids  # mirror: positions are
         return l2_normalize(l2_normalize(vlad).flatten(1))
 
 

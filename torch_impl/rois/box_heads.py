@@ -3,7 +3,7 @@
 Names: torchvision ``detection/faster_rcnn.py`` (BSD-3); mmdet ``bbox_heads/convfc_bbox_head.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow, which transposes what the first linear layer is given: its weights are for NCHW.
+- NCHW here, NHWC in TensorFlow, which transposes the input of the first linear layer: its weights are for NCHW.
 - Initial values are given to the layers in Keras, filled in afterwards in PyTorch.
 """
 
@@ -23,7 +23,7 @@ class TwoMLPHead(nn.Module):
     """Two linear layers with ReLU (torchvision).
 
     Args:
-        in_features: numbers of a box's features.
+        in_features: number of a box's features.
         units: width of both layers.
 
     x: (R, C, 7, 7) -> (R, units).
@@ -39,11 +39,11 @@ class TwoMLPHead(nn.Module):
 
 
 class FastRCNNPredictor(nn.Module):
-    """Class logits and box deltas, those of the background included (torchvision).
+    """Class logits and box deltas, background included (torchvision).
 
     Args:
         in_features: width of the input.
-        num_classes: classes K with the background.
+        num_classes: classes K, background included.
 
     x: (R, D) -> (R, K), (R, K * 4).
     """
@@ -62,7 +62,7 @@ class ConvFCBBoxHead(nn.Module):
 
     Args:
         in_channels: channels of the features.
-        num_classes: classes K without the background, which is the last logit.
+        num_classes: classes K; the background is one more logit, the last.
         num_convs, conv_channels: number and width of the convolutions.
         num_fcs: linear layers, at least one.
         units: their width.

@@ -17,7 +17,7 @@ __all__ = ["RoIExtractor", "box_levels", "image_index"]
 
 
 def box_levels(boxes_xyxy, bounds: tuple[float, ...]):
-    """Index of the level that a box belongs to, 0 the finest.
+    """Index of the level that a box belongs to, 0 for the finest.
 
     Args:
         boxes_xyxy: (R, 4) in pixels.

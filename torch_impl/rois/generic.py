@@ -22,11 +22,11 @@ __all__ = ["GenericRoIExtractor", "SquareAttention"]
 class SquareAttention(GeneralizedAttention):
     """:class:`GeneralizedAttention` by query and relative position, of square maps, as the reference computes it.
 
-    Its vertical part uses the query with height and width exchanged, which its checkpoints were trained with.
+    Its vertical part uses the query with height and width exchanged, as its checkpoints were trained.
 
     Args:
         in_channels: width C of the map.
-        num_heads, kv_stride: see there.
+        num_heads, kv_stride: as there.
 
     x: (N, C, B, B), the same shape out.
     Source: mmcv ``cnn/bricks/generalized_attention.py`` (Apache-2.0).

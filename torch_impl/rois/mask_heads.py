@@ -59,8 +59,8 @@ class FCNMaskHead(nn.Module):
         num_classes: classes K.
         num_convs: convolutions before the enlargement.
         norm, norm_groups, conv: of the convolutions, see :class:`ConvModule`.
-        upsample: makes what doubles height and width, from a number of channels, in place of a transposed convolution
-            with a ReLU.
+        upsample: makes, from a number of channels, the layer that doubles height and width, instead of a transposed
+            convolution with a ReLU.
 
     x: (R, C, B, B) -> (R, K, 2 B, 2 B).
     """

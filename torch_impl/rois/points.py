@@ -1,11 +1,11 @@
-"""Places inside of boxes and of images, and what maps hold there.
+"""Points in boxes and images, and the values of maps at them.
 
 "PointRend: Image Segmentation as Rendering", 2019, arXiv:1912.08193. Names: mmdet ``mask_heads/mask_point_head.py``,
 ``mask_heads/coarse_mask_head.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; points follow the channels here, precede them there.
-- The numbers of some points are replaced by ``scatter``, in TensorFlow by ``tf.tensor_scatter_nd_update``.
+- The values of some points are replaced by ``scatter``, in TensorFlow by ``tf.tensor_scatter_nd_update``.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def halton(count: int, first: int = 1) -> np.ndarray:
 
     Args:
         count: number of points.
-        first: index of the first one; that of index 0 is the corner.
+        first: index of the first one; index 0 is the corner.
 
     Returns:
         (count, 2) in [0, 1), float64.
@@ -38,7 +38,7 @@ def halton(count: int, first: int = 1) -> np.ndarray:
 
 
 def point_sample(x, points):
-    """Bilinear values, 0 outside of the map.
+    """Bilinear values of a map at points, 0 outside the map.
 
     Args:
         x: (N, C, H, W).
@@ -51,7 +51,7 @@ def point_sample(x, points):
 
 
 def box_points(boxes, points):
-    """Places of boxes as places of the image.
+    """Points relative to boxes as points of the image.
 
     Args:
         boxes: (..., 4) xyxy in pixels.
@@ -64,14 +64,14 @@ def box_points(boxes, points):
 
 
 def cell_points(index, size: tuple[int, int], dtype):
-    """Middles of cells.  Index of a cell (..., P) int64 in a map of height and width -> (..., P, 2) in [0, 1]."""
+    """Centres of cells.  Index of a cell (..., P) int64 in a map of height and width -> (..., P, 2) in [0, 1]."""
     row = index // size[1]
     place = torch.stack([index - row * size[1], row], -1).to(dtype)
     return (place + 0.5) / torch.tensor([size[1], size[0]], device=index.device)
 
 
 def replace_points(x, index, values):
-    """A map with other numbers in some cells.
+    """Replace the values of some cells of a map.
 
     Args:
         x: (R, H, W).

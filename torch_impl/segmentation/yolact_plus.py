@@ -48,7 +48,7 @@ SIZES = tuple(tuple(scale * 2 ** (third / 3) for third in range(3)) for scale in
 
 
 class DCN(nn.Module):
-    """Deformable convolution v2 with the name that the first implementation gave to its offsets and masks.
+    """Deformable convolution v2 with the first implementation's name for its offsets and masks.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation: as of a convolution.

@@ -1,4 +1,5 @@
-"""What the trackers with deep layer aggregation share: the trunk with stems for the frame before, upsampling, heads.
+"""Common parts of the trackers with deep layer aggregation: the trunk with stems for the previous frame, upsampling,
+heads.
 
 Names: xingyizhou/CenterTrack ``model/networks/dla.py``, ifzhang/FairMOT ``models/networks/pose_dla_dcn.py`` (MIT).
 
@@ -22,7 +23,7 @@ class DLATrunk(nn.Module):
 
     Args:
         depths, widths: see ``DLA``.
-        previous: whether there are stems for the frame before and for a heat map of its objects.
+        previous: whether there are stems for the previous frame and for a heat map of its objects.
 
     images, previous: (N, 3, H, W), heat: (N, 1, H, W); the last two may be None -> list of six maps of strides 1 to 32.
     """
@@ -59,7 +60,7 @@ class DLATrunk(nn.Module):
 
 
 class DLASeg(nn.Module):
-    """Trunk, upsampling, a head for each answer.
+    """Trunk, upsampling, and a head per output.
 
     Args:
         heads: channels by name.
@@ -92,7 +93,7 @@ class DLASeg(nn.Module):
             setattr(self, name, nn.Sequential(first, nn.ReLU(), last))
 
     def answers(self, images, previous=None, heat=None) -> dict:
-        """What the heads say."""
+        """The outputs of the heads by name."""
         maps = self.base(images, previous, heat)
         maps = self.dla_up(maps[2:])
         x = self.ida_up(maps[:3])[-1]
@@ -100,12 +101,12 @@ class DLASeg(nn.Module):
 
 
 def gathered_rows(x, index):
-    """The columns of a map at cells.  (N, C, H, W), (N, M) int64 row by row -> (N, M, C)."""
+    """The feature vectors of a map at cells.  (N, C, H, W), (N, M) int64 row by row -> (N, M, C)."""
     return take_rows(map_rows(x), index)
 
 
 def gathered_l1(x, index, wanted, mask):
-    """Mean absolute difference at cells, over the numbers that count.
+    """Mean absolute difference at cells, over the values that count.
 
     Args:
         x: (N, C, H, W).

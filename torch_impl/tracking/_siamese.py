@@ -1,4 +1,4 @@
-"""What pysot's trackers share: a residual network that keeps its maps large, correlation heads, losses.
+"""Common parts of pysot's trackers: a residual network with large maps, correlation heads, losses.
 
 Names: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``models/head/rpn.py``, ``models/model_builder.py``
 (Apache-2.0).
@@ -16,8 +16,8 @@ from torch_impl.layers.cross_correlation import depthwise_cross_correlation
 
 __all__ = ["ANCHORS", "VALUES", "AtrousResNet", "DepthwiseXCorr", "SiamRPNCriterion"]
 
-ANCHORS = 5  # of a cell: ratios 0.33, 0.5, 1, 2, 3
-VALUES = (2, 4)  # of an anchor: none and object, and the box
+ANCHORS = 5  # per cell: ratios 0.33, 0.5, 1, 2, 3
+VALUES = (2, 4)  # per anchor: background and object, and the box
 
 CONV = functools.partial(nn.Conv2d, bias=False)
 
@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
 
     Args:
         in_channels: C.
-        planes: nominal width of the block; ``4 * planes`` comes out.
+        planes: nominal width of the block; the output has ``4 * planes``.
         stride: of the 3x3 convolution.
         dilation: of the 3x3 convolution.
         shortcut: size and dilation of the convolution of the shortcut, or None.
@@ -102,7 +102,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> list:
 
 
 class DepthwiseXCorr(nn.Module):
-    """The template's map over the frame's, channel by channel, and what that says.
+    """Depthwise correlation of the template's map with the frame's, and a head.
 
     Args:
         in_channels: C.

@@ -1,7 +1,8 @@
-"""CenterTrack: a detector that also sees the frame before and where its objects were, and says how far each has moved.
+"""CenterTrack: a detector that also sees the previous frame and where its objects were, and predicts how far each has
+moved.
 
 "Tracking Objects as Points", 2020, arXiv:2004.01177. Parameter names: xingyizhou/CenterTrack ``model/networks`` (MIT).
-What to look at: two more stems are all that the network needs to track; who is who is decided greedily, in
+What to look at: two more stems are all that the network needs to track; identities are assigned greedily, in
 ``weights/processing/tracking/centertrack.py``.
 
 Mirror notes:
@@ -24,9 +25,9 @@ __all__ = [
     "centertrack_mot17",
 ]
 
-STRIDE = 4  # pixels for a cell of the maps
+STRIDE = 4  # pixels per cell of the maps
 WEIGHTS = {"hm": 1.0, "reg": 1.0, "wh": 0.1, "tracking": 1.0, "ltrb_amodal": 0.1}
-# target of every head but the first, and what says which objects count
+# target of every head except the first, and the mask of the objects that count
 TARGETS = {
     "reg": ("offsets", "valid"),
     "wh": ("sizes", "valid"),
@@ -36,18 +37,18 @@ TARGETS = {
 
 
 class CenterTrack(DLASeg):
-    """The network.
+    """The network of the paper.
 
     Args:
         num_classes: classes K.
-        amodal: whether there is a head for the borders of boxes that reach out of the image.
+        amodal: whether there is a head for the borders of boxes that extend beyond the image.
         depths, widths: of the trunk, see ``DLA``.
         hidden: width of the heads' first convolution.
 
     Inputs: ``images`` and ``previous`` (N, 3, H, W) float, normalised, multiples of 32; ``heat`` (N, 1, H, W),
-        peaks of the objects of the frame before.
-    Returns: dict of maps of stride 4: ``"hm"`` K logits, ``"reg"`` what the centre lacks, ``"wh"`` size,
-        ``"tracking"`` the way back to the centre in the frame before, with ``amodal`` ``"ltrb_amodal"`` borders; all
+        peaks of the objects in the previous frame.
+    Returns: dict of maps of stride 4: ``"hm"`` K logits, ``"reg"`` the centre's offset in its cell, ``"wh"`` size,
+        ``"tracking"`` the offset to the centre in the previous frame, with ``amodal`` ``"ltrb_amodal"`` borders; all
         in cells.
     """
 
@@ -67,7 +68,7 @@ class CenterTrack(DLASeg):
 
 
 class CenterTrackCriterion(nn.Module):
-    """Focal loss of the peaks, L1 of what the heads say at them.
+    """Focal loss of the peaks, L1 of the heads' outputs at them.
 
     Args:
         weights: of the heads.

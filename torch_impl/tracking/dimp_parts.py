@@ -1,13 +1,14 @@
-"""DiMP in the parts that its loop over frames asks: maps, first filter, modulation, and how overlaps change with boxes.
+"""DiMP in the parts that its loop over frames calls: maps, initial filter, modulation, and overlaps with their
+gradients.
 
-Papers, names of parameters: see ``dimp.py``. What to look at: a box climbs to more overlap, for which a tracker needs
-the gradient of the network for its input. It is written out here, so that it exports as everything else does: precise
-pooling has one for the ends of a box, because its weights are integrals whose bounds these are. A part holds the
-parameters that it uses, under the names that they have in the whole.
+Papers, names of parameters: see ``dimp.py``. What to look at: boxes are refined by gradient ascent on the overlap, so a
+tracker needs the gradient of the network with respect to its input. It is written out here, so that it exports like
+    everything else: precise pooling is differentiable in the ends of a box, because they are the bounds of its
+        integrals. A part holds the parameters that it uses, under their names in the whole model.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- Keras infers the input widths, and builds layers that nothing calls by hand.
+- Keras infers the input widths, and builds layers that are never called by hand.
 - Normalisations have their running statistics in ``running_var`` here, in ``moving_variance`` in TensorFlow.
 """
 
@@ -42,13 +43,13 @@ __all__ = [
 
 
 def bin_weights(first, last, bins: int, size: int):
-    """How much every pixel of a line counts in the mean of every bin, and how that changes with the ends.
+    """Weight of every pixel of a line in the mean of every bin, and its derivatives by the ends.
 
     Args:
         first, last: (N, P) ends of the boxes, in pixels.
 
     Returns:
-        Three of (N, P, bins, size): the weights, their derivatives for ``first`` and for ``last``; 0 without length.
+        Three of (N, P, bins, size): the weights, their derivatives by ``first`` and by ``last``; 0 without length.
     """
     length = (last - first).clamp(min=0) / bins
     share = torch.arange(bins + 1).to(first) / bins
@@ -64,7 +65,7 @@ def bin_weights(first, last, bins: int, size: int):
 
 
 class PooledBoxes:
-    """Precise pooling of boxes with its derivative for them; see ``layers/precise_roi_pool.py``.
+    """Precise pooling of boxes with its derivative by them; see ``layers/precise_roi_pool.py``.
 
     Args:
         features: (N, C, H, W).
@@ -84,7 +85,7 @@ class PooledBoxes:
         self.means = torch.matmul(self.down, columns.transpose(3, 4))  # (N, P, C, K, K)
 
     def slopes(self, gradient):
-        """The gradient (N, P, 4) for the boxes, from that for the means (N, P, C, K, K)."""
+        """The gradient (N, P, 4) of the boxes, from that of the means (N, P, C, K, K)."""
         of_rows = torch.matmul(gradient, self.across.transpose(3, 4)).sum(2, keepdim=True)  # (N, P, 1, K, H)
         of_columns = torch.matmul(gradient.transpose(3, 4), self.down).sum(2, keepdim=True)  # (N, P, 1, K, W)
         y, x = (
@@ -95,7 +96,7 @@ class PooledBoxes:
 
 
 class Features(nn.Module):
-    """The classification's own features.  x: (N, in_channels, H, W) -> (N, channels, H, W).
+    """The classification's separate features.  x: (N, in_channels, H, W) -> (N, channels, H, W).
 
     Args:
         block, in_channels, channels: see :class:`LinearFilter`.
@@ -115,7 +116,7 @@ class Initial(nn.Module):
     Args:
         channels: see :class:`FilterInitializer`.
 
-    features: (N, channels, H, W), boxes: (N, 4) -> (N, channels, K, K), of each image its own.
+    features: (N, channels, H, W), boxes: (N, 4) -> (N, channels, K, K), one filter per image.
     """
 
     def __init__(self, channels: int):
@@ -127,7 +128,7 @@ class Initial(nn.Module):
 
 
 class Searched(nn.Module):
-    """The maps of an image that boxes are pooled of.  Maps (N, C, H, W) of both strides -> (N, width, H, W) each.
+    """The maps of an image that boxes are pooled from.  Maps (N, C, H, W) of both strides -> (N, width, H, W) each.
 
     Args:
         in_channels, width: see :class:`AtomIoUNet`.
@@ -144,10 +145,10 @@ class Searched(nn.Module):
 
 
 class Modulation(nn.Module):
-    """How the object looks.
+    """The modulation vectors of the object.
 
     Args:
-        in_channels, width: see :class:`AtomIoUNet`, whose method this is.
+        in_channels, width: see :class:`AtomIoUNet`, whose method this wraps.
     """
 
     def __init__(self, in_channels: tuple[int, int], width: int):  # mirror: infers
@@ -161,12 +162,12 @@ class Modulation(nn.Module):
 
 
 class Judgement(nn.Module):
-    """Overlaps from the pooled features of both maps, and their gradient for these, in evaluation mode.
+    """Overlaps from the pooled features of both maps, and their gradients, in evaluation mode.
 
     Args:
         width: of the maps.
 
-    third: (N, P, width, 5, 5), fourth: (N, P, width, 3, 3) -> (N, P), and as the two inputs.
+    third: (N, P, width, 5, 5), fourth: (N, P, width, 3, 3) -> (N, P), and two tensors of the inputs' shapes.
     """
 
     def __init__(self, width: int):
@@ -194,7 +195,7 @@ class DiMPExtract(nn.Module):
         block, layers, planes, feature_block, channels, width, num_classes: see :class:`DiMP`.
 
     Inputs: ``images`` (N, 3, H, W), normalised, multiples of 16.
-    Returns: dict of maps: ``"classification"`` (N, channels, H / 16, W / 16), what the filter is laid over; ``"fine"``
+    Returns: dict of maps: ``"classification"`` (N, channels, H / 16, W / 16), the map that is filtered; ``"fine"``
         and ``"coarse"``, the trunk's of strides 8 and 16, for the modulation; ``"third"`` and ``"fourth"``
         (N, width, ...), of the same strides, for the overlaps.
     """
@@ -223,7 +224,7 @@ class DiMPExtract(nn.Module):
 
 
 class DiMPFilter(nn.Module):
-    """What lies in a box, as a filter.
+    """The content of a box, as a filter.
 
     Args:
         channels: see :class:`DiMP`.
@@ -241,7 +242,7 @@ class DiMPFilter(nn.Module):
 
 
 class DiMPModulation(nn.Module):
-    """How the object looks in the first image.
+    """The modulation vectors of the object in the first image.
 
     Args:
         in_channels: of the two maps.
@@ -261,7 +262,7 @@ class DiMPModulation(nn.Module):
 
 
 class DiMPOverlaps(nn.Module):
-    """How much boxes overlap the object, and which way it is to more.
+    """The overlap of boxes with the object, and its gradient.
 
     Args:
         width: see :class:`DiMP`.
@@ -269,7 +270,7 @@ class DiMPOverlaps(nn.Module):
     Inputs: ``third``, ``fourth`` of :class:`DiMPExtract`, ``of_third``, ``of_fourth`` of :class:`DiMPModulation`,
         ``boxes`` (N, P, 4) xywh in pixels.
     Returns: dict: ``"overlaps"`` (N, P), in [-1, 1] for overlaps of 0 to 1; ``"slopes"`` (N, P, 4), the gradient of
-        each for its box, with the statistics of evaluation mode.
+        each with respect to its box, with the statistics of evaluation mode.
     """
 
     def __init__(self, width: int = 256):

@@ -1,8 +1,9 @@
-"""SiamFC: where in a frame is what looked like this in the first one? One correlation of two maps answers.
+"""SiamFC: one correlation of two maps finds where in a frame the object of the first frame is.
 
 "Fully-Convolutional Siamese Networks for Object Tracking", 2016, arXiv:1606.09549. Parameter names and numbers:
-huanglianghua/siamfc-pytorch ``siamfc`` (MIT). What to look at: nothing is padded, so that a cell of the response means
-the same place everywhere; the loop over frames, which needs no tensors, is ``weights/processing/tracking/siamfc.py``.
+huanglianghua/siamfc-pytorch ``siamfc`` (MIT). What to look at: nothing is padded, so every cell of the response
+corresponds to the same offset everywhere; the loop over frames, which needs no tensors, is
+``weights/processing/tracking/siamfc.py``.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -93,7 +94,7 @@ class SiamFC(nn.Module):
         self.backbone = AlexNet(channels, groups, pool_strides, last_norm)
 
     def template(self, exemplar):
-        """What the object looks like, of the first frame: (N, C, h, w)."""
+        """The features of the object in the first frame: (N, C, h, w)."""
         return self.backbone(exemplar)
 
     def track(self, template, search):
@@ -106,13 +107,13 @@ class SiamFC(nn.Module):
 
 
 class SiamFCCriterion(nn.Module):
-    """Cross-entropy of the response, both kinds of cells with the same weight.
+    """Cross-entropy of the response, where both kinds of cells have the same total weight.
 
     Args:
-        neg_weight: of all cells without the object beside all with it.
+        neg_weight: of all cells without the object relative to all with it.
 
-    Inputs: ``outputs`` (N, 1, H, W); ``targets["labels"]`` (N, 1, H, W): 1 the object, 0 not, others do not count; see
-        ``weights/processing/tracking/targets.py``.
+    Inputs: ``outputs`` (N, 1, H, W); ``targets["labels"]`` (N, 1, H, W): 1 the object, 0 background, others are
+        ignored; see ``weights/processing/tracking/targets.py``.
     Returns: dict of scalars: ``"balanced"``, ``"total"`` (the same).
     """
 

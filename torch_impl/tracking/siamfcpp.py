@@ -1,9 +1,10 @@
-"""SiamFC++: every cell of the correlated map says whether it is the object, how central, and where the borders are.
+"""SiamFC++: every cell of the correlated map predicts whether it is the object, how central it is, and where the
+borders are.
 
 "SiamFC++: Towards Robust and Accurate Visual Tracking with Target Estimation Guidelines", 2019, arXiv:1911.06188.
 Parameter names: MegviiDetection/video_analyst ``task_model``, ``backbone_impl``, ``task_head_impl`` (MIT). What to look
-at: there are no anchors, the last convolutions are normalised, too, and two numbers scale and shift all distances
-before the exponential.
+at: there are no anchors, the last convolutions are normalised too, and two numbers scale and shift all distances before
+the exponential.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -32,14 +33,14 @@ __all__ = [
 
 STRIDE = 8  # pixels from cell to cell
 PRIOR = -math.log(99)  # logit of the class before training: probability 0.01
-TINY = 1.1754944e-38  # of float32, least overlap whose logarithm is taken
+TINY = 1.1754944e-38  # of float32, smallest overlap whose logarithm is taken
 EPS = 1e-5  # added to the longer sides
 
 POOL = functools.partial(nn.MaxPool2d, 3, 2, ceil_mode=True)
 
 
 class Conv(nn.Module):
-    """Convolution with a bias, normalisation and ReLU as asked.
+    """Convolution with a bias, and optionally normalisation and ReLU.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, groups: of the convolution.
@@ -106,7 +107,7 @@ class AlexNet(nn.Module):
 
 
 class TinyConv(nn.Module):
-    """Five small convolutions, one of them of every channel by itself.
+    """Five small convolutions, one of them depthwise.
 
     Args:
         width: of the result.
@@ -129,7 +130,7 @@ class TinyConv(nn.Module):
 
 
 class DenseboxHead(nn.Module):
-    """Two towers over the correlated maps, and what they say.
+    """Two towers over the correlated maps, and their predictions.
 
     Args:
         channels: of the maps and of the towers.
@@ -167,7 +168,7 @@ class SiamFCPP(nn.Module):
     """The tracker's network.
 
     Args:
-        basemodel: the trunk, which says its ``channels``.
+        basemodel: the trunk, which has ``channels``.
         norms: see :class:`DenseboxHead`.
 
     Inputs: ``template`` (N, 3, 127, 127), ``search`` (N, 3, H, W) float, BGR in 0 to 255.
@@ -189,7 +190,7 @@ class SiamFCPP(nn.Module):
         return self.c_z_k(x), self.r_z_k(x)
 
     def track(self, kernels, search):
-        """What the head says about a later frame."""
+        """The head's predictions for a later frame."""
         x = self.basemodel(search)
         cls = depthwise_cross_correlation(self.c_x(x), kernels[0])
         reg = depthwise_cross_correlation(self.r_x(x), kernels[1])
@@ -212,7 +213,7 @@ class SiamFCPP(nn.Module):
 
 
 def overlap(boxes, others):
-    """IoU of boxes side by side, both borders counted.  (..., 4) -> (...)."""
+    """IoU of boxes pair by pair, both borders included.  (..., 4) -> (...)."""
     size = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2]) + 1
     shared = torch.where(size > 0, size, torch.zeros_like(size)).prod(-1)
     areas = [(b[..., 2:] - b[..., :2] + 1).prod(-1) for b in (boxes, others)]
@@ -227,7 +228,7 @@ class SiamFCPPCriterion(nn.Module):
         weights: of class, centredness and box.
 
     Inputs: ``outputs`` of :class:`SiamFCPP`; ``targets["boxes"]`` (N, 4) xyxy in pixels, ``targets["same"]`` (N,) bool:
-        whether the box is the template's object; where not, its cells have none and the others do not count.
+        whether the box is the template's object; if not, its cells are background and the others are ignored.
     Returns: dict of scalars, weighted: ``"cls"``, ``"ctr"``, ``"reg"``, ``"total"``, their sum.
     """
 
@@ -271,7 +272,7 @@ class SiamFCPPCriterion(nn.Module):
 
 
 class SiamFCPPPostProcess(nn.Module):
-    """The boxes' scores.
+    """Boxes and their scores.
 
     Inputs: ``outputs`` of :class:`SiamFCPP`.
     Returns: dict: ``"scores"`` (N, P, 1), class times centredness, ``"boxes"`` (N, P, 4) xyxy in pixels.

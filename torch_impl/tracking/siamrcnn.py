@@ -1,9 +1,9 @@
-"""Siam R-CNN: tracking by finding again: a cascade of second stages compares every proposal with the first frame.
+"""Siam R-CNN: tracking by re-detection: a cascade of second stages compares every proposal with the first frame.
 
 "Siam R-CNN: Visual Tracking by Re-Detection", 2019, arXiv:1911.12836. Parameter names:
 VisualComputingInstitute/SiamR-CNN ``model_cascade.py``, ``model_fpn.py`` (MIT), tensorpack's with dots, ``weight`` and
-``bias``, and ``cls`` for ``class``, a word of Python's. What to look at: the same classifiers, without the boxes, say
-how alike any two boxes are, which joins detections to tracklets; these are chosen in
+``bias``, and ``cls`` for ``class``, a keyword of Python. What to look at: the same classifiers, without the boxes,
+measure the similarity of any two boxes, which joins detections to tracklets; these are chosen in
 ``weights/processing/tracking/tracklets.py``.
 
 Mirror notes:
@@ -47,10 +47,10 @@ __all__ = [
 OVERLAPS = (0.5, 0.6, 0.7)  # of the stages, from which on a box is the object
 STDS = tuple((1 / n, 1 / n, 2 / n, 2 / n) for n in (10, 20, 30))  # of the stages' deltas
 BINS = 7  # of the features of a box in each direction
-NEAR = 0.06  # part of the image by which a box moves at most from frame to frame
+NEAR = 0.06  # the most that a box moves between frames, as a share of the image
 FOREGROUND = 3.0  # weight of the object in the cross-entropy
 HARD_WEIGHTS = {"negative": 0.12, "positive": 0.1}  # of the losses of hard examples
-# RoIAlign with four samples for a bin; boxes on the levels of tensorpack
+# RoIAlign with four samples per bin; boxes on tensorpack's levels
 CONVENTION = dataclasses.replace(
     convention_of("mmdet"), sampling_ratio=2, level_bounds=tuple(224 * (2.0**i - 1e-6) for i in (-1, 0, 1))
 )
@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
     """1x1 reduction, 3x3 with the stride, 1x1 expansion by four, and a shortcut.
 
     Args:
-        in_channels, planes, stride: widths; four times ``planes`` comes out.
+        in_channels, planes, stride: widths of the input and, times four, of the output; stride of the 3x3 convolution.
         groups_of_norm: of the normalisations.
 
     x: (N, in_channels, H, W) -> (N, 4 planes, ceil(H / stride), ceil(W / stride)).
@@ -159,7 +159,7 @@ class Pyramid(nn.Module):
 
 
 class RPN(ProposalNetwork):
-    """The first stage, of no class.
+    """The first stage, without classes.
 
     Args:
         channels: channels of the levels.
@@ -205,7 +205,7 @@ class Comparison(nn.Module):
 
 
 class Answers(nn.Module):
-    """Logits of none and of the object, deltas.  x: (R, in_features) -> (R, 2), (R, 4).
+    """Logits of background and object, deltas.  x: (R, in_features) -> (R, 2), (R, 4).
 
     Args:
         in_features: width of the input.
@@ -230,7 +230,7 @@ class Stage(nn.Module):
         channels, units: widths.
         groups_of_norm: of the normalisations.
 
-    reference, features: (R, channels, 7, 7) side by side -> (R, 2) logits, (R, 4) deltas.
+    reference, features: (R, channels, 7, 7) in pairs -> (R, 2) logits, (R, 4) deltas.
     """
 
     def __init__(self, channels: int, units: int, groups_of_norm: int = 32):
@@ -244,7 +244,7 @@ class Stage(nn.Module):
 
 
 class SiamRCNNSimilarity(nn.Module):
-    """The second stages alone, which say how alike the boxes of two frames are.
+    """The second stages alone, which measure the similarity of the boxes of two frames.
 
     Args:
         channels: of the features and of the second stages.
@@ -260,7 +260,7 @@ class SiamRCNNSimilarity(nn.Module):
             setattr(self, f"cascade_rcnn_stage{i}", Stage(channels, units, groups_of_norm))
 
     def similarity(self, references, features, reference_boxes, boxes, image_size):
-        """How alike the boxes of two frames are.
+        """Similarity of the boxes of two frames.
 
         Args:
             references, features: (R, C, 7, 7) and (D, C, 7, 7) of the boxes.
@@ -285,7 +285,7 @@ class SiamRCNNSimilarity(nn.Module):
 
 
 class SiamRCNN(SiamRCNNSimilarity):
-    """The tracker's network. All before the second stages is frozen: a detector's, trained before.
+    """The tracker's network. Everything before the second stages is frozen: it comes from a trained detector.
 
     Args:
         layers, planes: of the residual network.
@@ -293,15 +293,15 @@ class SiamRCNN(SiamRCNNSimilarity):
         units: width of the second stages' linear layer.
         groups_of_norm: of the normalisations.
         candidates, proposals: of the first stage, see :class:`ProposalNetwork`.
-        samples: proposals of an image that the losses are computed of, S.
+        samples: proposals per image that the losses are computed from, S.
 
     Inputs: ``template`` (N, 3, h, w), the first frame, and ``template_box`` (N, 4) xyxy in its pixels; ``images``
-        (N, 3, H, W), multiples of 32; float BGR, normalised; ``active`` (N, T, 4), boxes of the frame before, which are
-        proposals, too, rows of 0 for none; ``targets`` of the criterion, which needs them here, too.
-    Returns: dict of the first stage as of :class:`FasterRCNN`; ``"proposals"`` (N, P + T, 4), the boxes that the last
-        stage is given, ``"scores"`` (N, P + T), mean probability of all stages, ``"box_deltas"`` (N, P + T, 4) of the
+        (N, 3, H, W), multiples of 32; float BGR, normalised; ``active`` (N, T, 4), boxes of the previous frame, which
+        are proposals too, rows of 0 for none; ``targets`` of the criterion, which are needed here too.
+    Returns: dict of the first stage as of :class:`FasterRCNN`; ``"proposals"`` (N, P + T, 4), the boxes that enter the
+        last stage, ``"scores"`` (N, P + T), mean probability of all stages, ``"box_deltas"`` (N, P + T, 4) of the
         last. With targets, of every stage, ``"proposals_0"`` to ``"proposals_2"`` (N, S, 4), ``"matched_..."`` (N, S),
-        ``"class_logits_..."`` (N, S, 2), none first, ``"box_deltas_..."``; with ``"hard_features"`` among them,
+        ``"class_logits_..."`` (N, S, 2), background first, ``"box_deltas_..."``; with ``"hard_features"`` among them,
         (N, E, 3, C, 7, 7), of E boxes of other videos as each stage saw them, ``"hard_logits_..."`` (N, E, 2).
     """
 
@@ -337,7 +337,7 @@ class SiamRCNN(SiamRCNNSimilarity):
         return {name: x.detach() for name, x in self.fpn(found).items()}  # mirror: are cut
 
     def classify(self, stage: int, reference, maps, boxes):
-        """Logits (N, R, 2) and deltas (N, R, 4) of boxes (N, R, 4), beside reference features (N, C, 7, 7)."""
+        """Logits (N, R, 2) and deltas (N, R, 4) of boxes (N, R, 4), given reference features (N, C, 7, 7)."""
         count = boxes.shape[1]
         features = self.roi_extractor(maps, boxes)
         reference = reference[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
@@ -346,11 +346,11 @@ class SiamRCNN(SiamRCNNSimilarity):
         return logits.reshape(-1, count, 2), deltas.reshape(-1, count, 4)
 
     def refine(self, stage: int, boxes, deltas, image_size):
-        """The boxes that a stage makes of its own; rows of 0 stay so."""
+        """A stage's refined boxes; rows of 0 stay 0."""
         return clip_boxes(self.coders[stage].decode(deltas.detach(), boxes), image_size).detach()
 
     def learn(self, reference, maps, proposals, image_size, targets):
-        """What the losses of all stages are computed of: the boxes of a sample, refined and judged anew."""
+        """What the losses of all stages are computed from: the boxes of a sample, refined and classified again."""
         found = {}
         boxes, matched = sample_rois(proposals, targets, CONVENTION, self.samples)
         deltas = None
@@ -367,7 +367,7 @@ class SiamRCNN(SiamRCNNSimilarity):
         return found
 
     def learn_hard(self, reference, features):
-        """What the losses of examples of other videos are computed of, from their features (N, E, 3, C, 7, 7)."""
+        """What the losses of examples from other videos are computed from, given their features (N, E, 3, C, 7, 7)."""
         found = {}
         for stage, boxes in enumerate(features.to(reference).unbind(2)):
             pairs = reference[:, None].expand_as(boxes).flatten(0, 1), boxes.flatten(0, 1)
@@ -394,10 +394,11 @@ class SiamRCNN(SiamRCNNSimilarity):
 
 
 class SiamRCNNCriterion(TwoStageCriterion):
-    """Classes and boxes of the sampled proposals, stage by stage; those of the anchors are reported, not learnt.
+    """Losses of the sampled proposals' classes and boxes, stage by stage; those of the anchors are reported, not
+    trained.
 
     Args:
-        samples: anchors of an image that the first stage's losses are computed of.
+        samples: anchors per image that the first stage's losses are computed from.
 
     Inputs: ``outputs`` of :class:`SiamRCNN`, which was given the targets; ``targets``: ``"boxes"`` (N, M, 4) xyxy in
         pixels of the template's object, ``"valid"`` (N, M) bool; with hard examples ``"hard_overlaps"`` (N, E, 3) of

@@ -1,8 +1,9 @@
-"""SiamRPN: a region proposal network that looks for one object, whose look is the network's last kernel.
+"""SiamRPN: a region proposal network for one object, whose features are the network's last kernel.
 
 "High Performance Visual Tracking with Siamese Region Proposal Network", 2018, 10.1109/CVPR.2018.00935. Parameter names
-and numbers: STVIR/pysot ``models/backbone/alexnet.py``, ``models/head/rpn.py`` (Apache-2.0). What to look at: the
-template's kernel has the channels of all answers in the published head, and one answer's in the later, lighter one.
+and numbers: STVIR/pysot ``models/backbone/alexnet.py``, ``models/head/rpn.py`` (Apache-2.0). What to look at: in the
+published head the template's kernel has the channels of all outputs, in the later, lighter one those of a single
+output.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -53,7 +54,7 @@ class AlexNetLegacy(nn.Module):
 
 
 class UPChannelRPN(nn.Module):
-    """The published head: every answer has a kernel of its own, which the template's map makes.
+    """The published head: every output has its own kernel, computed from the template's map.
 
     Args:
         feature_in: channels of the search map.
@@ -72,7 +73,7 @@ class UPChannelRPN(nn.Module):
         self.loc_adjust = nn.Conv2d(loc, loc, 1)
 
     def kernel(self, x):
-        """A map of all kernels, (N, O C, h, w), as (N, O, C, h, w); the answers are the outer index."""
+        """A map of all kernels, (N, O C, h, w), as (N, O, C, h, w); the outputs are the outer index."""
         return x.unflatten(1, (-1, self.feature_in))  # mirror: NCHW
 
     def forward(self, template, search):
@@ -82,7 +83,7 @@ class UPChannelRPN(nn.Module):
 
 
 class DepthwiseRPN(nn.Module):
-    """The lighter head: correlation channel by channel.
+    """The lighter head: depthwise correlation.
 
     Args:
         in_channels: C.
@@ -108,8 +109,8 @@ class SiamRPN(nn.Module):
 
     Inputs: ``template`` (N, 3, 127, 127), ``search`` (N, 3, H, W) float, BGR in 0 to 255.
     Returns: dict: ``"cls"`` (N, 2 A, H', W'), logits, classes (none, object) first, then anchors; ``"loc"``
-        (N, 4 A, H', W'), numbers of the box first, then anchors.
-    Raises: ValueError if there is no such head.
+        (N, 4 A, H', W'), coordinates of the box first, then anchors.
+    Raises: ValueError if ``head`` is unknown.
     """
 
     def __init__(self, head: str = "depthwise", channels: tuple[int, ...] = (96, 256, 384, 384, 256)):
@@ -126,7 +127,7 @@ class SiamRPN(nn.Module):
         return self.backbone(template)
 
     def track(self, template, search):
-        """What the head says about a later frame."""
+        """The head's predictions for a later frame."""
         return self.rpn_head(template, self.backbone(search))
 
     def forward(self, template, search):

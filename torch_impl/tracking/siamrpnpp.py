@@ -1,9 +1,9 @@
-"""SiamRPN++: the same with a deep network, whose maps of three depths each have a head of their own.
+"""SiamRPN++: SiamRPN with a deep network and a head for each of three depths.
 
 "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", 2018, arXiv:1812.11703. Parameter names and
 numbers: STVIR/pysot ``models/backbone/resnet_atrous.py``, ``mobile_v2.py``, ``models/neck/neck.py``,
 ``models/head/rpn.py`` (Apache-2.0). What to look at: only the middle of the template's map is kept, so that padding
-does not show where the object is.
+does not reveal where the object is.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -44,7 +44,7 @@ USED = (3, 5, 7)
 
 
 class AdjustLayer(nn.Module):
-    """A 1x1 convolution with normalisation; of small maps only the middle.
+    """A 1x1 convolution with normalisation; small maps are cropped to their middle.
 
     Args:
         in_channels: C.
@@ -88,7 +88,7 @@ class AdjustAllLayer(nn.Module):
 
 
 class MultiRPN(nn.Module):
-    """A head for every map, and a mean of what they say.
+    """A head for every map, and the mean of their outputs.
 
     Args:
         channels: of the maps.
@@ -107,7 +107,7 @@ class MultiRPN(nn.Module):
             setattr(self, f"rpn{i}", DepthwiseRPN(width, width))
 
     def mean(self, answers, weight):
-        """Of the heads' answers."""
+        """Mean of the heads' outputs."""
         if weight is None:
             return sum(answers) / len(answers)
         shares = weight.softmax(0).unbind()
@@ -130,7 +130,7 @@ class SiamRPNPP(nn.Module):
 
     Inputs: ``template`` (N, 3, 127, 127), ``search`` (N, 3, H, W) float, BGR in 0 to 255.
     Returns: dict: ``"cls"`` (N, 2 A, H', W'), logits, classes (none, object) first, then anchors; ``"loc"``
-        (N, 4 A, H', W'), numbers of the box first, then anchors.
+        (N, 4 A, H', W'), coordinates of the box first, then anchors.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class SiamRPNPP(nn.Module):
         return self.neck(self.backbone(template))
 
     def track(self, template, search):
-        """What the heads say about a later frame."""
+        """The heads' predictions for a later frame."""
         return self.rpn_head(template, self.template(search))
 
     def forward(self, template, search):
@@ -158,11 +158,11 @@ class SiamRPNPP(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A 1x1 expansion, a 3x3 convolution of every channel by itself, a linear 1x1, and a shortcut if sizes agree.
+    """A 1x1 expansion, a depthwise 3x3 convolution, a linear 1x1, and a shortcut if sizes agree.
 
     Args:
-        in_channels, out_channels, stride: of the block; with a stride nothing is padded.
-        expansion: width of the middle over that of the input.
+        in_channels, out_channels, stride: of the block; a strided convolution does not pad.
+        expansion: width of the middle divided by that of the input.
         dilation: of the middle.
 
     x: (N, C, H, W) -> (N, out_channels, H', W').
@@ -223,7 +223,7 @@ class AtrousMobileNetV2(nn.Module):
 
 
 class MobileSiamRPNPP(nn.Module):
-    """The tracker's network on :class:`AtrousMobileNetV2`, whose heads' mean has no weights.
+    """The tracker's network on :class:`AtrousMobileNetV2`, with a plain mean of the heads.
 
     Args:
         width: of the trunk.
@@ -243,7 +243,7 @@ class MobileSiamRPNPP(nn.Module):
         return self.neck(self.backbone(template))
 
     def track(self, template, search):
-        """What the heads say about a later frame."""
+        """The heads' predictions for a later frame."""
         return self.rpn_head(template, self.template(search))
 
     def forward(self, template, search):

@@ -1,7 +1,7 @@
-"""Networks that follow another one as a moving average of its parameters.
+"""Networks whose parameters are moving averages of another network's.
 
 Mirror notes:
-- The two lists are in the order in which layers were made, in both panels.
+- Both lists are in the order in which the layers were made, in both panels.
 """
 
 import torch
@@ -11,6 +11,6 @@ __all__ = ["follow"]
 
 @torch.no_grad()
 def follow(network, leader, momentum: float) -> None:
-    """Parameters = momentum * own + (1 - momentum) * the leader's; running statistics stay as they are."""
+    """Parameters = momentum * own + (1 - momentum) * the leader's; running statistics stay unchanged."""
     for own, other in zip(network.parameters(), leader.parameters(), strict=True):  # mirror: order
         own.mul_(momentum).add_((1 - momentum) * other)

@@ -1,11 +1,11 @@
-"""LARS: every tensor has a learning rate in proportion to its own length over that of its gradient.
+"""LARS: every tensor's learning rate is proportional to the ratio of its norm to its gradient's.
 
-"Large Batch Training of Convolutional Networks", 2017, arXiv:1708.03888. Two forms in use: that of
-google-research/simclr ``lars_optimizer.py`` (Apache-2.0), with the learning rate inside of the momentum, and LARC of
+"Large Batch Training of Convolutional Networks", 2017, arXiv:1708.03888. Two variants are in use: that of
+google-research/simclr ``lars_optimizer.py`` (Apache-2.0), with the learning rate inside the momentum, and LARC of
 NVIDIA apex (BSD-3), which scales the gradient of plain SGD.
 
 Mirror notes:
-- PyTorch's optimisers read the gradients from the parameters, the ones here are given them.
+- PyTorch's optimisers read the gradients from the parameters; these are passed the gradients.
 """
 
 import torch
@@ -24,9 +24,9 @@ class LARS(torch.optim.Optimizer):
         momentum, weight_decay: the decay is added to the gradient.
         trust: the coefficient eta.
         form: "simclr" or "larc".
-        exclude_vectors: biases and normalisation, all tensors of one axis, have no decay and the plain learning rate.
+        exclude_vectors: biases and normalisation, all tensors with one axis, have no decay and the plain learning rate.
 
-    Raises: ValueError for a form that is not known.
+    Raises: ValueError if ``form`` is unknown.
     """
 
     def __init__(

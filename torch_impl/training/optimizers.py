@@ -1,4 +1,4 @@
-"""Optimisers whose formula differs between the frameworks.
+"""Optimisers whose formulas differ between the frameworks.
 
 Mirror notes:
 - Keras adds Adam's epsilon before the bias correction of the second moment, PyTorch after it.

@@ -1,7 +1,7 @@
-"""Networks that are trained in turn, each with an optimiser of its own.
+"""Networks that are trained in turn, each with its own optimiser.
 
 Mirror notes:
-- A graph of operations belongs to the loss in PyTorch; in TensorFlow a tape has to have watched it.
+- In PyTorch the graph of operations belongs to the loss; in TensorFlow a tape must have recorded it.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ class Player:
     """The networks that lower one loss together.
 
     Args:
-        networks: by the name that the model has them under.
+        networks: by their names in the model.
         optimizer: makes the optimiser of a list of parameters.
 
     ``gradients`` holds those of the last step by name.

@@ -1,7 +1,7 @@
-"""Learning rates that follow a table of factors, which plain functions make (``weights.processing.schedules``).
+"""Learning rates that follow a table of factors, made by plain functions (``weights.processing.schedules``).
 
 Mirror notes:
-- A scheduler is given the optimiser in PyTorch, and changes it; an optimiser is given the schedule in Keras.
+- In PyTorch a scheduler changes the optimiser that it is given; in Keras the optimiser is given the schedule.
 """
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,8 +16,8 @@ class ScheduledRate(LambdaLR):
 
     Args:
         base: the optimiser, whose rates are multiplied.
-        factors: one for each step from 0 on; the last one stays.
+        factors: one for each step from 0 on; the last one is kept.
     """
 
     def __init__(self, base, factors):
-        super().__init__(base, lambda step: factors[min(step, len(factors) - 1)])  # mirror: is given the optimiser
+        super().__init__(base, lambda step: factors[min(step, len(factors) - 1)])  # mirror: a scheduler changes

@@ -1,11 +1,11 @@
-"""Stochastic gradient descent with momentum, as PyTorch has it, and learning rates that change from step to step.
+"""Stochastic gradient descent with momentum, as in PyTorch, and learning rates that change from step to step.
 
 Mirror notes:
-- Keras multiplies the learning rate into the velocity and has no weight decay in the gradient; PyTorch's SGD is the one
-  that published training recipes mean.
+- Keras multiplies the learning rate into the velocity and has no weight decay in the gradient; published training
+  recipes mean PyTorch's SGD.
 """
 
-from torch.optim import SGD  # mirror: PyTorch's SGD
+from torch.optim import SGD  # mirror: training recipes mean PyTorch's SGD
 
 __all__ = ["SGD", "set_learning_rate"]
 
