@@ -26,6 +26,7 @@ SMALL = {
     "siamrpn_r50_l234_dwxcorr_otb": {"layers": (1,) * 4, "planes": (4,) * 4, "channels": (4,) * 3},
     "siammask_base": {"layers": (1,) * 3, "planes": (2,) * 3, "channels": 4},
     "siamfcpp_alexnet": {"channels": (4, 6, 8, 8, 6)},
+    "siamfcpp_googlenet": {"layers": (1, 2), "width": 0.125, "channels": 6},
 }
 RESNET = {"layers": (1,) * 4, "planes": (4, 6, 8, 10)}
 LEARNING = {

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from parity_tests.cases.tracking.halves import ALEX, MASK, RESNET
-from torch_impl.tracking import halves
+from parity_tests.cases.tracking.siamfcpp_googlenet import SMALL
+from torch_impl.tracking import halves, siamfcpp_googlenet
 from torch_impl.tracking.siamfc import siamfc_alexnet_v1
 from torch_impl.tracking.siamfcpp import siamfcpp_alexnet
 from torch_impl.tracking.siammask import siammask_sharp
@@ -33,12 +34,14 @@ def filled(half, whole):
         ),
         (siammask_sharp, "siammask_template", "siammask_sharp_track", MASK),
         (siamfcpp_alexnet, "siamfcpp_alexnet_template", "siamfcpp_alexnet_track", ALEX),
+        (siamfcpp_googlenet.siamfcpp_googlenet, "siamfcpp_googlenet_template", "siamfcpp_googlenet_track", SMALL),
     ],
 )
 def test_two_halves_are_the_whole(whole, first, second, options):
     torch.manual_seed(0)
     whole = whole(**options).double().eval()
-    first, second = (filled(getattr(halves, name)(**options), whole) for name in (first, second))
+    modules = {**vars(halves), **vars(siamfcpp_googlenet)}
+    first, second = (filled(modules[name](**options), whole) for name in (first, second))
     assert first.state_dict().keys() | second.state_dict().keys() == whole.state_dict().keys()
     size = (135, 143) if options is MASK else (191, 207)
     template, search = torch.randn(1, 3, 127, 127).double(), torch.randn(1, 3, *size).double()

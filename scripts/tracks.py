@@ -31,7 +31,7 @@ SINGLE = (
     *("siamfc_alexnet_v1", "siamfc_alexnet_v2", "siamfc_alexnet_v3"),
     *siamrpn.SETTINGS,
     *siammask.SETTINGS,
-    "siamfcpp_alexnet",
+    *("siamfcpp_alexnet", "siamfcpp_googlenet"),
     *FOLLOWERS,
 )
 MULTIPLE = ("fairmot_dla34", "fairmot_dla34_wh2", *centertrack.SETTINGS)
@@ -43,6 +43,7 @@ TEMPLATES = {
     "tracking.siamrpnpp": "siamrpn_r50_l234_dwxcorr_template",
     "tracking.siammask": "siammask_template",
     "tracking.siamfcpp": "siamfcpp_alexnet_template",
+    "tracking.siamfcpp_googlenet": "siamfcpp_googlenet_template",
 }
 OF_TRACK = ("norms", "refine", "weighted")  # options that the half for the first frame does not have
 # options of the halves that make them those of another variant
@@ -101,7 +102,7 @@ def siamese(model: catalog.Model, template: Part, track: Part, engine: str) -> F
         if one_based:
             sizes = {"cells": 33, "stride": 4} if model.name == "siamfc_alexnet_v2" else {}
             return siamfc.SiamFCTracker(first, lambda memory, crop: later(memory, crop)["response"], **sizes)
-        if model.module == "tracking.siamfcpp":
+        if model.module.startswith("tracking.siamfcpp"):
             return siamfcpp.SiamFCPPTracker(first, later)
         if model.module == "tracking.siammask":
             return siammask.SiamMaskTracker(first, later, **siammask.SETTINGS[model.name])

@@ -15,9 +15,17 @@ from torch_impl.classification.googlenet import BasicConv2d, first_blocks, scale
 from torch_impl.classification.inception_v3 import STAGES
 from torch_impl.layers.initialization import normal
 from torch_impl.layers.pooling import max_pool2d
+from torch_impl.tracking.halves import SiamFCPPTemplate, SiamFCPPTrack
 from torch_impl.tracking.siamfcpp import SiamFCPP, SiamFCPPCriterion, SiamFCPPPostProcess
 
-__all__ = ["Inception3", "SiamFCPPPostProcess", "siamfcpp_googlenet", "siamfcpp_googlenet_criterion"]
+__all__ = [
+    "Inception3",
+    "SiamFCPPPostProcess",
+    "siamfcpp_googlenet",
+    "siamfcpp_googlenet_criterion",
+    "siamfcpp_googlenet_template",
+    "siamfcpp_googlenet_track",
+]
 
 BORDER = 4  # cells that padding reaches
 
@@ -69,3 +77,15 @@ def siamfcpp_googlenet(
     layers: tuple[int, int] = (3, 5), width: float = 1.0, channels: int = 256, norms: tuple[bool, ...] = (False, False)
 ) -> SiamFCPP:
     return SiamFCPP(Inception3(layers, width, channels), norms)
+
+
+def siamfcpp_googlenet_template(
+    layers: tuple[int, int] = (3, 5), width: float = 1.0, channels: int = 256
+) -> SiamFCPPTemplate:
+    return SiamFCPPTemplate(Inception3(layers, width, channels))
+
+
+def siamfcpp_googlenet_track(
+    layers: tuple[int, int] = (3, 5), width: float = 1.0, channels: int = 256, norms: tuple[bool, ...] = (False, False)
+) -> SiamFCPPTrack:
+    return SiamFCPPTrack(Inception3(layers, width, channels), norms)
