@@ -6,7 +6,9 @@ import tensorflow as tf
 import torch
 
 import tf_impl.face.retinaface as keras_face
+import tf_impl.face.retinaface_paper as keras_paper
 import torch_impl.face.retinaface as torch_face
+import torch_impl.face.retinaface_paper as torch_paper
 from parity_tests.harness import fingerprints
 from torch_impl.boxes.anchors import cell_anchors, grid_anchors
 
@@ -46,3 +48,21 @@ def test_every_face_names_its_best_anchor(boxes, index, positive):
     for panel in (found, ours):
         np.testing.assert_array_equal(np.asarray(panel[0])[0], index)
         np.testing.assert_array_equal(np.asarray(panel[1])[0], positive)
+
+
+def test_anchors_of_the_paper():
+    model = torch_paper.retinaface_resnet152_p2p6(layers=(1, 1, 1, 1), planes=(4, 6, 8, 10), out_channels=8)
+    anchors = model(torch.zeros(1, 3, 640, 640))["anchors"]
+    sizes = (anchors[:, 2:] - anchors[:, :2]).round(decimals=2).unique(dim=0)
+    assert anchors.shape == (102300, 4)  # section 4.2
+    assert (sizes[:, 0] == sizes[:, 1]).all() and sizes[0, 0] == 16 and round(float(sizes[-1, 0])) == 406
+
+
+def test_anchors_between_face_and_background_do_not_count():
+    boxes, valid = np.array([[[0.0, 0, 10, 10]]]), np.array([[True]])
+    anchors = np.array([[0.0, 0, 10, 5], [0, 0, 10, 4.9], [0, 0, 10, 3], [0, 0, 10, 2.9]])
+    found = torch_paper.PaperRetinaFaceCriterion().assign(*map(torch.tensor, (boxes, valid, anchors)))
+    ours = keras_paper.PaperRetinaFaceCriterion(dtype="float64").assign(*map(tf.constant, (boxes, valid, anchors)))
+    for _, positive, negative in (found, ours):
+        np.testing.assert_array_equal(positive, [[True, False, False, False]])
+        np.testing.assert_array_equal(negative, [[False, False, False, True]])

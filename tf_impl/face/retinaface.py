@@ -2,8 +2,9 @@
 
 "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019, arXiv:1905.00641. Parameter names and numbers:
 biubug6/Pytorch_Retinaface ``models/retinaface.py`` (MIT), which has neither the mesh decoder (``retinaface_dense.py``)
-nor the levels P2 and P6 of the paper. What to look at: a context module widens each level's receptive field, a face
-without landmarks still counts for boxes and classes, and only the largest losses of the background count.
+nor the paper's levels P2 and P6 (``retinaface_paper.py``). What to look at: a context module widens each level's
+receptive field, a face without landmarks still counts for boxes and classes, and only the largest losses of the
+background count.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch: there maps are transposed before they become rows of anchors.
@@ -214,19 +215,27 @@ class RetinaFaceCriterion(keras.layers.Layer):
     Args:
         overlap: from which on an anchor is a face.
         negatives: background anchors per face of the image, those with the largest losses.
-        box_weight: of the boxes' loss.
+        box_weight, landmark_weight: of these losses.
 
     Inputs: ``outputs`` of :class:`RetinaFace`; ``targets``: ``"boxes"`` (N, M, 4) xyxy and ``"landmarks"`` (N, M, 10)
         x and y in turn, in pixels, ``"marked"`` (N, M) bool, whose landmarks are known, ``"valid"`` (N, M) bool.
     Returns: dict of scalars, unweighted: ``"box"``, ``"class"``, ``"landmark"``; ``"total"``.
     """
 
-    def __init__(self, overlap: float = 0.35, negatives: int = 7, box_weight: float = 2.0, **kwargs):
+    def __init__(
+        self,
+        overlap: float = 0.35,
+        negatives: int = 7,
+        box_weight: float = 2.0,
+        landmark_weight: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.overlap, self.negatives, self.box_weight = overlap, negatives, box_weight
+        self.overlap, self.negatives = overlap, negatives
+        self.box_weight, self.landmark_weight = box_weight, landmark_weight
 
     def assign(self, boxes, valid, anchors):
-        """Index of every anchor's face (N, A), and whether it has one (N, A)."""
+        """Index of every anchor's face (N, A), whether it has one (N, A), and whether it is background (N, A)."""
         iou = pairwise_iou(boxes, anchors)
         iou = tf.where(valid[..., None], iou, -tf.ones_like(iou))  # (N, M, A)
         every = tf.range(iou.shape[2], dtype=tf.int64)
@@ -237,13 +246,14 @@ class RetinaFaceCriterion(keras.layers.Layer):
         last = tf.reduce_max(tf.where(chosen, slots, -tf.ones_like(slots)), 1)
         index = tf.where(last >= 0, last, argmax(iou, 1))
         positive = tf.reduce_any(chosen & eligible, 1) | (tf.reduce_max(iou, 1) >= self.overlap)
-        return index, positive & tf.reduce_any(eligible, 1)
+        positive = positive & tf.reduce_any(eligible, 1)
+        return index, positive, ~positive
 
     def call(self, outputs, targets):
         anchors, classes = outputs["anchors"], outputs["classes"]
         dtype, zero = classes.dtype, tf.zeros([], classes.dtype)
         boxes = tf.cast(targets["boxes"], dtype)
-        index, positive = self.assign(boxes, targets["valid"], anchors)
+        index, positive, negative = self.assign(boxes, targets["valid"], anchors)
         centre, size = centre_and_size(anchors)
         matched = tf.where(positive[..., None], take_rows(boxes, index), anchors)
         goal, goal_size = centre_and_size(matched)
@@ -260,12 +270,13 @@ class RetinaFaceCriterion(keras.layers.Layer):
         landmark = landmark / tf.maximum(tf.reduce_sum(tf.cast(marked, dtype)), 1.0)
 
         log_p = tf.nn.log_softmax(classes, -1)
-        background = top_k(tf.where(positive, zero, -log_p[..., 0]), positive.shape[1])[0]  # (N, A), descending
+        background = top_k(tf.where(negative, -log_p[..., 0], zero), positive.shape[1])[0]  # (N, A), descending
         count = tf.reduce_sum(tf.cast(positive, tf.int32), 1, keepdims=True)
         hard = tf.range(positive.shape[1]) < tf.minimum(self.negatives * count, positive.shape[1] - 1)
         found = tf.reduce_sum(tf.where(positive, -log_p[..., 1], zero))
         found = (found + tf.reduce_sum(tf.where(hard, background, zero))) / faces
-        return {"box": box, "class": found, "landmark": landmark, "total": self.box_weight * box + found + landmark}
+        total = self.box_weight * box + found + self.landmark_weight * landmark
+        return {"box": box, "class": found, "landmark": landmark, "total": total}
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -199,7 +199,7 @@ class RetinaFaceDense(RetinaFace):
                 self.mesh(outputs["codes"][:, 0])
             return outputs
         boxes = tf.cast(targets["boxes"], images.dtype)
-        _, positive = RetinaFaceCriterion().assign(boxes, targets["valid"], outputs["anchors"])
+        _, positive, _ = RetinaFaceCriterion().assign(boxes, targets["valid"], outputs["anchors"])
         chosen, index = top_k(tf.cast(positive, images.dtype), self.faces)
         codes = tf.reshape(take_rows(outputs["codes"], index), (-1, sum(CODE)))
         drawn = self.mesh(codes, training=training)["image"]

@@ -2,8 +2,9 @@
 
 "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019, arXiv:1905.00641. Parameter names and numbers:
 biubug6/Pytorch_Retinaface ``models/retinaface.py`` (MIT), which has neither the mesh decoder (``retinaface_dense.py``)
-nor the levels P2 and P6 of the paper. What to look at: a context module widens each level's receptive field, a face
-without landmarks still counts for boxes and classes, and only the largest losses of the background count.
+nor the paper's levels P2 and P6 (``retinaface_paper.py``). What to look at: a context module widens each level's
+receptive field, a face without landmarks still counts for boxes and classes, and only the largest losses of the
+background count.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow: here maps are transposed before they become rows of anchors.
@@ -205,19 +206,22 @@ class RetinaFaceCriterion(nn.Module):
     Args:
         overlap: from which on an anchor is a face.
         negatives: background anchors per face of the image, those with the largest losses.
-        box_weight: of the boxes' loss.
+        box_weight, landmark_weight: of these losses.
 
     Inputs: ``outputs`` of :class:`RetinaFace`; ``targets``: ``"boxes"`` (N, M, 4) xyxy and ``"landmarks"`` (N, M, 10)
         x and y in turn, in pixels, ``"marked"`` (N, M) bool, whose landmarks are known, ``"valid"`` (N, M) bool.
     Returns: dict of scalars, unweighted: ``"box"``, ``"class"``, ``"landmark"``; ``"total"``.
     """
 
-    def __init__(self, overlap: float = 0.35, negatives: int = 7, box_weight: float = 2.0):
+    def __init__(
+        self, overlap: float = 0.35, negatives: int = 7, box_weight: float = 2.0, landmark_weight: float = 1.0
+    ):
         super().__init__()
-        self.overlap, self.negatives, self.box_weight = overlap, negatives, box_weight
+        self.overlap, self.negatives = overlap, negatives
+        self.box_weight, self.landmark_weight = box_weight, landmark_weight
 
     def assign(self, boxes, valid, anchors):
-        """Index of every anchor's face (N, A), and whether it has one (N, A)."""
+        """Index of every anchor's face (N, A), whether it has one (N, A), and whether it is background (N, A)."""
         iou = pairwise_iou(boxes, anchors)
         iou = torch.where(valid[..., None], iou, -torch.ones_like(iou))  # (N, M, A)
         every = torch.arange(iou.shape[2], device=iou.device)
@@ -228,13 +232,14 @@ class RetinaFaceCriterion(nn.Module):
         last = torch.where(chosen, slots, -torch.ones_like(slots)).amax(1)
         index = torch.where(last >= 0, last, argmax(iou, 1))
         positive = (chosen & eligible).any(1) | (iou.amax(1) >= self.overlap)
-        return index, positive & eligible.any(1)
+        positive = positive & eligible.any(1)
+        return index, positive, ~positive
 
     def forward(self, outputs, targets):
         anchors, classes = outputs["anchors"], outputs["classes"]
         dtype, zero = classes.dtype, torch.zeros([], dtype=classes.dtype, device=classes.device)
         boxes = targets["boxes"].to(dtype)
-        index, positive = self.assign(boxes, targets["valid"], anchors)
+        index, positive, negative = self.assign(boxes, targets["valid"], anchors)
         centre, size = centre_and_size(anchors)
         matched = torch.where(positive[..., None], take_rows(boxes, index), anchors)
         goal, goal_size = centre_and_size(matched)
@@ -251,13 +256,14 @@ class RetinaFaceCriterion(nn.Module):
         landmark = landmark / marked.to(dtype).sum().clamp(min=1.0)
 
         log_p = classes.log_softmax(-1)
-        background = top_k(torch.where(positive, zero, -log_p[..., 0]), positive.shape[1])[0]  # (N, A), descending
+        background = top_k(torch.where(negative, -log_p[..., 0], zero), positive.shape[1])[0]  # (N, A), descending
         count = positive.sum(1, keepdim=True)
         places = torch.arange(positive.shape[1], device=classes.device)
         hard = places < (self.negatives * count).clamp(max=positive.shape[1] - 1)
         found = torch.where(positive, -log_p[..., 1], zero).sum()
         found = (found + torch.where(hard, background, zero).sum()) / faces
-        return {"box": box, "class": found, "landmark": landmark, "total": self.box_weight * box + found + landmark}
+        total = self.box_weight * box + found + self.landmark_weight * landmark
+        return {"box": box, "class": found, "landmark": landmark, "total": total}
 
 
 class RetinaFacePostProcess(nn.Module):

@@ -188,7 +188,7 @@ class RetinaFaceDense(RetinaFace):
         if targets is None:
             return outputs
         boxes = targets["boxes"].to(images)
-        _, positive = RetinaFaceCriterion().assign(boxes, targets["valid"], outputs["anchors"])
+        _, positive, _ = RetinaFaceCriterion().assign(boxes, targets["valid"], outputs["anchors"])
         chosen, index = top_k(positive.to(images), self.faces)
         drawn = self.mesh(take_rows(outputs["codes"], index).flatten(0, 1))["image"]
         return {
