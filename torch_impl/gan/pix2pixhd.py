@@ -419,7 +419,7 @@ class Pix2PixHDTrainer:
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from ``"labels"``, ``"instances"``, ``"real"``; returns the losses as each saw them."""
+        """One step of each player from ``"labels"``, ``"instances"``, ``"real"``; the losses as each saw them."""
         model, images, instances = self.model, inputs["real"], inputs["instances"]
         maps = model.encode(inputs["labels"], instances, images.dtype)
         fake = model.generate(maps, instances, images)

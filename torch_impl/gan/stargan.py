@@ -262,7 +262,7 @@ class StarGANTrainer:
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step from ``"image"``, ``"c_org"``, ``"c_trg"``, ``"mix"``; returns the losses as each player saw them."""
+        """One step from ``"image"``, ``"c_org"``, ``"c_trg"``, ``"mix"``; the losses as each player saw them."""
         image, c_org, c_trg = inputs["image"], inputs["c_org"], inputs["c_trg"]
         G, D = self.model.G, self.model.D
         self.steps += 1
