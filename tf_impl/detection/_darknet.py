@@ -1,12 +1,12 @@
-"""What the networks of darknet's configuration files share: a list of layers that refer to each other by number.
+"""Common parts of the networks in darknet's configuration files: a list of layers that refer to each other by number.
 
-Names: darknet ``cfg/*.cfg`` (public domain), in the form that its converters to PyTorch gave them, ``models.{i}`` for
+Names: darknet ``cfg/*.cfg`` (public domain), as its converters to PyTorch write them, ``models.{i}`` for
 layer i of the file, ``conv{n}`` and ``bn{n}`` for the n-th convolution: Tianxiaomo/pytorch-YOLOv4
 ``tool/darknet2pytorch.py`` (Apache-2.0).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- A pooling of size 2 that keeps the size has one more row and column: PyTorch pads the map, Keras' "same" does.
+- A pooling of size 2 that keeps the size needs one more row and column: PyTorch pads the map, Keras has "same".
 """
 
 import keras
@@ -23,10 +23,10 @@ __all__ = ["DarknetConv", "DarknetLayers", "reorganise"]
 
 
 def reorganise(x, strides: int = 2):
-    """darknet's reorganisation of a map into a smaller one of more channels, which is no space-to-depth.
+    """darknet's reorganisation of a map into a smaller one with more channels, which is not space-to-depth.
 
-    The numbers are read in another order than they were written in: as if the map had 1 / strides^2 of its channels
-    and were larger. Published weights belong to this order.
+    The values are read in a different order than they were written in: as if the map were larger with 1 / strides^2 of
+    its channels. Published weights rely on this order.
 
     Args:
         x: (N, H, W, C); strides^2 divides C.
@@ -48,7 +48,7 @@ class DarknetConv(keras.layers.Layer):
 
     Args:
         filters, kernel_size, strides: of the convolution.
-        number: of the convolution in the network, from 1 on.
+        number: index of the convolution in the network, from 1.
         plain: no normalisation and no activation.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', filters).
@@ -70,13 +70,13 @@ class DarknetConv(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DarknetLayers(Model):
-    """A network given as a list of rows, one of each section of the configuration file.
+    """A network given as a list of rows, one per section of the configuration file.
 
     Args:
         rows: ("conv", width, kernel size, stride), with normalisation and leaky ReLU; ("plain", width), 1x1 with bias;
-            ("max", size, stride); ("route", numbers), several layers' maps after each other, negative numbers count
-            back; ("shortcut", number), the sum with that layer's map; ("upsample",); ("reorg",); ("out",), the map
-            before it is a result.
+            ("max", size, stride); ("route", numbers), several layers' maps concatenated, negative numbers count back;
+            ("shortcut", number), the sum with that layer's map; ("upsample",); ("reorg",); ("out",), the preceding map
+            is a result.
         in_chans: channels of the image.
 
     Inputs: (N, H, W, in_chans) float.

@@ -1,13 +1,13 @@
-"""The hourglass network with 104 layers that finds corners, extreme points or centres of objects.
+"""The hourglass network with 104 layers for corners, extreme points or centres of objects.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, section 3.4.
-Parameter names: princeton-vl/CornerNet ``models/py_utils/kp.py`` (BSD-3), which ExtremeNet and CenterNet share. It goes
-down by strides, not by pooling, and has a residual unit where the hourglass for poses has a bottleneck.
+Parameter names: princeton-vl/CornerNet ``models/py_utils/kp.py`` (BSD-3), which ExtremeNet and CenterNet share. It
+downsamples by strides, not by pooling, and has a residual unit where the hourglass for poses has a bottleneck.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch. Keras infers the input widths; a unit is told whether its shortcut needs a convolution.
-- Two lists' names end with an underscore, as those of names that Keras owns do here: their layers are attributes with
-  the whole name, index included; in PyTorch they are lists.
+- The names of two lists end with an underscore, which here marks names that Keras reserves: so their layers are
+  attributes with the whole name, index included; in PyTorch they are lists.
 """
 
 import keras
@@ -31,7 +31,7 @@ class Convolution(keras.layers.Layer):
 
     Args:
         filters, kernel_size, strides: of the convolution.
-        with_bn: whether there is a normalisation; without, the convolution has a bias.
+        with_bn: whether there is a normalisation; if not, the convolution has a bias.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
@@ -57,7 +57,7 @@ class Residual(keras.layers.Layer):
 
     Args:
         filters, strides: of the first convolution.
-        project: whether the shortcut has a convolution; it must where the shape changes.
+        project: whether the shortcut has a convolution; required where the shape changes.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), filters).
     """
@@ -84,7 +84,7 @@ def units(in_channels: int, filters: int, count: int, strides: int = 1) -> keras
 
 @keras.saving.register_keras_serializable("diptych")
 class KeypointModule(keras.layers.Layer):
-    """One hourglass: a map at its size, and at half its size by what may be an hourglass again.
+    """One hourglass: a branch at full size, and one at half size, which may be an hourglass again.
 
     Args:
         dims: widths, from this size to the smallest.
@@ -111,15 +111,15 @@ class KeypointModule(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class HourglassTrunk(Model):
-    """The base of the detectors: a stem of stride 4 and hourglasses, each of which gets what the one before found.
+    """The base of the detectors: a stem of stride 4 and hourglasses, each of which receives the previous one's output.
 
     Args:
         stacks: number of hourglasses.
         dims, modules: of each, see :class:`KeypointModule`.
         stem: width of the first convolution.
-        cnv_dim: width of what comes out.
+        cnv_dim: width of the output.
 
-    ``stacked``: (N, H, W, 3) float, normalised -> list of (N, H / 4, W / 4, cnv_dim), rounded up, one of each.
+    ``stacked``: (N, H, W, 3) float, normalised -> list of (N, H / 4, W / 4, cnv_dim), rounded up, one per hourglass.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""What detectors of two stages with masks share: where masks are computed, their loss, their results.
+"""Common parts of two-stage detectors with masks: where masks are computed, their loss, their results.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: here the classes of mask logits come first only afterwards, there they do at once.
+- NHWC here, NCHW in PyTorch: here the classes of mask logits are moved to the front afterwards, there they come first
+  already.
 """
 
 import keras
@@ -18,12 +19,12 @@ SHARE = 0.25  # of the sampled proposals may be positive; only these have masks
 
 
 def with_masks(head, found: dict, maps, image_size, targets=None, given: bool = False) -> dict:
-    """Add masks to what the second stage found.
+    """Add masks to the second stage's outputs.
 
     Args:
         head: a :class:`RoIHead` with ``segment``, which makes logits (N * R, S, S, K) of boxes (N, R, 4), and
             ``postprocess``, which finds the best boxes.
-        found: its other outputs.
+        found: the second stage's outputs.
         maps, image_size, targets, given: see :class:`RoIHead`.
 
     Returns:
@@ -71,8 +72,8 @@ class MaskCriterion(TwoStageCriterion):
     Args:
         convention, anchor_beta, box_beta, inside, samples: see :class:`TwoStageCriterion`.
 
-    Inputs: as of :class:`TwoStageCriterion`; ``targets["masks"]`` (N, M, H, W), 0 or 1.
-    Returns: as of :class:`TwoStageCriterion`, and ``"loss_mask"``.
+    Inputs: as for :class:`TwoStageCriterion`; ``targets["masks"]`` (N, M, H, W), 0 or 1.
+    Returns: as for :class:`TwoStageCriterion`, and ``"loss_mask"``.
     """
 
     def call(self, outputs, targets):
@@ -84,12 +85,12 @@ class MaskCriterion(TwoStageCriterion):
 
 @keras.saving.register_keras_serializable("diptych")
 class MaskPostProcess(keras.layers.Layer):
-    """The best boxes, which the model has found already, with their masks.
+    """The best boxes, already found by the model, with their masks.
 
     Inputs: ``outputs`` of the model.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
-        ``"valid"`` (N, D) bool, ``"masks"`` (N, D, S, S) probabilities inside of the boxes; where not valid, the
-        others are 0. :func:`paste_masks` makes masks of the image of them.
+        ``"valid"`` (N, D) bool, ``"masks"`` (N, D, S, S) probabilities inside the boxes; where not valid, the
+        others are 0. :func:`paste_masks` pastes them into the image.
     """
 
     def call(self, outputs):

@@ -1,4 +1,4 @@
-"""A residual trunk whose convolutions are all of one kind, and whose normalisations have a name of their own.
+"""A residual trunk whose convolutions are all of one kind, and whose normalisations have a special name.
 
 Names: mmdet ``backbones/resnet.py`` (Apache-2.0).
 
@@ -32,7 +32,7 @@ class ConvBottleneck(keras.layers.Layer):
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
         conv, conv2: make all convolutions, and the 3x3 one.
         norm: makes a normalisation.
-        norm_name: what the normalisations are called, before their number.
+        norm_name: prefix of the normalisations' names, before their number.
 
     x: (N, H, W, C) -> (N, ceil(H / strides), ceil(W / strides), 4 * planes).
     """
@@ -73,7 +73,7 @@ class ConvBottleneck(keras.layers.Layer):
         return getattr(self, f"{self.norm_name}{index}")(getattr(self, f"conv{index}")(x), training=training)
 
     def residual(self, x, training=False):
-        """What the last ReLU is given."""
+        """The input of the last ReLU."""
         identity = x if self.downsample is None else self.downsample(x, training=training)
         y = tf.nn.relu(self.normalized(1, x, training))
         y = tf.nn.relu(self.normalized(2, y, training))

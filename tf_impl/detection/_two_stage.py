@@ -1,11 +1,11 @@
-"""What detectors of two stages share: the heads of the second stage, the losses of both, the best boxes.
+"""Common parts of two-stage detectors: the heads of the second stage, the losses of both, the best boxes.
 
 Names: torchvision ``detection/generalized_rcnn.py``, ``detection/roi_heads.py`` (BSD-3); mmdet
 ``detectors/two_stage.py``, ``roi_heads/standard_roi_head.py`` (Apache-2.0).
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- Numbers of one class are picked by ``tf.gather(batch_dims=2)``, in PyTorch by ``gather``.
+- Values of one class are picked by ``tf.gather(batch_dims=2)``, in PyTorch by ``gather``.
 """
 
 import keras
@@ -40,7 +40,7 @@ ROI_STDS = (0.1, 0.1, 0.2, 0.2)  # of the second stage's deltas; the first has 1
 
 
 def of_class(values, labels):
-    """The numbers of one class of every box.  (N, S, K, ...), (N, S) int64, negative for 0 -> (N, S, ...)."""
+    """The values of one class for every box.  (N, S, K, ...), (N, S) int64, negative for 0 -> (N, S, ...)."""
     return tf.gather(values, tf.maximum(labels, 0), batch_dims=2)  # mirror: gather
 
 
@@ -50,15 +50,15 @@ def class_entropy(logits, labels):
 
 
 def two_stages(first, second, maps, images, proposals=None, targets=None) -> dict:
-    """What a detector returns of its maps.
+    """A detector's outputs, from its maps.
 
     Args:
         first: a :class:`ProposalNetwork`.
         second: a :class:`RoIHead`.
         maps: dict of levels, p2 and coarser.
-        images: (N, H, W, 3), of which only the size counts.
-        proposals: (N, P, 4) or (N * P, 4) xyxy in pixels in place of the network's own; rows without area are none.
-        targets: what the losses are computed with; if they hold ``"proposals"``, these replace the network's own.
+        images: (N, H, W, 3), of which only the size is used.
+        proposals: (N, P, 4) or (N * P, 4) xyxy in pixels instead of the network's own; rows without area are ignored.
+        targets: those of the losses; any ``"proposals"`` in them replace the network's own.
     """
     found = first(maps, image_size=map_size(images), learning=targets is not None)
     own = found.pop("proposals")
@@ -75,17 +75,17 @@ def two_stages(first, second, maps, images, proposals=None, targets=None) -> dic
 
 @keras.saving.register_keras_serializable("diptych")
 class RoIHead(keras.layers.Layer):
-    """The second stage: chooses proposals while it learns, and says their classes and boxes.
+    """The second stage: samples proposals in training, and predicts their classes and boxes.
 
     Args:
         convention: "torchvision" or "mmdet".
-        samples: proposals of an image that the losses are computed of, S.
+        samples: proposals per image that the losses are computed from, S.
         positive, low_quality: of the assignment, see :func:`sample_rois`.
 
     Inputs: dict of maps (N, H, W, C); ``proposals`` (N, P, 4); ``image_size`` (2,); ``targets``, see
         :func:`sample_rois`, or None; ``given``: whether the proposals are not the network's own.
     Returns: dict: ``"proposals"`` (N, P or S, 4), ``"class_logits"`` (N, P or S, K), ``"box_deltas"`` the same with
-        four numbers for a box, or four for each of its classes; with targets also ``"matched"`` (N, S).
+        four values per box, or four for each of its classes; with targets also ``"matched"`` (N, S).
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class TwoStageCriterion(keras.layers.Layer):
         convention: "torchvision" or "mmdet".
         anchor_beta: of the smooth L1 loss of the anchors' boxes; None for the convention's, 0 for the L1 loss.
         box_beta: the same of the proposals' boxes.
-        inside: only anchors inside of the image take part.
-        samples: anchors of an image that the losses are computed of; half of them positive, if there are as many.
+        inside: whether only anchors inside the image take part.
+        samples: anchors per image that the losses are computed from; up to half of them positive.
 
     Inputs: ``outputs`` of the model, which was given the targets; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels,
         ``"labels"`` (N, M) int64, ``"valid"`` (N, M) bool, False for padding; boxes without area take no part. If there
@@ -159,7 +159,7 @@ class TwoStageCriterion(keras.layers.Layer):
         return {**losses, "total": sum(losses.values())}
 
     def anchor_losses(self, outputs, targets):
-        """Of the first stage."""
+        """Losses of the first stage."""
         logits, deltas, anchors = outputs["objectness"], outputs["anchor_deltas"], outputs["anchors"]
         boxes = targets["boxes"]
         present = targets["valid"] & has_area(boxes)
@@ -176,7 +176,7 @@ class TwoStageCriterion(keras.layers.Layer):
         )
         divisor = tf.cast(self._divisor(positive, negative), logits.dtype) + self.convention.eps
         entropy = binary_cross_entropy(logits, tf.cast(positive, logits.dtype))
-        # an anchor without an object has itself for a target: finite, and masked
+        # an anchor without an object is its own target: finite, and masked
         wanted = tf.where(positive[..., None], take_rows(boxes, matched), anchors)
         regression = self._regression(deltas, self.anchor_coder.encode(wanted, anchors), self.anchor_beta)
         return {
@@ -185,7 +185,7 @@ class TwoStageCriterion(keras.layers.Layer):
         }
 
     def box_losses(self, outputs, targets):
-        """Of the second stage."""
+        """Losses of the second stage."""
         names = ("class_logits", "box_deltas", "proposals", "matched")
         losses = self.of_proposals(*(outputs[name] for name in names), targets, self.box_coder)
         return dict(zip(self.convention.losses[2:], losses))
@@ -207,7 +207,7 @@ class TwoStageCriterion(keras.layers.Layer):
         return tf.reduce_sum(entropy) / divisor, tf.reduce_sum(regression) / divisor
 
     def _divisor(self, positive, negative):
-        """Number of the anchors that were sampled."""
+        """Number of sampled anchors."""
         counts = tf.stack([tf.reduce_sum(tf.cast(kind, tf.int64), 1) for kind in (positive, negative)])  # (2, N)
         if self.convention.count_empty:
             return tf.reduce_sum(tf.maximum(counts, 1))
@@ -225,12 +225,12 @@ class TwoStagePostProcess(keras.layers.Layer):
     Args:
         convention: "torchvision" or "mmdet".
         score_threshold: pairs of at most this probability are dropped.
-        candidates: pairs kept of each image before the suppression; the references keep all above the threshold.
+        candidates: pairs kept per image before suppression; the references keep all above the threshold.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of the model; ``"image_size"`` may also be (N, 2), for images that were padded on the right and
-        below.
+        at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """

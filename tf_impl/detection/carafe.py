@@ -4,7 +4,7 @@
 Parameter names: mmdet ``carafe`` (Apache-2.0).
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import functools
@@ -41,7 +41,7 @@ class CARAFENeck(FPNCARAFE):
     """:class:`FPNCARAFE` of maps by name.
 
     Args:
-        in_channels, out_channels, num_outs: see there.
+        in_channels, out_channels, num_outs: as there.
 
     Inputs: dict of maps (N, H_i, W_i, C_i), fine to coarse.
     Returns: dict of levels (N, H_i, W_i, out_channels), fine to coarse, "p2" for "c2" and so on.
@@ -77,7 +77,7 @@ class CARAFEMaskRoIHead(StandardMaskRoIHead):
 
 
 def detector(head, layers, out_channels, candidates, proposals, **options) -> TwoStageDetector:
-    """A detector with such a pyramid; options of :func:`pyramid_backbone`."""
+    """A detector with a CARAFE pyramid; options: those of :func:`pyramid_backbone`."""
     backbone = pyramid_backbone(layers=layers, **options)
     neck = CARAFENeck(tuple(backbone.channels.values()), out_channels, 5)
     return TwoStageDetector(backbone, neck, RPNHead(out_channels, candidates, proposals), head)

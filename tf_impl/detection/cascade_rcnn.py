@@ -1,11 +1,12 @@
-"""Cascade R-CNN: three second stages, each trained with closer boxes than the one before, whose boxes it is given.
+"""Cascade R-CNN: three second stages, each given the boxes of the one before and trained with stricter overlaps.
 
 "Cascade R-CNN: High Quality Object Detection and Instance Segmentation", 2017, arXiv:1712.00726, 1906.09756.
-Parameter names: mmdet ``roi_heads/cascade_roi_head.py`` (Apache-2.0). In training every stage samples anew from the
-boxes that the one before has moved; objects that were added to these are taken out before.
+Parameter names: mmdet ``roi_heads/cascade_roi_head.py`` (Apache-2.0). In training every stage samples again from the
+boxes refined by the one before; objects that were added to them are removed first.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: here the classes of mask logits come first only afterwards, there they do at once.
+- NHWC here, NCHW in PyTorch: here the classes of mask logits are moved to the front afterwards, there they come first
+  already.
 - Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
@@ -42,7 +43,7 @@ __all__ = [
     "cascade_rcnn_x101_64x4d_fpn",
 ]
 
-OVERLAPS = (0.5, 0.6, 0.7)  # from which on a proposal belongs to an object
+OVERLAPS = (0.5, 0.6, 0.7)  # overlap from which on a proposal belongs to an object
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 WEIGHTS = (1.0, 0.5, 0.25)  # of the stages' losses
 SHARE = 0.25  # of the sampled proposals may be positive
@@ -55,7 +56,7 @@ class CascadePostProcess(TwoStagePostProcess):
     Args:
         score_threshold, candidates, iou_threshold, detections: see :class:`TwoStagePostProcess`.
 
-    Inputs and returns: as of :class:`TwoStagePostProcess`.
+    Inputs and returns: as for :class:`TwoStagePostProcess`.
     """
 
     def __init__(
@@ -77,10 +78,10 @@ class CascadeRoIHead(keras.layers.Layer):
     Args:
         num_classes: classes K, without a background.
         units: width of the linear layers.
-        samples: proposals of an image that the losses of a stage are computed of, S.
+        samples: proposals per image that a stage's losses are computed from, S.
 
-    Inputs: as of :class:`RoIHead`.
-    Returns: dict: ``"proposals"`` (N, P, 4), the boxes that the last stage is given, ``"class_logits"`` (N, P, K + 1),
+    Inputs: as for :class:`RoIHead`.
+    Returns: dict: ``"proposals"`` (N, P, 4), the input boxes of the last stage, ``"class_logits"`` (N, P, K + 1),
         the mean of all stages, ``"box_deltas"`` (N, P, 4) of the last stage. With targets, of every stage, ``"..._0"``
         to ``"..._2"``, the same with S for P, and ``"matched"`` (N, S).
     """
@@ -100,7 +101,7 @@ class CascadeRoIHead(keras.layers.Layer):
         return tf.reshape(logits, (*rows, logits.shape[-1])), tf.reshape(deltas, (*rows, 4))
 
     def refine(self, stage: int, boxes, deltas, image_size):
-        """The boxes that a stage makes of its own; rows of 0 stay so."""
+        """A stage's refined boxes; rows of 0 stay 0."""
         return tf.stop_gradient(clip_boxes(self.coders[stage].decode(deltas, boxes), image_size))
 
     def call(self, maps, proposals, image_size, targets=None, given: bool = False):
@@ -115,7 +116,7 @@ class CascadeRoIHead(keras.layers.Layer):
         return {"proposals": proposals, "class_logits": sum(every) / len(every), "box_deltas": deltas}
 
     def learn(self, maps, proposals, image_size, targets):
-        """What the losses of all stages are computed of."""
+        """What the losses of all stages are computed from."""
         found = {}
         for stage, overlap in enumerate(OVERLAPS):
             boxes, matched = sample_rois(proposals, targets, self.convention, self.samples, positive=overlap)
@@ -130,14 +131,14 @@ class CascadeRoIHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class CascadeMaskRoIHead(CascadeRoIHead):
-    """The same with a mask head for every stage.
+    """:class:`CascadeRoIHead` with a mask head for every stage.
 
     Args:
         num_classes, units, samples: see :class:`CascadeRoIHead`.
         mask_filters: width of the masks' convolutions.
         score_threshold, pairs, iou_threshold, detections: of the best boxes, see :class:`TwoStagePostProcess`.
 
-    Returns: as of :class:`CascadeRoIHead`, and with targets ``"mask_logits_0"`` to ``"mask_logits_2"`` (N, P, 28, 28)
+    Returns: as for :class:`CascadeRoIHead`, and with targets ``"mask_logits_0"`` to ``"mask_logits_2"`` (N, P, 28, 28)
         of the objects' classes for the first P proposals of each stage, all positive ones among them; for given
         proposals ``"masks"`` (N, P, K, 28, 28), the mean probabilities of all stages; otherwise the best boxes,
         ``"boxes"``, ``"scores"``, ``"labels"``, ``"valid"``, and ``"masks"`` (N, D, 28, 28) of their classes.
@@ -183,12 +184,12 @@ class CascadeMaskRoIHead(CascadeRoIHead):
 
 @keras.saving.register_keras_serializable("diptych")
 class CascadeCriterion(TwoStageCriterion):
-    """The losses of the first stage and, with smaller and smaller weights, of all second stages.
+    """The losses of the first stage and, with decreasing weights, of all second stages.
 
     Args:
-        samples: anchors of an image that the losses are computed of.
+        samples: anchors per image that the losses are computed from.
 
-    Inputs: as of :class:`TwoStageCriterion`.
+    Inputs: as for :class:`TwoStageCriterion`.
     Returns: dict of scalars: ``"loss_rpn_cls"``, ``"loss_rpn_bbox"``, ``"s0.loss_cls"``, ``"s0.loss_bbox"``, and so on
         to ``"s2.loss_bbox"``; ``"total"``.
     """
@@ -213,8 +214,8 @@ class CascadeMaskCriterion(CascadeCriterion):
     Args:
         samples: see :class:`CascadeCriterion`.
 
-    Inputs: as of :class:`MaskCriterion`.
-    Returns: as of :class:`CascadeCriterion`, and ``"s0.loss_mask"`` to ``"s2.loss_mask"``.
+    Inputs: as for :class:`MaskCriterion`.
+    Returns: as for :class:`CascadeCriterion`, and ``"s0.loss_mask"`` to ``"s2.loss_mask"``.
     """
 
     def box_losses(self, outputs, targets):
@@ -228,9 +229,9 @@ class CascadeMaskCriterion(CascadeCriterion):
 
 @keras.saving.register_keras_serializable("diptych")
 class CascadeMaskPostProcess(MaskPostProcess):
-    """The best boxes, which the model has found already, with their masks.
+    """The best boxes, already found by the model, with their masks.
 
-    Inputs and returns: as of :class:`MaskPostProcess`.
+    Inputs and returns: as for :class:`MaskPostProcess`.
     """
 
     def call(self, outputs):

@@ -1,13 +1,13 @@
-"""CenterNet: an object is the peak of its class's heat map, with its size and the rest of its centre beside it.
+"""CenterNet: an object is a peak in its class's heat map, with its size and the offset of its centre in the cell.
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``,
 ``networks/pose_dla_dcn.py`` (MIT).
-What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
+What to look at: no anchors and no suppression; a peak is a local maximum, found by one max pooling.
 
 Mirror notes:
-- PyTorch fills kernels of finished layers, Keras gives each layer its initial values; the residual networks start some
-  of their upsampling as bilinear.
+- PyTorch fills the kernels of finished layers, Keras gives each layer its initial values; in the residual networks some
+  upsampling is initially bilinear.
 """
 
 import keras
@@ -37,12 +37,12 @@ __all__ = [
     "centernet_resdcn101",
 ]
 
-STRIDE = 4  # pixels for a cell of the maps
+STRIDE = 4  # pixels per cell of the maps
 PRIOR_BIAS = -2.19  # logit of a heat map before training: probability 0.1
 
 
 def prediction(hidden: int, filters: int, bias: float = 0.0, std: float | None = None):
-    """3x3 and 1x1 convolution; ``bias`` and ``std`` are of the initial values, None for PyTorch's own."""
+    """3x3 and 1x1 convolution; ``bias`` and ``std`` set initial values, None for PyTorch's."""
     if std is None:
         kernel_initializer = bias_initializer = None
     else:
@@ -61,13 +61,13 @@ def prediction(hidden: int, filters: int, bias: float = 0.0, std: float | None =
 
 @keras.saving.register_keras_serializable("diptych")
 class _BilinearFirst(keras.initializers.Initializer):
-    """All inputs of a transposed convolution's first output channel interpolate, as in the reference."""
+    """Bilinear kernels for all inputs of a transposed convolution's first output channel, as in the reference."""
 
     def __call__(self, shape, dtype=None):
         height, width, filters, _ = shape
         bound = (filters * height * width) ** -0.5
         values = keras.initializers.RandomUniform(-bound, bound)(shape, dtype)
-        first = tf.cast(bilinear_kernel(height)[:, :, None, None], values.dtype)  # mirror: fills kernels
+        first = tf.cast(bilinear_kernel(height)[:, :, None, None], values.dtype)  # mirror: fills the kernels
         return tf.where(tf.range(filters)[:, None] == 0, first, values)
 
 
@@ -84,7 +84,7 @@ class CenterNetResNet(ResNet):
 
     Inputs: (N, H, W, 3) float, normalised; H and W multiples of 32.
     Returns: dict: ``"hm"`` (N, H / 4, W / 4, K) logits, ``"wh"`` (N, H / 4, W / 4, 2) width and height of the box in
-        cells, ``"reg"`` (N, H / 4, W / 4, 2) what x and y of the centre lack, in cells.
+        cells, ``"reg"`` (N, H / 4, W / 4, 2) the centre's x and y offsets, in cells.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class CenterNetDLA(Model):
     """Deep layer aggregation, its upsampling, three maps.
 
     Args:
-        depths, widths: of the aggregation, see :class:`DLA`; its classifier is there and not used.
+        depths, widths: of the aggregation, see :class:`DLA`; its classifier exists but is unused.
         num_classes: classes K.
         hidden: width of the predictions' first convolutions.
         classifier: classes of the unused classifier.
@@ -156,10 +156,10 @@ class CenterNetDLA(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class CenterNetCriterion(keras.layers.Layer):
-    """Focal loss of the heat maps, L1 losses of size and rest at the objects' centres.
+    """Focal loss of the heat maps, L1 losses of size and offset at the objects' centres.
 
     Args:
-        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        overlap: IoU with itself that a box keeps when its corners move within the peak.
         wh_weight, off_weight: of the two L1 losses in the total.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -189,7 +189,7 @@ class CenterNetCriterion(keras.layers.Layer):
         peak = heatmap_focal_loss(heat, wanted)
 
         index = tf.cast(cell[..., 1] * width + cell[..., 0], tf.int64)
-        count = 2 * tf.reduce_sum(tf.cast(valid, dtype)) + 1e-4  # of numbers, two for an object
+        count = 2 * tf.reduce_sum(tf.cast(valid, dtype)) + 1e-4  # number of values, two per object
         found = l1_loss(take_rows(map_rows(outputs["wh"]), index), size)
         extent = tf.reduce_sum(tf.where(valid, found, zero)) / count
         found = l1_loss(take_rows(map_rows(outputs["reg"]), index), centre - cell)
@@ -208,7 +208,7 @@ class CenterNetPostProcess(keras.layers.Layer):
 
     Args:
         detections: results per image, D.
-        kernel_size: side of the window in which a peak is the highest.
+        kernel_size: size of the window in which a peak is the highest.
 
     Inputs: ``outputs`` of the model.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,

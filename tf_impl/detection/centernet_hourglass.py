@@ -1,4 +1,4 @@
-"""CenterNet on two hourglasses, each of which finds centres, and the second of which is asked.
+"""CenterNet on two hourglasses, each of which finds centres; the second one's are the results.
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: xingyizhou/CenterNet ``networks/large_hourglass.py`` (MIT).
@@ -38,7 +38,7 @@ class CenterNetHourglass(HourglassTrunk):
 
     Inputs: (N, H, W, 3) float, normalised.
     Returns: dict: ``"hm"`` (N, H / 4, W / 4, K) logits, ``"wh"`` (N, H / 4, W / 4, 2) width and height of the box in
-        cells, ``"reg"`` (N, H / 4, W / 4, 2) what x and y of the centre lack, in cells; of the last hourglass, and with
+        cells, ``"reg"`` (N, H / 4, W / 4, 2) the centre's x and y offsets, in cells; of the last hourglass, and with
         ``"_0"`` after the key of the first, and so on.
     """
 
@@ -71,7 +71,7 @@ class StackedCenterNetCriterion(keras.layers.Layer):
     Args:
         options: of :class:`CenterNetCriterion`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(self, **options):

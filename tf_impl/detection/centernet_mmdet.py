@@ -1,8 +1,8 @@
-"""CenterNet as mmdet has it: with convolutions before the upsamplings, peaks of its own, and losses over dense maps.
+"""mmdet's CenterNet: with convolutions before the upsamplings, other peaks, and losses over dense maps.
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: mmdet ``necks/ct_resnet_neck.py``, ``dense_heads/centernet_head.py`` (Apache-2.0).
-What to look at: the heat maps come out as probabilities, and the radius of a peak is the corrected one.
+What to look at: the heat maps are returned as probabilities, and the radius of a peak is the corrected one.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -65,13 +65,13 @@ class ConvUnit(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class CenterNetNeck(keras.layers.Layer):
-    """Convolutions and upsamplings in turn.
+    """Alternating convolutions and upsamplings.
 
     Args:
         widths: of the upsamplings, each of which doubles the map.
-        deformable: whether the convolutions are.
+        deformable: whether the convolutions are deformable.
 
-    x: (N, H, W, C) -> (N, 8 H, 8 W, widths[-1]) for three of them.
+    x: (N, H, W, C) -> (N, 8 H, 8 W, widths[-1]) for three widths.
     """
 
     def __init__(self, widths: tuple[int, ...], deformable: bool, **kwargs):
@@ -87,7 +87,7 @@ class CenterNetNeck(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class CenterNetHead(keras.layers.Layer):
-    """Three maps.
+    """Heat map, sizes and offsets, by two convolutions each.
 
     Args:
         num_classes: classes K.
@@ -118,7 +118,7 @@ class MMDetCenterNet(Model):
 
     Inputs: (N, H, W, 3) float, normalised; H and W multiples of 32.
     Returns: dict: ``"heat"`` (N, H / 4, W / 4, K) in [0, 1], ``"wh"`` (N, H / 4, W / 4, 2) width and height of the box
-        in cells, ``"offset"`` (N, H / 4, W / 4, 2) what x and y of the centre lack, in cells.
+        in cells, ``"offset"`` (N, H / 4, W / 4, 2) the centre's x and y offsets, in cells.
     """
 
     def __init__(
@@ -144,15 +144,15 @@ class MMDetCenterNet(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class MMDetCenterNetCriterion(keras.layers.Layer):
-    """Focal loss of the heat maps, L1 losses of size and rest at the cells of the objects' centres.
+    """Focal loss of the heat maps, L1 losses of size and offset at the cells of the objects' centres.
 
     Args:
-        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        overlap: IoU with itself that a box keeps when its corners move within the peak.
         wh_weight: of the loss of sizes.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding. Boxes without area take no part; of several objects in a cell the
-        last one's size and rest count.
+        last one's size and offset count.
     Returns: dict of scalars: ``"loss_center_heatmap"``, ``"loss_wh"``, ``"loss_offset"``, ``"total"``.
     """
 
@@ -202,9 +202,9 @@ class MMDetCenterNetPostProcess(keras.layers.Layer):
 
     Args:
         detections: results per image, D.
-        kernel_size: side of the window in which a peak is the highest.
+        kernel_size: size of the window in which a peak is the highest.
 
-    Inputs: ``outputs`` of the model, of at least D numbers in the heat maps.
+    Inputs: ``outputs`` of the model, with at least D values in the heat maps.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """

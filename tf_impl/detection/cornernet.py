@@ -1,12 +1,12 @@
-"""CornerNet: an object is two corners, each a peak of a heat map, that have the same tag.
+"""CornerNet: an object is two corners with the same tag, each a peak of a heat map.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244.
 Parameter names: princeton-vl/CornerNet ``models/CornerNet.py``, ``models/py_utils/kp.py`` (BSD-3).
-What to look at: tags mean nothing but by their differences, which the losses pull to 0 in an object and push above 1
+What to look at: only the differences of tags matter: the losses pull them to 0 within an object and push them above 1
 between objects.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: a map becomes rows of cells after a transposition there.
+- NHWC here, NCHW in PyTorch: a map is transposed there before it becomes rows of cells.
 """
 
 import keras
@@ -41,16 +41,16 @@ __all__ = [
 ]
 
 CORNERS = ("tl", "br")
-EPS = 1e-4  # keeps the divisors from 0
+EPS = 1e-4  # keeps the divisors above 0
 
 
 @keras.saving.register_keras_serializable("diptych")
 class CornerPool(keras.layers.Layer):
-    """Two corner poolings of maps of their own, added, and a shortcut.
+    """The sum of two corner poolings of separate maps, and a shortcut.
 
     Args:
         dim: width of the map.
-        pooled: width of what is pooled.
+        pooled: width of the pooled maps.
         directions: of the poolings, see :func:`corner_pool`.
 
     x: (N, H, W, C), the same shape out.
@@ -83,7 +83,7 @@ class CornerNet(HourglassTrunk):
 
     Inputs: (N, H, W, 3) float, normalised.
     Returns: dict, for the corners "tl" and "br": ``"tl_heat"`` (N, H', W', K) logits, ``"tl_tag"`` (N, H', W', 1),
-        ``"tl_regr"`` (N, H', W', 2) what x and y of the corner lack, in cells, ...; H' and W' are quarters, rounded up;
+        ``"tl_regr"`` (N, H', W', 2) the corner's x and y offsets, in cells, ...; H' and W' are quarters, rounded up;
         of the last hourglass, and with ``"_0"`` after the key of the first, and so on. ``"image_size"`` (2,) int64, H
         and W.
     """
@@ -121,10 +121,10 @@ class CornerNet(HourglassTrunk):
 
 @keras.saving.register_keras_serializable("diptych")
 class CornerNetCriterion(keras.layers.Layer):
-    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the rests at the objects' corners.
+    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the offsets at the objects' corners.
 
     Args:
-        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        overlap: IoU with itself that a box keeps when its corners move within the peak.
         pull_weight, push_weight, regr_weight: factors of the losses.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -185,13 +185,13 @@ class CornerNetCriterion(keras.layers.Layer):
         return {**found, "total": sum(found.values())}
 
     def _tag_losses(self, first, second, valid, number):
-        """Distances of an object's tags from their mean, and nearness of the objects' means; sums over the batch."""
+        """Distances of an object's tags from their mean, and closeness of the objects' means; sums over the batch."""
         mean = (first + second) / 2
         losses = (tf.square(first - mean) + tf.square(second - mean)) / (number[:, None] + EPS)
         together = tf.reduce_sum(tf.where(valid, losses, 0.0))
         number = number[:, None, None]
         near = tf.nn.relu(1 - tf.abs(mean[:, None] - mean[:, :, None]))  # (N, M, M)
-        near = (near - 1 / (number + EPS)) / (number * (number - 1) + EPS)  # less an object's nearness to itself
+        near = (near - 1 / (number + EPS)) / (number * (number - 1) + EPS)  # minus an object's closeness to itself
         return together, tf.reduce_sum(tf.where(valid[:, None] & valid[:, :, None], near, 0.0))
 
 
@@ -200,10 +200,10 @@ class CornerNetPostProcess(keras.layers.Layer):
     """The best pairs of corners of every image, with soft suppression by class.
 
     Args:
-        corners: corners of each kind, all pairs of which are looked at.
+        corners: corners of each kind; all their pairs are considered.
         candidates: pairs kept.
         detections: results per image, D.
-        tag_distance: tags of a pair differ by no more.
+        tag_distance: largest difference of a pair's tags.
         sigma, min_score: of the suppression, see :func:`batched_soft_nms`.
 
     Inputs: ``outputs`` of the model.

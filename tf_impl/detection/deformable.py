@@ -1,11 +1,11 @@
-"""Detectors whose backbone has deformable convolutions: each place samples where the features tell it to.
+"""Detectors whose backbone has deformable convolutions: each position samples where its features tell it to.
 
 "Deformable Convolutional Networks", 2017, arXiv:1703.06211; "Deformable ConvNets v2: More Deformable, Better Results",
 2018, arXiv:1811.11168. Parameter names: mmdet ``dcn``, ``dcnv2`` (Apache-2.0). All 3x3 convolutions of stages 3 to 5
-are deformable, those with a stride included.
+are deformable, strided ones included.
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import functools
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def deformable(version: str, deform_groups: int = 1) -> tuple:
-    """What makes the 3x3 convolutions of the four stages; "v1" or "v2", without and with a mask."""
+    """The classes of the 3x3 convolutions of the four stages; "v1" or "v2", without and with a mask."""
     conv = functools.partial(DEFORM[version], deform_groups=deform_groups)
     return CONV, conv, conv, conv
 

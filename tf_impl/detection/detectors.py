@@ -2,8 +2,8 @@
 
 "DetectoRS: Detecting Objects with Recursive Feature Pyramid and Switchable Atrous Convolution", 2020, arXiv:2006.02334.
 Parameter names: mmdet ``detectors``, ``backbones/detectors_resnet.py``, ``necks/rfp.py`` (Apache-2.0). All kernels of
-the trunks are standardised. The levels of the pyramid are fed into a second trunk, which looks at the image again; the
-levels of both are mixed.
+the trunks are standardised. The pyramid's levels are fed into a second trunk, which sees the image again; the levels of
+both are blended.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch. Keras infers the widths of the maps.
@@ -48,7 +48,7 @@ ZEROS = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
 
 @keras.saving.register_keras_serializable("diptych")
 class RecursiveBottleneck(ConvBottleneck):
-    """:class:`ConvBottleneck` to whose sum a level that is fed back may be added, by a 1x1 convolution ``rfp_conv``.
+    """:class:`ConvBottleneck` to whose sum a fed-back level may be added, through a 1x1 convolution ``rfp_conv``.
 
     Args: of :class:`ConvBottleneck`.
 
@@ -65,7 +65,7 @@ class RecursiveResNet(ConvResNet):
     """:class:`ConvResNet` with standardised kernels, to which levels of a pyramid may be fed back.
 
     Args:
-        switchable: the 3x3 convolutions of stages 2 to 4 are switchable.
+        switchable: whether the 3x3 convolutions of stages 2 to 4 are switchable.
         feedback_channels: of the levels; None if there are none.
         layers, planes, groups, base_width: see :class:`ConvResNet`.
 
@@ -106,7 +106,7 @@ class RecursiveResNet(ConvResNet):
 
 @keras.saving.register_keras_serializable("diptych")
 class FeedbackASPP(keras.layers.Layer):
-    """Four branches with ReLU, side by side: 1x1, two dilated 3x3 ones, and the mean of the whole map.
+    """Four parallel branches with ReLU: 1x1, two dilated 3x3 ones, and the mean of the whole map.
 
     Args:
         filters: of the map, a multiple of 4.
@@ -131,7 +131,7 @@ class FeedbackASPP(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class RecursiveFPN(FPN):
-    """:class:`FPN` of two trunks, the second of which is given the levels of the first; a gate mixes both.
+    """:class:`FPN` of two trunks, the second of which receives the levels of the first; a gate blends both.
 
     Args:
         in_channels, out_channels: see :class:`FPN`.
@@ -159,7 +159,7 @@ class RecursiveFPN(FPN):
 
 
 def detector(head, out_channels, candidates, proposals, recursive: bool, switchable: bool, **options):
-    """A detector of two stages, the second being ``head``; options of :class:`RecursiveResNet`."""
+    """A two-stage detector with ``head`` as its second stage; options: those of :class:`RecursiveResNet`."""
     backbone = RecursiveResNet(switchable, **options)
     if recursive:
         trunk = RecursiveResNet(switchable, out_channels, **options)

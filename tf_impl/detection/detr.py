@@ -1,13 +1,13 @@
-"""DETR: a transformer turns a fixed set of queries into the set of an image's objects; no anchors, no suppression.
+"""DETR: a transformer maps a fixed set of queries to the set of an image's objects; no anchors, no suppression.
 
 "End-to-End Object Detection with Transformers", 2020, arXiv:2005.12872.
 Parameter names: facebookresearch/detr ``models/detr.py``, ``models/transformer.py``, ``models/backbone.py``
 (Apache-2.0).
-What to look at: which query answers for which object is found on the host (``weights/processing/set_matching.py``),
+What to look at: the matching of queries and objects is computed on the host (``weights/processing/set_matching.py``),
 and its indices are a target of the criterion.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the map needs a transposition before it becomes a row of cells, here none.
+- NHWC here, NCHW in PyTorch: there the map is transposed before it becomes a row of cells, here not.
 - Linear layers and attention start Xavier uniform: PyTorch fills all matrices of the finished transformer, Keras gives
   each layer its initial values.
 """
@@ -55,7 +55,7 @@ class SinePositions(keras.layers.Layer):
     Args:
         dim: width D.
 
-    Inputs: ``padding`` (N, H, W) bool, True where a cell is no part of the image; ``like``, a tensor of the wanted
+    Inputs: ``padding`` (N, H, W) bool, True where a cell is not part of the image; ``like``, a tensor of the desired
         precision.
     Returns: (N, H, W, D), rows in the first half.
     """
@@ -81,7 +81,7 @@ class LearnedPositions(keras.layers.Layer):
 
     Inputs: those of :class:`SinePositions`.
     Returns: (1, H, W, D), columns in the first half.
-    Raises: ValueError for a map with more rows or columns than there are vectors.
+    Raises: ValueError if the map has more rows or columns than there are vectors.
     """
 
     def __init__(self, dim: int, **kwargs):
@@ -179,7 +179,7 @@ class DecoderLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "detr.Encoder")
 class Encoder(keras.layers.Layer):
-    """A stack of layers, at its end a normalisation if they normalise before.  (N, S, D) -> (N, S, D)."""
+    """A stack of layers, with a normalisation at the end if they normalise before.  (N, S, D) -> (N, S, D)."""
 
     def __init__(self, depth: int, dim: int, heads: int, hidden: int, dropout: float, pre_norm: bool, **kwargs):
         super().__init__(**kwargs)
@@ -244,7 +244,7 @@ class Perceptron(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "detr.FrozenResNet")
 class FrozenResNet(keras.layers.Layer):
-    """The last map of a residual network whose normalisation is fixed.  (N, H, W, 3) -> (N, h, w, C)."""
+    """The last map of a residual network with frozen normalisation.  (N, H, W, 3) -> (N, h, w, C)."""
 
     def __init__(self, layers: tuple[int, ...], planes: tuple[int, ...], output_stride: int, **kwargs):
         super().__init__(**kwargs)
@@ -276,11 +276,11 @@ class DETR(Model):
         depths: layers of encoder and decoder.
         hidden: width of the feed-forward networks.
         dropout: rate in the transformer.
-        learned_positions: positions of the map are learned vectors instead of sines.
-        pre_norm: layers normalise before instead of after.
+        learned_positions: whether positions of the map are learned vectors instead of sines.
+        pre_norm: whether layers normalise before instead of after.
 
-    Inputs: ``images`` (N, H, W, 3) float, normalised, 0 in the padding; ``padding_mask`` (N, H, W) bool, True on the
-        right of and below an image that is smaller than the batch; None for no padding.
+    Inputs: ``images`` (N, H, W, 3) float, normalised, 0 in the padding; ``padding_mask`` (N, H, W) bool, True where an
+        image smaller than the batch was padded on the right and at the bottom; None for no padding.
     Returns: dict: ``"pred_logits"`` (N, Q, K + 1), ``"pred_boxes"`` (N, Q, 4) cxcywh in [0, 1], relative to the image;
         the same with ``"_0"``, ``"_1"``, ... of the decoder's layers before the last.
     """
@@ -322,14 +322,14 @@ class DETR(Model):
         places = positions(padding, x)
         places = tf.reshape(places, (-1, height * width, places.shape[-1]))
         x = self.input_proj(x)
-        x = tf.reshape(x, (-1, height * width, x.shape[-1]))  # (N, S, D); mirror: transposition
+        x = tf.reshape(x, (-1, height * width, x.shape[-1]))  # (N, S, D); mirror: transposed
         outputs = {}
         queries = tf.convert_to_tensor(self.query_embed.embeddings)
         found = self.transformer(x, tf.reshape(padding, (-1, height * width)), places, queries, training=training)
         for i, y in enumerate(found):
             suffix = f"_{i}" if i < len(found) - 1 else ""
             logits, boxes = self.class_embed(y), self.bbox_embed(y)
-            # the number of queries is fixed in ONNX, too
+            # the number of queries is fixed in ONNX too
             outputs[f"pred_logits{suffix}"] = tf.reshape(logits, (-1, queries.shape[0], logits.shape[-1]))
             outputs[f"pred_boxes{suffix}"] = tf.sigmoid(tf.reshape(boxes, (-1, queries.shape[0], 4)))
         return outputs
@@ -337,7 +337,7 @@ class DETR(Model):
 
 @keras.saving.register_keras_serializable("diptych", "detr.DETRCriterion")
 class DETRCriterion(keras.layers.Layer):
-    """Cross-entropy of all queries, L1 and GIoU of those that have an object, in every layer of the decoder.
+    """Cross-entropy of all queries, L1 and GIoU of the queries with an object, in every layer of the decoder.
 
     Args:
         no_object_weight: of the cross-entropy of queries without object.
@@ -346,7 +346,7 @@ class DETRCriterion(keras.layers.Layer):
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding, ``"image_size"`` (N, 2) int64, height and width of every image
         without its padding, ``"indices"`` (N, L, M) int64, the query of every slot in every layer of the decoder, the
-        last layer last, as ``weights.processing.set_matching.match_layers`` finds them.
+        last layer last, from ``weights.processing.set_matching.match_layers``.
     Returns: dict of scalars: ``"loss_ce"``, ``"loss_bbox"``, ``"loss_giou"``; the same with ``"_0"``, ... of the layers
         before the last; ``"total"``.
     """
@@ -360,7 +360,7 @@ class DETRCriterion(keras.layers.Layer):
         height, width = tf.unstack(tf.cast(targets["image_size"], dtype)[:, None], 2, -1)  # (N, 1)
         boxes = tf.cast(targets["boxes"], dtype) / tf.stack((width, height, width, height), -1)
         boxes = tf.concat(((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]), -1)
-        boxes = tf.where(valid[..., None], boxes, 0.5)  # padding has a box with an area: finite, and masked
+        boxes = tf.where(valid[..., None], boxes, 0.5)  # padding gets a box with an area: finite, and masked
         count = tf.maximum(tf.reduce_sum(tf.cast(valid, dtype)), 1.0)
         depth, losses, total = targets["indices"].shape[1], {}, 0.0
         for layer in range(depth):
@@ -399,11 +399,11 @@ class DETRCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "detr.DETRPostProcess")
 class DETRPostProcess(keras.layers.Layer):
-    """The likeliest class and the box of every query, in the order of the queries.
+    """The most probable class and the box of every query, in order.
 
     Inputs: ``outputs`` of the model; ``image_size`` (N, 2) integer, height and width of every image without padding.
     Returns: dict: ``"boxes"`` (N, Q, 4) xyxy in pixels, ``"scores"`` (N, Q), ``"labels"`` (N, Q) int64, ``"valid"``
-        (N, Q) bool, always True: what is too unlikely is for the caller to say.
+        (N, Q) bool, always True: the caller chooses a threshold.
     """
 
     def call(self, outputs, image_size):

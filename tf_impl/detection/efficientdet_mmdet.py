@@ -1,12 +1,12 @@
-"""EfficientDet as mmdet has it: RetinaNet's anchors and matching, and pooling that pads with 0.
+"""mmdet's EfficientDet: RetinaNet's anchors and matching, and pooling that pads with 0.
 
 "EfficientDet: Scalable and Efficient Object Detection", 2019, arXiv:1911.09070.
 Reference: mmdet ``projects/EfficientDet`` (Apache-2.0). The network's names are those of :class:`EfficientDet`.
-What to look at: anchors have the ratios 1, 1/2 and 2, and their deltas RetinaNet's order; every one that overlaps an
-object as much as the best one does learns it.
+What to look at: anchors have the ratios 1, 1/2 and 2, and their deltas RetinaNet's order; every anchor that ties for
+the largest overlap with an object learns it.
 
 Mirror notes:
-- Lists are flattened and compared in the words of the framework.
+- Lists are flattened and compared by the framework's own functions.
 """
 
 import keras
@@ -33,7 +33,7 @@ RATIOS = (1.0, 0.5, 2.0)  # height / width
 
 
 def retina_rows(outputs) -> dict:
-    """The maps of :class:`EfficientDet` as :class:`RetinaNetCriterion` takes them, with the anchors of every level."""
+    """Convert the maps of :class:`EfficientDet` for :class:`RetinaNetCriterion`, with the anchors of every level."""
     found = {"cls_logits": rows(outputs, "class"), "bbox_regression": rows(outputs, "box")}
     for level, stride in zip(LEVELS, STRIDES):
         cell = cell_anchors([BASE_SIZE * stride * octave for octave in OCTAVES], RATIOS)
@@ -44,7 +44,7 @@ def retina_rows(outputs) -> dict:
 
 @keras.saving.register_keras_serializable("diptych")
 class MMDetEfficientDetCriterion(RetinaNetCriterion):
-    """Focal loss of the classes, Huber loss of the boxes, by the sum of the images' matched anchors.
+    """Focal loss of the classes, Huber loss of the boxes, divided by the total number of matched anchors.
 
     Args:
         alpha, gamma: of the focal loss.
@@ -75,22 +75,22 @@ class MMDetEfficientDetCriterion(RetinaNetCriterion):
         return super().call(retina_rows(outputs), targets)
 
     def _box_losses(self, deltas, wanted, anchors):
-        # Huber's loss is the smooth L1 loss times beta; the reference divides by four numbers of each box
+        # Huber's loss is the smooth L1 loss times beta; the reference divides by the four values of each box
         return self.box_weight * self.beta / 4 * super()._box_losses(deltas, wanted, anchors)
 
 
 @keras.saving.register_keras_serializable("diptych")
 class MMDetEfficientDetPostProcess(keras.layers.Layer):
-    """The best boxes of every image: best pairs of anchor and class of each level, decoding, soft suppression by class.
+    """The best boxes of every image: best pairs of anchor and class per level, decoding, soft suppression by class.
 
     Args:
         score_threshold: pairs of at most this probability are dropped.
-        candidates: pairs kept of each level.
+        candidates: pairs kept per level.
         detections: results per image, D.
         sigma, min_score: see :func:`batched_soft_nms`.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images, a pair or (N, 2) integer for
-        images that were padded on the right and below.
+        images that were padded on the right and at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, lowered ones, ``"labels"``
         (N, D) int64 from 0, ``"valid"`` (N, D) bool; where False, the others are 0.
     """

@@ -1,8 +1,8 @@
-"""ExtremeNet: an object is its topmost, leftmost, bottommost and rightmost point, with a peak of its centre between.
+"""ExtremeNet: an object is its topmost, leftmost, bottommost and rightmost point, with a centre peak between them.
 
 "Bottom-up Object Detection by Grouping Extreme and Center Points", 2019, arXiv:1901.08043.
 Parameter names: xingyizhou/ExtremeNet ``models/py_utils/exkp.py`` (BSD-3).
-What to look at: points are grouped by geometry alone, all K^4 combinations of them at once.
+What to look at: points are grouped by geometry alone, all K^4 combinations at once.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; a map's rows are axis 1 here, axis 2 there.
@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 SIDES = ("t", "l", "b", "r")
-EPS = 1e-4  # keeps the divisors from 0
+EPS = 1e-4  # keeps the divisors above 0
 
 
 @keras.saving.register_keras_serializable("diptych")
 class ExtremeNet(HourglassTrunk):
-    """Hourglasses, and five heat maps and four maps of rests of each.
+    """Hourglasses, each with five heat maps and four offset maps.
 
     Args:
         stacks, dims, modules, stem, cnv_dim: of the trunk, see :class:`HourglassTrunk`.
@@ -50,7 +50,7 @@ class ExtremeNet(HourglassTrunk):
 
     Inputs: (N, H, W, 3) float, normalised.
     Returns: dict: ``"t_heat"``, ``"l_heat"``, ``"b_heat"``, ``"r_heat"``, ``"ct_heat"`` (N, H', W', K) logits,
-        ``"t_regr"``, ``"l_regr"``, ``"b_regr"``, ``"r_regr"`` (N, H', W', 2) what x and y of the point lack, in cells;
+        ``"t_regr"``, ``"l_regr"``, ``"b_regr"``, ``"r_regr"`` (N, H', W', 2) the point's x and y offsets, in cells;
         H' and W' are quarters, rounded up. These are of the last hourglass; those of the first have ``"_0"`` after the
         key, and so on. ``"image_size"`` (2,) int64, H and W.
     """
@@ -82,10 +82,10 @@ class ExtremeNet(HourglassTrunk):
 
 @keras.saving.register_keras_serializable("diptych")
 class ExtremeNetCriterion(keras.layers.Layer):
-    """Focal loss of the heat maps, smooth L1 loss of the rests at the objects' extreme points.
+    """Focal loss of the heat maps, smooth L1 loss of the offsets at the objects' extreme points.
 
     Args:
-        overlap: of the radius of a peak, which is that of the first implementations, see :func:`gaussian_radius`.
+        overlap: of the radius of a peak, as in the first implementations, see :func:`gaussian_radius`.
         regr_weight: factor of the second loss.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"extremes"`` (N, M, 4, 2) the
@@ -133,18 +133,18 @@ class ExtremeNetCriterion(keras.layers.Layer):
 
 
 def later(x, step: int, axis: int):
-    """Every entry ``step`` places further along ``axis``; zeros come in."""
+    """Shift every entry by ``step`` along ``axis``, filling with zeros."""
     kept, dropped = tf.split(x, (x.shape[axis] - step, step), axis)
     return tf.concat((tf.zeros_like(dropped), kept), axis)
 
 
 def edge_aggregation(heat, axis: int, weight: float = 0.1):
-    """Every place gains from those beside it along an edge, as long as these fall off from it.
+    """Add to every position its neighbours along an edge, as long as their values decrease away from it.
 
     Args:
         heat: (N, H, W, K) in [0, 1].
         axis: 2 along rows, 1 along columns.
-        weight: share of the sum of the others that is added.
+        weight: share of the neighbours' sum that is added.
 
     Returns:
         (N, H, W, K), which may be above 1.
@@ -153,7 +153,7 @@ def edge_aggregation(heat, axis: int, weight: float = 0.1):
     for backwards in (False, True):
         x = tf.reverse(heat, (axis,)) if backwards else heat
         rising, running, step = x >= later(x, 1, axis), x, 1
-        while step < size:  # sums over 2, 4, 8, ... places that rise
+        while step < size:  # sums over 2, 4, 8, ... increasing positions
             running = running + tf.where(rising, later(running, step, axis), 0.0)
             rising = rising & later(rising, step, axis)
             step *= 2
@@ -164,17 +164,17 @@ def edge_aggregation(heat, axis: int, weight: float = 0.1):
 
 @keras.saving.register_keras_serializable("diptych")
 class ExtremeNetPostProcess(keras.layers.Layer):
-    """The best combinations of four extreme points with a centre between, with soft suppression by class.
+    """The best combinations of four extreme points with a centre between them, with soft suppression by class.
 
     Args:
-        points: peaks of each side, all combinations of which are looked at, K.
+        points: peaks of each side, K; all their combinations are considered.
         candidates: combinations kept.
         detections: results per image, D.
         aggregation: see :func:`edge_aggregation`.
-        threshold: what the heat maps must have at the four points and at the centre.
+        threshold: lower bound of the heat maps at the four points and at the centre.
         sigma, min_score: of the suppression, see :func:`batched_soft_nms`.
-        ghost_score, ghost_factor: a box of a higher score that has in it, itself included, boxes of its class whose
-            scores sum up to more than this factor times its own, spans several objects: its score is halved.
+        ghost_score, ghost_factor: a box with a higher score that contains boxes of its class, itself included, whose
+            scores add up to more than this factor times its own, spans several objects: its score is halved.
 
     Inputs: ``outputs`` of the model.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"extremes"`` (N, D, 4, 2) topmost, leftmost, bottommost and
@@ -235,11 +235,11 @@ class ExtremeNetPostProcess(keras.layers.Layer):
         scores, labels, row, column = peaks(heat, 3, min(self.points, cells))
         rest = take_rows(map_rows(outputs[f"{side}_regr"]), row * heat.shape[2] + column)
         place = tf.cast(tf.stack((column, row), -1), heat.dtype) + rest
-        # of more peaks above 1 than fit in, those that were highest are left
+        # of too many peaks above 1, the ones that were highest are kept
         return {"score": tf.minimum(scores, 1.0), "label": labels, "y": row, "x": column, "place": place}
 
     def _combinations(self, found: dict, centre):
-        """Scores (N, candidates), less 1 for every rule that is broken, and of which of the K^4 combinations."""
+        """Scores (N, candidates), minus 1 per broken rule, and the indices of the K^4 combinations."""
         (height, width, classes), number = centre.shape[1:], found["t"]["score"].shape[1]
         score, label, y, x = (
             {
@@ -269,7 +269,7 @@ class ExtremeNetPostProcess(keras.layers.Layer):
         return top_k(tf.reshape(scores, (-1, number**4)), min(self.candidates, number**4))
 
     def _without_ghosts(self, boxes, scores, labels):
-        """Scores after those of boxes that span several objects are halved, one box after the other."""
+        """Halve the scores of boxes that span several objects, one box after the other."""
         outer, inner = boxes[:, :, None], boxes[:, None]
         inside = tf.reduce_all(inner[..., :2] >= outer[..., :2], -1)
         inside = inside & tf.reduce_all(inner[..., 2:] <= outer[..., 2:], -1)

@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN on one map of stride 16: C4, whose second stage is the residual network's last one, and DC5.
+"""Faster and Mask R-CNN on one map of stride 16: C4, whose second stage is the residual network's last stage, and DC5.
 
 "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015, arXiv:1506.01497; C4: "Deep
 Residual Learning for Image Recognition", 2015, arXiv:1512.03385, appendix A; "Mask R-CNN", 2017, arXiv:1703.06870; DC5:
@@ -80,7 +80,8 @@ class C4Trunk(ResNet):
 
 @keras.saving.register_keras_serializable("diptych")
 class SharedHead(Backbone):
-    """The last stage of a residual network, of the features of boxes; its normalisation uses the running statistics.
+    """The last stage of a residual network, applied to the features of boxes; its normalisation uses the running
+    statistics.
 
     Args:
         depth, planes: blocks, and their nominal width, see :class:`Bottleneck`.
@@ -127,7 +128,7 @@ class C4RoIHead(RoIHead):
     """The second stage: the last stage of the residual network on the features of each box.
 
     Args:
-        shared_head: makes features of boxes of those of the map.
+        shared_head: the stage applied to the pooled features.
         num_classes: classes K, without a background.
         samples: see :class:`RoIHead`.
     """
@@ -148,7 +149,7 @@ class C4RoIHead(RoIHead):
 
 @keras.saving.register_keras_serializable("diptych")
 class C4MaskRoIHead(C4RoIHead):
-    """The second stage with masks of the same features.
+    """The second stage with masks from the same features.
 
     Args:
         shared_head, num_classes, samples: see :class:`C4RoIHead`.
@@ -190,8 +191,8 @@ class SingleMapDetector(Model):
         rpn_head: the first stage, see :class:`ProposalNetwork`.
         roi_head: the second, see :class:`RoIHead`.
 
-    Inputs: as of :class:`FasterRCNN`.
-    Returns: as of :class:`TwoStageDetector`, or with masks of :class:`MaskRCNN`.
+    Inputs: as for :class:`FasterRCNN`.
+    Returns: as for :class:`TwoStageDetector`, or with masks of :class:`MaskRCNN`.
     """
 
     def __init__(self, backbone, rpn_head, roi_head, **kwargs):
@@ -205,7 +206,7 @@ class SingleMapDetector(Model):
 
 
 def inside_criterion(**options) -> TwoStageCriterion:
-    """mmdet's losses; anchors that reach over the border of the image take no part."""
+    """mmdet's losses; anchors that cross the border of the image take no part."""
     return mmdet_criterion(**{"inside": True, **options})
 
 

@@ -1,8 +1,9 @@
-"""FCOS: every point of a pyramid says its class, its distances to the four sides of its object, and how central it is.
+"""FCOS: every point of a pyramid predicts its class, its distances to the four sides of its object, and how central it
+is.
 
 "FCOS: Fully Convolutional One-Stage Object Detection", 2019, arXiv:1904.01355.
-Parameter names: mmdet ``dense_heads/fcos_head.py`` (Apache-2.0). The first form is the paper's; the ``_improved`` form
-samples points near the objects' centres, has distances in strides, centredness from the boxes' tower, and GIoU.
+Parameter names: mmdet ``dense_heads/fcos_head.py`` (Apache-2.0). The first variant is the paper's; the ``_improved``
+variant samples points near the objects' centres, has distances in strides, centredness from the boxes' tower, and GIoU.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
@@ -58,9 +59,9 @@ class FCOSHead(DenseHead):
         channels: channels of the levels and of the convolutions.
         num_classes: classes K.
         num_convs, norm_groups, conv_bias: of the towers, see :class:`DenseHead`.
-        norm_on_bbox: distances are in strides and cut at 0; otherwise they are exponentials, in pixels.
-        centerness_on_reg: the centredness comes from the boxes' tower.
-        in_pixels: distances in strides are multiplied by the stride, as mmdet does in evaluation.
+        norm_on_bbox: whether distances are in strides and clipped at 0; otherwise they are exponentials, in pixels.
+        centerness_on_reg: whether the centredness comes from the boxes' tower.
+        in_pixels: whether distances in strides are multiplied by the stride, as in mmdet's evaluation.
         strides: of the levels.
 
     Inputs: dict of five levels (N, H, W, C).
@@ -95,7 +96,7 @@ class FCOSHead(DenseHead):
         return self.named({key: [level[key] for level in found] for key in found[0]})
 
     def level(self, of_classes, of_boxes, scale, stride: int) -> dict:
-        """The maps of one level by key, of what its towers return."""
+        """The maps of one level by key, from its towers' outputs."""
         distances = scale(self.conv_reg(of_boxes))
         if self.norm_on_bbox:
             distances = tf.nn.relu(distances) * (stride if self.in_pixels else 1)
@@ -119,20 +120,20 @@ def centerness(distances):
 class FCOSCriterion(keras.layers.Layer):
     """Focal loss of the classes, overlap of the boxes weighted by centredness, cross-entropy of the centredness.
 
-    A point belongs to the smallest object that it lies in and whose largest distance is in the range of its level.
+    A point belongs to the smallest object that contains it and whose largest distance is in the range of its level.
 
     Args:
         box_loss: "iou", the negative logarithm of the IoU, or "giou".
-        center_sampling: only points within ``radius`` strides of an object's centre belong to it.
-        radius: see there.
-        norm_on_bbox: distances are in strides.
+        center_sampling: whether only points within ``radius`` strides of an object's centre belong to it.
+        radius: see ``center_sampling``.
+        norm_on_bbox: whether distances are in strides.
         alpha, gamma: of the focal loss.
-        strides: of the levels; of the last one, the range has no end.
+        strides: of the levels; the last one's range is unbounded.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding.
     Returns: dict of scalars: ``"loss_cls"``, ``"loss_bbox"``, ``"loss_centerness"``, ``"total"``.
-    Raises: ValueError for a loss that does not exist.
+    Raises: ValueError if ``box_loss`` is unknown.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class FCOSCriterion(keras.layers.Layer):
         boxes = tf.cast(targets["boxes"], outputs["cls_p3"].dtype)
         levels = level_points(outputs, self.strides)
         points = tf.constant(np.concatenate(levels), boxes.dtype)  # (P, 2)
-        ends = [*(most for _, most in RANGES[: len(levels) - 1]), RANGES[-1][1]]  # the last level has no end
+        ends = [*(most for _, most in RANGES[: len(levels) - 1]), RANGES[-1][1]]  # the last level is unbounded
         per_level = [(RANGES[i][0], ends[i], self.strides[i]) for i, found in enumerate(levels) for _ in found]
         least, most, stride = tf.unstack(tf.constant(np.array(per_level), boxes.dtype), axis=-1)
 
@@ -170,14 +171,14 @@ class FCOSCriterion(keras.layers.Layer):
         largest = tf.reduce_max(sides, -1)
         mine = inside & (largest >= least) & (largest <= most) & targets["valid"][..., None]
         area = tf.where(mine, box_area(boxes)[..., None], NOWHERE)
-        return argmax(-area, 1), tf.reduce_any(mine, 1)  # of equal areas the first
+        return argmax(-area, 1), tf.reduce_any(mine, 1)  # the first of equal areas
 
     def centres(self, targets, boxes):
-        """The middles of objects that points near them are sampled around, (N, M, 2)."""
+        """The centres of objects, around which points are sampled, (N, M, 2)."""
         return (boxes[..., :2] + boxes[..., 2:]) / 2
 
     def terms(self, outputs, targets, index, positive) -> dict:
-        """The losses by name, for what :meth:`assign` returns."""
+        """The losses by name, given the result of :meth:`assign`."""
         logits, distances, central = (level_rows(outputs, key, self.strides) for key in ("cls", "reg", "ctr"))
         levels = level_points(outputs, self.strides)
         points = tf.constant(np.concatenate(levels), logits.dtype)
@@ -185,7 +186,7 @@ class FCOSCriterion(keras.layers.Layer):
         count = tf.maximum(tf.reduce_sum(tf.cast(positive, logits.dtype)), 1.0) + EPS
         classification = tf.reduce_sum(sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)) / count
 
-        # a point without object has a box of its own for prediction and target: finite, and masked
+        # a point without an object has a dummy box for prediction and target: finite, and masked
         boxes = take_rows(tf.cast(targets["boxes"], logits.dtype), index)
         wanted = tf.stop_gradient(distances_to_sides(points, boxes))  # mirror: gradients are cut
         if self.norm_on_bbox:
@@ -204,7 +205,7 @@ class FCOSCriterion(keras.layers.Layer):
         }
 
     def box_losses(self, distances, wanted):
-        """How badly boxes overlap that have given distances from a point.  (..., 4) twice -> (...)."""
+        """GIoU loss of boxes given by their distances from a point.  (..., 4) twice -> (...)."""
         origin = tf.zeros_like(distances[..., :2])
         loss = giou_loss if self.box_loss == "giou" else iou_loss
         return loss(boxes_of_distances(origin, distances), boxes_of_distances(origin, wanted))
@@ -224,10 +225,10 @@ class FCOSPostProcess(DensePostProcess):
     """The best boxes, the class's probability times that of the centredness, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
-        norm_on_bbox: distances are in strides.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
+        norm_on_bbox: whether distances are in strides.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(
@@ -252,12 +253,12 @@ class FCOSPostProcess(DensePostProcess):
 
 
 def fcos_improved_criterion(**options) -> FCOSCriterion:
-    """The losses of the improved form."""
+    """The losses of the improved variant."""
     return FCOSCriterion(**{"box_loss": "giou", "center_sampling": True, "norm_on_bbox": True, **options})
 
 
 def fcos_improved_postprocess(**options) -> FCOSPostProcess:
-    """The results of the improved form."""
+    """The results of the improved variant."""
     return FCOSPostProcess(**{"iou_threshold": 0.6, "norm_on_bbox": True, **options})
 
 

@@ -1,12 +1,12 @@
-"""FCOS as torchvision has it: distances in strides from the corners of the cells, and boxes that all count alike.
+"""torchvision's FCOS: distances in strides from the corners of the cells, and boxes with equal weights.
 
 "FCOS: Fully Convolutional One-Stage Object Detection", 2019, arXiv:1904.01355.
 Parameter names: torchvision ``detection/fcos.py`` (BSD-3). Class 0 is the background and never a target.
-What to look at: ``fcos.py`` has the paper's form and its later one; this one differs in points, ranges, divisors and
+What to look at: ``fcos.py`` has the paper's variant and its later one; this one differs in points, ranges, divisors and
 scores.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the heads' maps need a transposition before they become rows of cells, here none.
+- NHWC here, NCHW in PyTorch: there the heads' maps are transposed before they become rows of cells, here not.
 """
 
 import functools
@@ -48,7 +48,7 @@ __all__ = [
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
 STRIDES = (8, 16, 32, 64, 128)
 PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)  # logit of every class before training: probability 0.01
-RADIUS = 1.5  # cells around an object's centre that belong to it, in their sizes
+RADIUS = 1.5  # radius of the cells around an object's centre that belong to it, in anchor sizes
 LARGE = 1e8  # from which areas are subtracted, in single precision
 
 
@@ -120,9 +120,9 @@ class TorchvisionFCOS(Model):
     """Residual network, pyramid P3 to P7, head.
 
     Args:
-        layers, planes, norm, frozen_stages: of the residual network, see :class:`ResNet`. The published weights belong
-            to ``norm="frozen"``.
-        num_classes: classes K, the background (0) among them.
+        layers, planes, norm, frozen_stages: of the residual network, see :class:`ResNet`. The published weights need
+            ``norm="frozen"``.
+        num_classes: classes K, including the background (0).
         out_channels: channels of the levels.
         num_convs, norm_groups: of the head, see :class:`TorchvisionFCOSHead`.
 
@@ -167,7 +167,7 @@ class TorchvisionFCOS(Model):
             rows, columns = map_size(x)
             half = stride / 2
             cell = np.array([[-half, -half, half, half]])
-            # NOTE: not the nominal stride where the image is no multiple of it
+            # NOTE: not the nominal stride if the image is not a multiple of it
             anchors = grid_anchors(cell, (rows, columns), (height // rows, width // columns))
             outputs[f"anchors_{level}"] = tf.constant(anchors, x.dtype)
         return {**outputs, "image_size": tf.constant([height, width], tf.int64)}
@@ -180,10 +180,11 @@ def middles(anchors):
 
 @keras.saving.register_keras_serializable("diptych")
 class TorchvisionFCOSCriterion(keras.layers.Layer):
-    """Focal loss of the classes, GIoU of the boxes, cross-entropy of the centredness, by the number of matched cells.
+    """Focal loss of the classes, GIoU of the boxes, cross-entropy of the centredness, divided by the number of matched
+    cells.
 
-    A cell belongs to the smallest object that it lies in, near whose centre it is, and whose largest distance is
-    between four and eight sizes of its anchor; on the first and last level there is no lower or upper limit.
+    A cell belongs to the smallest object that contains it, whose centre is near, and whose largest distance is between
+    four and eight sizes of its anchor; the first level has no lower limit, the last no upper one.
 
     Args:
         alpha, gamma: of the focal loss.
@@ -222,7 +223,7 @@ class TorchvisionFCOSCriterion(keras.layers.Layer):
         count = tf.maximum(tf.reduce_sum(tf.cast(positive, dtype)), 1.0)
         classification = tf.reduce_sum(sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)) / count
 
-        # a cell without object has its own anchor for prediction and target: finite, and masked
+        # a cell without an object has its anchor for prediction and target: finite, and masked
         wanted = distances_to_sides(points, take_rows(boxes, index)) / sizes[:, None]
         wanted = tf.where(positive[..., None], wanted, tf.constant(0.5, dtype))
         distances = tf.where(positive[..., None], distances, tf.constant(0.5, dtype))
@@ -240,16 +241,16 @@ class TorchvisionFCOSCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TorchvisionFCOSPostProcess(keras.layers.Layer):
-    """The best boxes of every image, by the root of the product of the class's probability and the centredness.
+    """The best boxes of every image, scored by the root of the class's probability times the centredness.
 
     Args:
         score_threshold: pairs of cell and class of at most this score are dropped.
-        candidates: pairs kept of each level.
+        candidates: pairs kept per level.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of the model; ``"image_size"`` may also be (N, 2), for images that were padded on the right and
-        below.
+        at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """

@@ -1,11 +1,11 @@
-"""Detectors whose backbone adds the context of the whole map to every place.
+"""Detectors whose backbone adds the context of the whole map to every position.
 
 "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019, arXiv:1904.11492.
 Parameter names: mmdet ``gcnet`` (Apache-2.0). Every block of stages 3 to 5 ends with a global context block, before its
 shortcut is added.
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import functools

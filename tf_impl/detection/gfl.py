@@ -1,4 +1,4 @@
-"""Generalised focal loss: class scores that are qualities, and distances that are distributions.
+"""Generalised focal loss: class scores as qualities, and distances as distributions.
 
 "Generalized Focal Loss: Learning Qualified and Distributed Bounding Boxes for Dense Object Detection", 2020,
 arXiv:2006.04388.
@@ -6,7 +6,7 @@ Parameter names: mmdet ``dense_heads/gfl_head.py`` (Apache-2.0).
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
-- The numbers 0, 1, ... of the distribution are a variable that is not trained here, a buffer in PyTorch.
+- The numbers 0, 1, ... of the distribution are a non-trainable variable here, a buffer in PyTorch.
 """
 
 import keras
@@ -55,7 +55,7 @@ def numbers_from_zero(shape, dtype=None):
 
 @keras.saving.register_keras_serializable("diptych")
 class Integral(keras.layers.Layer):
-    """The numbers 0 to ``reg_max``, whose expected value a distance is; a model keeps them for its checkpoints.
+    """The numbers 0 to ``reg_max``, whose expected value is a distance; a model stores them for its checkpoints.
 
     Args:
         reg_max: the largest number.
@@ -69,18 +69,18 @@ class Integral(keras.layers.Layer):
         )
 
     def call(self, x):
-        """(N, P, 4 * (R + 1)) logits, side by side -> (N, P, 4)."""
+        """(N, P, 4 * (R + 1)) logits, concatenated -> (N, P, 4)."""
         return expected_distances(x, self.reg_max)
 
 
 def expected_distances(x, reg_max: int):
-    """(N, P, 4 * (R + 1)) logits, side by side -> (N, P, 4) expected values of 0 to R."""
+    """(N, P, 4 * (R + 1)) logits, concatenated -> (N, P, 4) expected values of 0 to R."""
     x = tf.nn.softmax(tf.reshape(x, (-1, x.shape[1], 4, reg_max + 1)), -1)
     return tf.reduce_sum(x * tf.range(reg_max + 1, dtype=x.dtype), -1)
 
 
 def distribution_focal_loss(logits, targets, reg_max: int):
-    """Cross-entropy against the two numbers around a target, weighted by nearness (equation 6).
+    """Cross-entropy against the two integers around a target, weighted by closeness (equation 6).
 
     Args:
         logits: (N, P, 4 * (R + 1)).
@@ -94,7 +94,7 @@ def distribution_focal_loss(logits, targets, reg_max: int):
     shifted = logits - tf.reduce_max(tf.stop_gradient(logits), -1, keepdims=True)
     likelihood = shifted - tf.math.log(tf.reduce_sum(tf.exp(shifted), -1, keepdims=True))
     numbers = tf.range(reg_max + 1, dtype=logits.dtype)
-    # the two neighbours of a target have 1 less their distance to it, all others 0
+    # a target's two neighbours have 1 minus their distance to it, all others 0
     nearness = tf.maximum(1 - tf.abs(targets[..., None] - numbers), 0.0)
     return -tf.reduce_sum(likelihood * nearness, (-1, -2))
 
@@ -184,7 +184,7 @@ class GFLCriterion(keras.layers.Layer):
         counts = tf.reduce_sum(tf.cast(positive, logits.dtype), 1)
         count = tf.reduce_sum(tf.maximum(counts, 1.0)) + EPS  # every image counts at least 1
 
-        # an anchor without object has itself for a target: finite, and masked
+        # an anchor without an object is its own target: finite, and masked
         wanted = tf.stop_gradient(take_rows(boxes, matched))  # mirror: gradients are cut
         wanted = tf.where(positive[..., None], wanted, anchors) / stride
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2 / stride
@@ -213,10 +213,10 @@ class GFLPostProcess(DensePostProcess):
     """The best boxes, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
         reg_max: see :class:`GFLHead`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""RetinaNet with harmonised gradients: common sizes of gradients, those of easy examples and of outliers, count less.
+"""RetinaNet with harmonised gradients: gradients of common sizes, those of easy examples and outliers, count less.
 
 "Gradient Harmonized Single-stage Detector", 2018, arXiv:1811.05181.
 Parameter names: mmdet ``RetinaNet`` with ``losses/ghm_loss.py`` (Apache-2.0): running counts are in the head.
 
 Mirror notes:
-- The running counts are variables that are not trained here, buffers in PyTorch.
+- The running counts are non-trainable variables here, buffers in PyTorch.
 """
 
 import keras
@@ -33,7 +33,7 @@ LAST_CLASS_EDGE, LAST_BOX_EDGE = 1 + 1e-6, 1e3  # the last bins contain 1
 
 @keras.saving.register_keras_serializable("diptych")
 class GradientBins(keras.layers.Layer):
-    """How many gradients of every size there were; a model keeps the numbers for its checkpoints.
+    """Running counts of gradients by size; a model stores them for its checkpoints.
 
     Args:
         bins: number of bins, of equal width.
@@ -44,7 +44,7 @@ class GradientBins(keras.layers.Layer):
         super().__init__(**kwargs)
         edges = (np.arange(bins + 1) / bins).astype(np.float32)
         edges[-1] = last_edge
-        self.edges = self.add_weight(  # mirror: not trained
+        self.edges = self.add_weight(  # mirror: non-trainable
             name="edges",
             shape=(bins + 1,),
             initializer=lambda shape, dtype=None: tf.constant(edges, dtype),
@@ -60,7 +60,7 @@ class GHMRetinaNet(MMDetRetinaNet):
     Args:
         options: of :class:`MMDetRetinaNet`.
 
-    Inputs and returns: see there; besides ``"acc_cls"`` (30,) and ``"acc_bbox"`` (10,), the running counts.
+    Inputs and returns: as there, plus ``"acc_cls"`` (30,) and ``"acc_bbox"`` (10,), the running counts.
     """
 
     def __init__(self, **options):
@@ -76,7 +76,7 @@ class GHMRetinaNet(MMDetRetinaNet):
 
 @keras.saving.register_keras_serializable("diptych")
 class GHMCriterion(keras.layers.Layer):
-    """GHM-C of the classes, GHM-R of the deltas; level by level, fine to coarse, with counts that run on.
+    """GHM-C of the classes, GHM-R of the deltas; level by level, fine to coarse, with counts carried along.
 
     Args:
         class_momentum, box_momentum: of the running counts.
@@ -107,7 +107,7 @@ class GHMCriterion(keras.layers.Layer):
         return self.losses_and_counts(outputs, targets)[0]
 
     def losses_and_counts(self, outputs, targets):
-        """The losses, and the running counts of classes and boxes after them."""
+        """The losses, and the updated running counts of classes and boxes."""
         logits, deltas = outputs["cls_logits"], outputs["bbox_regression"]
         levels = [outputs[f"anchors_{level}"] for level in LEVELS]
         anchors, boxes = tf.concat(levels, 0), tf.cast(targets["boxes"], logits.dtype)
@@ -118,7 +118,7 @@ class GHMCriterion(keras.layers.Layer):
         labels = take_rows(targets["labels"], matched)
         classes = tf.range(logits.shape[-1], dtype=labels.dtype)
         wanted = tf.cast((labels[..., None] == classes) & foreground, logits.dtype)  # (N, A, K)
-        # an anchor without ground truth has itself for a target: finite, and masked
+        # an anchor without ground truth is its own target: finite, and masked
         target = tf.where(foreground, take_rows(boxes, matched), anchors)
         differences = deltas - self.coder.encode(target, anchors)
         of_classes = tf.broadcast_to((matched != IGNORED)[..., None], tf.shape(logits))
@@ -142,7 +142,7 @@ class GHMCriterion(keras.layers.Layer):
 
 
 class GHMTrainer:
-    """Plain gradient steps; the running counts go into the model after each.
+    """Plain gradient steps; the running counts are written to the model after each.
 
     Args:
         model: a :class:`GHMRetinaNet`.

@@ -4,7 +4,7 @@
 Parameter names: mmdet ``groie`` (Apache-2.0).
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import functools
@@ -37,7 +37,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych")
 class GenericRoIHead(StandardRoIHead):
-    """The second stage whose boxes have features of all levels.
+    """The second stage whose boxes have features from all levels.
 
     Args:
         filters, num_heads: of the levels and of the attention, see :class:`GenericRoIExtractor`.
@@ -53,7 +53,7 @@ class GenericRoIHead(StandardRoIHead):
 
 @keras.saving.register_keras_serializable("diptych")
 class GenericMaskRoIHead(StandardMaskRoIHead):
-    """The same with masks, which have an extractor of their own.
+    """The same with masks, which have a separate extractor.
 
     Args:
         filters, num_heads: of the levels and of the attention, see :class:`GenericRoIExtractor`.

@@ -5,7 +5,7 @@ Standardization", 2019, arXiv:1903.10520. Parameter names: mmdet ``gn``, ``gn+ws
 pyramid, the convolutions of the box head and those of the mask head are normalised; the first stage is not.
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import functools
@@ -48,10 +48,10 @@ class GroupNormFPN(FPN):
     """:class:`FPN` of five levels, with a normalisation after every convolution.
 
     Args:
-        in_channels, out_channels, norm_groups: see there.
-        standardize: kernels are standardised.
+        in_channels, out_channels, norm_groups: as there.
+        standardize: whether kernels are standardised.
 
-    Inputs, returns: as of :class:`FPN`.
+    Inputs, returns: as for :class:`FPN`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class GroupNormRoIHead(StandardRoIHead):
         num_classes, units, samples: see :class:`StandardRoIHead`.
         conv_filters: width of the convolutions.
         norm_groups: groups of a normalisation.
-        standardize: kernels are standardised.
+        standardize: whether kernels are standardised.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class GroupNormRoIHead(StandardRoIHead):
 
 @keras.saving.register_keras_serializable("diptych")
 class GroupNormMaskRoIHead(StandardMaskRoIHead):
-    """The same with masks, whose convolutions are normalised, too.
+    """The same with masks, whose convolutions are also normalised.
 
     Args:
         num_classes, units, samples, conv_filters, norm_groups, standardize: see
@@ -123,7 +123,7 @@ class GroupNormMaskRoIHead(StandardMaskRoIHead):
 def detector(
     head, out_channels, candidates, proposals, norm_groups: int, standardize: bool, **options
 ) -> TwoStageDetector:
-    """A normalised trunk and pyramid and two stages, the second being ``head``; options of :class:`ConvResNet`."""
+    """A normalised trunk and pyramid and two stages, ``head`` the second; options: those of :class:`ConvResNet`."""
     norm = functools.partial(GroupNormalization, norm_groups)
     backbone = ConvResNet(conv=CONVS[standardize], norm=norm, norm_name="gn", **options)
     neck = GroupNormFPN(backbone.channels, out_channels, norm_groups, standardize)

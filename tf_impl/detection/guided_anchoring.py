@@ -1,12 +1,12 @@
-"""Guided anchoring: where anchors are, and of which shape, is predicted; features are adapted to the shapes.
+"""Guided anchoring: the positions and shapes of anchors are predicted; features are adapted to the shapes.
 
 "Region Proposal by Guided Anchoring", 2019, arXiv:1901.03278.
 Parameter names: mmdet ``dense_heads/guided_anchor_head.py``, ``dense_heads/ga_rpn_head.py``,
-``dense_heads/ga_retina_head.py`` (Apache-2.0). Every cell has one anchor, which grows from a square. In evaluation,
-cells that hardly hold an object have none.
+``dense_heads/ga_retina_head.py`` (Apache-2.0). Every cell has one anchor, which starts from a square. In evaluation,
+cells that are unlikely to contain an object have none.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the maps need a transposition before they become rows of cells, here none.
+- NHWC here, NCHW in PyTorch: there the maps are transposed before they become rows of cells, here not.
 - Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
@@ -78,7 +78,7 @@ RPN_SIZE, RPN_STRIDES = 8, (4, 8, 16, 32, 64)  # of the squares, in strides
 RETINA_SIZE = 4
 SHAPE_STD, RPN_STDS = 0.14, (0.07, 0.07, 0.11, 0.11)  # of shapes, and of the deltas of guided anchors
 ROI_STDS, ROI_POSITIVE = (0.05, 0.05, 0.1, 0.1), 0.6
-CELLS = 200  # the loss of the locations is divided by the number of cells over this
+CELLS = 200  # the loss of the locations is divided by the number of cells divided by this
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -110,7 +110,7 @@ class FeatureAdaption(keras.layers.Layer):
 
 
 def plain(outputs: int, bias: float = 0.0) -> Conv2D:
-    """A 1x1 convolution with the bias to begin with."""
+    """A 1x1 convolution with the given initial bias."""
     constant = keras.initializers.Constant(bias)
     return Conv2D(outputs, 1, kernel_initializer=SmallNormal, bias_initializer=constant)
 
@@ -123,8 +123,8 @@ class GARPNHead(ProposalNetwork):
         filters: of the levels and of the 3x3 convolution.
         candidates, proposals: see :class:`ProposalNetwork`.
 
-    Inputs: as of :class:`ProposalNetwork`.
-    Returns: as of :class:`ProposalNetwork`, whose ``"anchors"`` (A, 4) are the squares; ``"shapes"`` (N, A, 2) and
+    Inputs: as for :class:`ProposalNetwork`.
+    Returns: as for :class:`ProposalNetwork`, whose ``"anchors"`` (A, 4) are the squares; ``"shapes"`` (N, A, 2) and
         ``"locations"`` (N, A) logits.
     """
 
@@ -173,7 +173,7 @@ class GARPNHead(ProposalNetwork):
         }
 
     def best(self, levels, image_size, learning: bool):
-        """The best boxes (N, P, 4), of all cells while learning, otherwise of those that may hold an object."""
+        """The best boxes (N, P, 4), of all cells while learning, otherwise of those that may contain an object."""
         found = []
         for level, (*values, squares) in enumerate(levels):
             logits, deltas, shapes, locations = (tf.stop_gradient(x) for x in values)
@@ -192,7 +192,7 @@ class GARPNHead(ProposalNetwork):
 
 @keras.saving.register_keras_serializable("diptych")
 class GARetinaHead(DenseHead):
-    """Two towers; guided anchors, and what the adapted features say of them.
+    """Two towers; guided anchors, and predictions from the adapted features.
 
     Args:
         filters: channels of the levels and of the convolutions.
@@ -226,7 +226,7 @@ class GARetinaHead(DenseHead):
 
 
 def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
-    """The losses of the anchors' places and of their shapes.
+    """The losses of the anchors' positions and shapes.
 
     Args:
         locations: (N, A) logits.
@@ -234,11 +234,11 @@ def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
         squares: (A, 4).
         boxes, present: (N, M, 4), (N, M) of the objects.
         rules: ``"size"`` and ``"strides"`` of the squares, ``"std"`` of the shapes, ``"positive"``, ``"negative"`` and
-            ``"least"`` overlap of the assignment, ``"samples"`` of an image, ``"inverted"``, see
+            ``"least"`` overlap of the assignment, ``"samples"`` per image, ``"inverted"``, see
             :class:`GARPNCriterion`.
 
     Returns:
-        Scalars: of the places, of the shapes.
+        Scalars: of the positions, of the shapes.
     """
     wanted, weights = location_targets(boxes, present, squares, rules["size"], rules["strides"])
     wanted = ~wanted if rules["inverted"] else wanted
@@ -248,7 +248,7 @@ def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
     overlaps = (rules["positive"], rules["negative"], "forced", rules["least"])
     matched = assign_max_iou(approximate_iou(boxes, squares, 1e-6), present, *overlaps)
     positive, negative = sample(matched >= 0, matched == BACKGROUND, rules["samples"], 0.5)
-    # a square without an object has itself for a target: finite, and masked
+    # a square without an object is its own target: finite, and masked
     wanted = tf.where(positive[..., None], take_rows(boxes, matched), squares)
     losses = tf.reduce_sum(bounded_iou_loss(guide_squares(squares, shapes, rules["std"]), wanted), -1)
     of_shapes = tf.reduce_sum(tf.where(positive, losses, 0.0)) / (sampled(positive, negative, locations.dtype) + EPS)
@@ -256,18 +256,19 @@ def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
 
 
 def sampled(positive, negative, dtype):
-    """Number of the anchors that were sampled; every image counts at least one of each kind."""
+    """Number of sampled anchors; every image counts at least one of each kind."""
     counts = (tf.reduce_sum(tf.maximum(tf.reduce_sum(tf.cast(kind, dtype), 1), 1.0)) for kind in (positive, negative))
     return sum(counts)
 
 
 @keras.saving.register_keras_serializable("diptych")
 class GARPNCriterion(keras.layers.Layer):
-    """Places and shapes of guided anchors, objectness and boxes of some of them.
+    """Losses of guided anchors' positions and shapes, and of the objectness and boxes of a sample.
 
     Args:
-        samples: anchors of an image that the losses are computed of.
-        inverted: a location is what no object is near, as in mmdet 3, whose focal loss takes the label 0 for an object.
+        samples: anchors per image that the losses are computed from.
+        inverted: whether a location means that no object is near, as in mmdet 3, whose focal loss takes the label 0 for
+            an object.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"valid"`` (N, M) bool, False
         for padding; boxes without area take no part.
@@ -315,8 +316,8 @@ class GuidedCriterion(TwoStageCriterion):
     Args:
         samples, inverted: see :class:`GARPNCriterion`.
 
-    Inputs: as of :class:`TwoStageCriterion`.
-    Returns: as of :class:`GARPNCriterion`, and ``"loss_cls"``, ``"loss_bbox"``.
+    Inputs: as for :class:`TwoStageCriterion`.
+    Returns: as for :class:`GARPNCriterion`, and ``"loss_cls"``, ``"loss_bbox"``.
     """
 
     def __init__(self, samples: int = 256, inverted: bool = False, **kwargs):
@@ -334,7 +335,7 @@ class GuidedPostProcess(TwoStagePostProcess):
     Args:
         score_threshold, candidates, iou_threshold, detections: see :class:`TwoStagePostProcess`.
 
-    Inputs and returns: as of :class:`TwoStagePostProcess`.
+    Inputs and returns: as for :class:`TwoStagePostProcess`.
     """
 
     def __init__(
@@ -351,7 +352,7 @@ class GuidedPostProcess(TwoStagePostProcess):
 
 @keras.saving.register_keras_serializable("diptych")
 class GARoIHead(StandardRoIHead):
-    """The second stage for better proposals: an object needs more overlap.
+    """The second stage for better proposals: objects require more overlap.
 
     Args:
         num_classes, units, samples: see :class:`StandardRoIHead`.
@@ -368,11 +369,11 @@ class GARPN(Model):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         bbox_head: a :class:`GARPNHead`.
 
-    Inputs: images (N, H, W, 3) float, normalised, which are taken to fill the batch.
-    Returns: as of :class:`GARPNHead`.
+    Inputs: images (N, H, W, 3) float, normalised, which are assumed to fill the batch.
+    Returns: as for :class:`GARPNHead`.
     """
 
     def __init__(self, backbone, neck, bbox_head, **kwargs):
@@ -387,10 +388,10 @@ class GARPN(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class GARetinaCriterion(keras.layers.Layer):
-    """Places and shapes of guided anchors, focal loss of their classes, smooth L1 loss of their boxes.
+    """Losses of guided anchors' positions and shapes, focal loss of their classes, smooth L1 loss of their boxes.
 
     Args:
-        samples: anchors of an image that the loss of the shapes is computed of.
+        samples: anchors per image that the loss of the shapes is computed from.
         alpha, gamma: of the focal loss.
         beta: of the smooth L1 loss.
         strides: of the levels.
@@ -443,12 +444,12 @@ class GARetinaCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class GARetinaPostProcess(DensePostProcess):
-    """The best boxes of the cells that may hold an object, see :class:`DensePostProcess`.
+    """The best boxes of the cells that may contain an object, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def decode(self, outputs):

@@ -1,4 +1,4 @@
-"""Mask Scoring R-CNN: Mask R-CNN that learns how well each of its masks covers its object.
+"""Mask Scoring R-CNN: Mask R-CNN that predicts the IoU of each of its masks.
 
 "Mask Scoring R-CNN", 2019, arXiv:1903.00241.
 Parameter names: mmdet ``mask_heads/maskiou_head.py``, ``roi_heads/mask_scoring_roi_head.py`` (Apache-2.0).
@@ -76,10 +76,10 @@ class MaskIoUHead(keras.layers.Layer):
 
 
 def mask_iou_targets(logits, proposals, matched, masks):
-    """The IoU of every mask with the whole of its object, of which the proposal may hold a part only.
+    """The IoU of every mask with its whole object, of which the proposal may contain only a part.
 
     Args:
-        logits: (N, P, S, S) of the masks inside of the proposals.
+        logits: (N, P, S, S) of the masks inside the proposals.
         proposals: (N, P, 4) xyxy in pixels.
         matched: (N, P), see :func:`sample_rois`.
         masks: (N, M, H, W), 0 or 1.
@@ -90,7 +90,7 @@ def mask_iou_targets(logits, proposals, matched, masks):
     height, width = masks.shape[2:]
     wanted = mask_targets(proposals, matched, masks, logits.shape[3], True)
     masks = tf.cast(masks, logits.dtype)
-    corners = tf.cast(tf.cast(tf.stop_gradient(proposals), tf.int64), logits.dtype)  # cut to whole pixels
+    corners = tf.cast(tf.cast(tf.stop_gradient(proposals), tf.int64), logits.dtype)  # rounded down to whole pixels
     limit = tf.constant([width, height, width, height], corners.dtype)
     x1, y1, x2, y2 = tf.unstack(tf.minimum(tf.maximum(corners, 0.0), limit), num=4, axis=-1)
     rows, columns = _inside(y1, y2, height), _inside(x1, x2, width)  # (N, P, H), (N, P, W)
@@ -119,8 +119,8 @@ class MaskScoringRoIHead(StandardMaskRoIHead):
     Args:
         num_classes, units, samples, mask_filters, pairs, detections: see :class:`StandardMaskRoIHead`.
 
-    Returns: as of :class:`StandardMaskRoIHead`, and ``"mask_ious"``, (N, P) for the masks of the first proposals, with
-        targets, (N, P) for those of the likeliest class of given proposals, or (N, D) for those of the best boxes.
+    Returns: as for :class:`StandardMaskRoIHead`, and ``"mask_ious"``, (N, P) for the masks of the first proposals, with
+        targets, (N, P) for those of the most probable class of given proposals, or (N, D) for those of the best boxes.
     """
 
     def __init__(
@@ -160,10 +160,10 @@ class MaskScoringCriterion(MaskCriterion):
     """The losses of Mask R-CNN, and the squared error of the masks' IoU where it is above 0.
 
     Args:
-        samples: anchors of an image that the losses are computed of.
+        samples: anchors per image that the losses are computed from.
 
-    Inputs: as of :class:`MaskCriterion`.
-    Returns: as of :class:`MaskCriterion`, and ``"loss_mask_iou"``.
+    Inputs: as for :class:`MaskCriterion`.
+    Returns: as for :class:`MaskCriterion`, and ``"loss_mask_iou"``.
     """
 
     def __init__(self, samples: int = 256, **kwargs):
@@ -184,7 +184,7 @@ class MaskScoringPostProcess(MaskPostProcess):
     """The best boxes with their masks, and the scores of these.
 
     Inputs: ``outputs`` of the model.
-    Returns: as of :class:`MaskPostProcess`, and ``"mask_scores"`` (N, D): score of the box times IoU of the mask.
+    Returns: as for :class:`MaskPostProcess`, and ``"mask_scores"`` (N, D): score of the box times IoU of the mask.
     """
 
     def call(self, outputs):

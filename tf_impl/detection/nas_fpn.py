@@ -2,10 +2,10 @@
 
 "NAS-FPN: Learning Scalable Feature Pyramid Architecture for Object Detection", 2019, arXiv:1904.07392.
 Parameter names: mmdet ``dense_heads/retina_sepbn_head.py``, ``configs/nas_fpn`` (Apache-2.0).
-What to look at: the towers' convolutions are shared by all levels, and their normalisations are not.
+What to look at: the towers' convolutions are shared by all levels, their normalisations are not.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the heads' maps need a transposition before they become rows of anchors, here none.
+- NHWC here, NCHW in PyTorch: there the heads' maps are transposed before they become rows of anchors, here not.
 """
 
 import keras
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def separate_towers(channels: int, num_convs: int) -> list:
-    """A tower of convolutions for every level, of the same kernels and of normalisations of its own."""
+    """A tower of convolutions per level, with shared kernels and separate normalisations."""
     options = dict(padding=1, norm="batch", kernel_initializer=SmallNormal)
     first = [ConvModule(channels, 3, **options) for _ in range(num_convs)]
     towers = [first]
@@ -48,7 +48,7 @@ def separate_towers(channels: int, num_convs: int) -> list:
 
 @keras.saving.register_keras_serializable("diptych")
 class RetinaSepBNHead(keras.layers.Layer):
-    """Classes and boxes of every anchor; the levels share all but their batch normalisations.
+    """Classes and boxes of every anchor; the levels share everything except their batch normalisations.
 
     Args:
         channels: channels of the levels and of the convolutions.
@@ -125,7 +125,7 @@ class NASFPNRetinaNet(Model):
 
 
 def nas_fpn_criterion(negative: float = 0.5, **options) -> RetinaNetCriterion:
-    """RetinaNet's losses as mmdet computes them, of anchors none of which are ignored."""
+    """RetinaNet's losses as in mmdet, without ignored anchors."""
     return retinanet_mmdet_criterion(negative=negative, **options)
 
 

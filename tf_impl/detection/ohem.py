@@ -1,8 +1,8 @@
-"""Faster R-CNN that learns its second stage from the hardest proposals alone.
+"""Faster R-CNN whose second stage is trained on the hardest proposals only.
 
 "Training Region-based Object Detectors with Online Hard Example Mining", 2016, arXiv:1604.03540.
-Reference: mmdet ``samplers/ohem_sampler.py`` (Apache-2.0). The classes of all proposals are found first, without a
-gradient; those with the largest losses are chosen of the positive and of the negative ones, and looked at again.
+Reference: mmdet ``samplers/ohem_sampler.py`` (Apache-2.0). All proposals are classified first, without a gradient; the
+positive and negative ones with the largest losses are selected and evaluated again.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
@@ -32,12 +32,12 @@ SHARE = 0.25  # of the chosen proposals may be positive
 
 @keras.saving.register_keras_serializable("diptych")
 class OHEMRoIHead(StandardRoIHead):
-    """The second stage that chooses the proposals whose classes it finds worst.
+    """The second stage that selects the proposals that it classifies worst.
 
     Args:
         num_classes, units, samples: see :class:`StandardRoIHead`.
 
-    Inputs, returns: as of :class:`RoIHead`.
+    Inputs, returns: as for :class:`RoIHead`.
     """
 
     def __init__(self, num_classes: int, units: int = 1024, samples: int = 512, **kwargs):

@@ -1,4 +1,4 @@
-"""RepPoints: an object is nine points; deformable convolutions look where the points are, and move them once more.
+"""RepPoints: an object is nine points; deformable convolutions sample at the points, and move them once more.
 
 "RepPoints: Point Set Representation for Object Detection", 2019, arXiv:1904.11490.
 Parameter names: mmdet ``dense_heads/reppoints_head.py`` (Apache-2.0).
@@ -49,18 +49,18 @@ __all__ = [
 ]
 
 POINTS = 9
-# where the taps of a 3x3 kernel are, y and x of each
+# positions of the taps of a 3x3 kernel, y and x of each
 TAPS = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1), indexing="ij"), -1).reshape(-1)
 FOLLOWED = 0.1  # share of the classes' and the refinement's gradient that moves the first points
 LEARNED = 0.01  # share of the gradient that moves the moments' transfer
 FOUR = 4  # points that the partial box encloses
-UNIT = 4  # of the losses, and side of an object of level 0, in strides
+UNIT = 4  # of the losses, and size of an object of level 0, in strides
 FARTHEST = 1e8  # distance of an object that a point does not belong to
 
 
 @keras.saving.register_keras_serializable("diptych")
 class PointConv(keras.layers.Layer):
-    """A deformable convolution whose kernel is here and whose offsets are given.
+    """A deformable convolution with a kernel of its own and given offsets.
 
     Args:
         channels: channels of the map.
@@ -81,12 +81,12 @@ class PointConv(keras.layers.Layer):
 
 
 def boxes_of_points(points, method: str = "moment", moment_transfer=None):
-    """The box that the points of a cell stand for.
+    """The box that the points of a cell represent.
 
     Args:
         points: (N, H, W, 18), y and x of nine points.
-        method: "moment", as many deviations around their mean as the exponentials of two numbers say; "minmax", around
-            all of them; "partial_minmax", around the first four.
+        method: "moment", their mean plus and minus their deviations times the exponentials of two numbers;
+            "minmax", around all of them; "partial_minmax", around the first four.
         moment_transfer: (2,) the numbers for the width and the height, of "moment" only.
 
     Returns:
@@ -106,10 +106,10 @@ def boxes_of_points(points, method: str = "moment", moment_transfer=None):
 
 
 def moments(x):
-    """(N, H, W, 9) -> mean and deviation, the unbiased one, (N, H, W, 1) each."""
+    """(N, H, W, 9) -> mean and unbiased deviation, (N, H, W, 1) each."""
     mean = tf.reduce_mean(x, -1, True)
     variance = tf.reduce_sum(tf.square(x - mean), -1, True) / (POINTS - 1)
-    # the root has no gradient where all points are one, as in the reference
+    # the root has no gradient where all points coincide, as in the reference
     return mean, tf.where(variance > 0, tf.sqrt(tf.where(variance > 0, variance, 1.0)), 0.0)
 
 
@@ -126,7 +126,7 @@ class RepPointsHead(DenseHead):
     Inputs: dict of five levels (N, H, W, C).
     Returns: dict: ``"cls_p3"`` ... (N, H, W, K) logits, ``"init_p3"`` ... and ``"reg_p3"`` ... (N, H, W, 4), the box of
         the first and of the refined points: xyxy from the cell's point, in strides.
-    Raises: ValueError if there is no such method.
+    Raises: ValueError if ``method`` is unknown.
     """
 
     def __init__(
@@ -174,20 +174,20 @@ class RepPointsHead(DenseHead):
 
 
 def assign_nearest(boxes, valid, points, level_of, levels: int):
-    """Give every object the point nearest to its centre, of the one level that suits its size.
+    """Assign to every object the point nearest to its centre, on the level that suits its size.
 
     Args:
         boxes: (N, M, 4) xyxy in pixels.
         valid: (N, M) bool, which slots hold objects.
         points: (P, 2) in pixels.
-        level_of: (P,) number of every point's level, from 0.
+        level_of: (P,) index of every point's level.
         levels: number of levels.
 
     Returns:
-        (N, P) int64: the object, the nearer one of two; -1 for none.
+        (N, P) int64: the object, the nearer of two; -1 for none.
     """
     size = tf.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6)
-    # the mean of the logarithms of both sides in units of 4 pixels, cut to an integer: powers of 4 of the area
+    # the mean of the logarithms of both sides in units of 4 pixels, truncated to an integer: powers of 4 of the area
     area = size[..., 0] * size[..., 1] / UNIT**2
     suits = sum(tf.cast(area >= 4.0 ** (3 + i), tf.int64) for i in range(1, levels))  # (N, M)
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -281,9 +281,9 @@ class RepPointsPostProcess(DensePostProcess):
     """The best boxes, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def decode(self, outputs):

@@ -4,7 +4,7 @@
 Parameter names: mmdet ``dense_heads/reppoints_head.py`` with ``use_grid_points`` (Apache-2.0).
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: the numbers of a cell are on the last axis, there on axis 1.
+- NHWC here, NCHW in PyTorch: the values of a cell are on the last axis, there on axis 1.
 - Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
@@ -45,7 +45,7 @@ def regressed(numbers, centre, size):
 
     Args:
         numbers: (N, H, W, 4) shift of x and y in sizes, logarithms of the scales of width and height.
-        centre, size: x and y, width and height of the boxes before, (N, H, W, 2) or one number for all.
+        centre, size: x and y, width and height of the previous boxes, (N, H, W, 2) or one number for all.
 
     Returns:
         first corner and size (N, H, W, 2).
@@ -104,7 +104,7 @@ class RepPointsGridHead(DenseHead):
 class RepPointsGridCriterion(RepPointsCriterion):
     """As :class:`RepPointsCriterion`, but the first box is learned where a square of four strides overlaps an object.
 
-    Args, inputs and returns: see there; ``positive`` and ``negative`` are overlaps of both assignments.
+    Args, inputs and returns: as there; ``positive`` and ``negative`` are overlaps of both assignments.
     """
 
     def call(self, outputs, targets):
@@ -137,5 +137,5 @@ def reppoints_bbox_r50_fpn_gn_grid(
 
 
 def reppoints_bbox_r50_center_fpn_gn_grid(**options) -> DenseDetector:
-    """The same network; the point nearest to an object learns the first box, as with points."""
+    """The same network, where the point nearest to an object learns the first box, as with points."""
     return reppoints_bbox_r50_fpn_gn_grid(**options)

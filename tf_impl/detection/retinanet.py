@@ -1,13 +1,14 @@
 """RetinaNet: a class and a box for every anchor of a feature pyramid, trained with the focal loss.
 
 "Focal Loss for Dense Object Detection", 2017, arXiv:1708.02002.
-Parameter names: torchvision ``detection/retinanet.py`` (BSD-3); the ``_mmdet`` forms: mmdet ``RetinaNet`` (Apache-2.0).
+Parameter names: torchvision ``detection/retinanet.py`` (BSD-3); the ``_mmdet`` variants: mmdet ``RetinaNet``
+    (Apache-2.0).
 The two differ in more than names: torchvision rounds its anchors, has a ReLU before P7 and normalises the losses by
 image; mmdet does not round, has no ReLU and normalises by batch. torchvision's class 0 is background and never a
 target, mmdet's class 0 is the first object.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the heads' maps need a transposition before they become rows of anchors, here none.
+- NHWC here, NCHW in PyTorch: there the heads' maps are transposed before they become rows of anchors, here not.
 """
 
 import functools
@@ -112,7 +113,7 @@ class RetinaNetHead(keras.layers.Layer):
         num_anchors: anchors A of a cell.
         num_classes: classes K.
         num_convs: convolutions of each head before the last one.
-        norm_groups: groups of a group normalisation in place of their biases, or None.
+        norm_groups: groups of a group normalisation instead of their biases, or None.
 
     Inputs: dict of levels (N, H, W, C).
     Returns: class logits (N, sum of H * W * A, K), box deltas (N, sum of H * W * A, 4).
@@ -147,7 +148,7 @@ class RetinaHead(keras.layers.Layer):
         num_classes: classes K.
         num_convs: convolutions of each tower before the last one.
 
-    Inputs and returns: as of :class:`RetinaNetHead`.
+    Inputs and returns: as for :class:`RetinaNetHead`.
     """
 
     def __init__(self, channels: int, num_anchors: int, num_classes: int, num_convs: int = 4, **kwargs):
@@ -191,8 +192,8 @@ class RetinaNet(Model):
     Args:
         block, layers, planes: of the residual network, see :class:`ResNet`.
         norm, norm_eps, norm_eval, frozen_stages: of its normalisation, see :class:`ResNet`. The published weights of
-            the first form belong to ``norm="frozen", norm_eps=0.0``.
-        num_classes: classes K, the background (0) among them.
+            the first variant need ``norm="frozen", norm_eps=0.0``.
+        num_classes: classes K, including the background (0).
         out_channels: channels of the levels.
         extra: where P6 comes from, see :class:`FeaturePyramidNetwork`.
         num_convs: convolutions of each head before the last one.
@@ -232,7 +233,7 @@ class RetinaNet(Model):
             out_indices=(2, 3, 4),
         )
         self.backbone = BackboneWithFPN(body, FeaturePyramidNetwork(body.channels, out_channels, extra))
-        # the sizes are cut to whole pixels, too: 32, 40, 50; 64, 80, 101; ...
+        # the sizes are also truncated to whole pixels: 32, 40, 50; 64, 80, 101; ...
         self.cells = [
             cell_anchors([int(BASE_SIZE * stride * octave) for octave in OCTAVES], RATIOS, True) for stride in STRIDES
         ]
@@ -245,7 +246,7 @@ class RetinaNet(Model):
         height, width = images.shape[1:3]
         for (level, x), cell in zip(maps.items(), self.cells):
             size = x.shape[1:3]
-            # NOTE: not the nominal stride where the image is no multiple of it
+            # NOTE: not the nominal stride if the image is not a multiple of it
             anchors = grid_anchors(cell, size, (height // size[0], width // size[1]))
             outputs[f"anchors_{level}"] = tf.constant(anchors, x.dtype)
         return {**outputs, "image_size": tf.constant([height, width], tf.int64)}
@@ -263,7 +264,7 @@ class MMDetRetinaNet(Model):
         extra, relu_before_extra: of the levels P6 and P7, see :class:`FPN`.
         num_convs: convolutions of each tower of the head before the last one.
 
-    Inputs and returns: as of :class:`RetinaNet`.
+    Inputs and returns: as for :class:`RetinaNet`.
     """
 
     def __init__(
@@ -316,16 +317,16 @@ class RetinaNetCriterion(keras.layers.Layer):
         beta: of the smooth L1 loss.
         alpha, gamma: of the focal loss.
         normalise: "image": the sums of every image are divided by its number of matched anchors, at least 1, and
-            averaged (torchvision); "batch": the sums of the batch are divided by the sum of these numbers (mmdet).
+            averaged (torchvision); "batch": the sums over the batch are divided by the sum of these numbers (mmdet).
         positive, negative, low_quality: of the assignment, see :func:`assign_max_iou`.
         clamp: of the coder, see :class:`DeltaCoder`.
         keys: names of the two losses.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64
-        class indices (torchvision's forms never use 0), ``"valid"`` (N, M) bool, False for padding. Boxes without area
-        take no part (torchvision refuses them, mmdet's loader drops them).
+        class indices (torchvision's variants never use 0), ``"valid"`` (N, M) bool, False for padding. Boxes without
+        area take no part (torchvision rejects them, mmdet's loader drops them).
     Returns: dict of scalars: the two losses under ``keys``, and ``"total"``.
-    Raises: ValueError for an option that does not exist.
+    Raises: ValueError for an unknown option.
     """
 
     def __init__(
@@ -366,7 +367,7 @@ class RetinaNetCriterion(keras.layers.Layer):
         losses = tf.reduce_sum(sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma), -1)
         classification = tf.reduce_sum(tf.where(matched == IGNORED, zero, losses), 1)  # (N,)
 
-        # an anchor without ground truth has itself for a target: finite, and masked
+        # an anchor without ground truth is its own target: finite, and masked
         wanted = tf.where(foreground[..., None], take_rows(boxes, matched), anchors)
         regression = tf.reduce_sum(tf.where(foreground, self._box_losses(deltas, wanted, anchors), zero), 1)  # (N,)
 
@@ -387,18 +388,18 @@ class RetinaNetCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class RetinaNetPostProcess(keras.layers.Layer):
-    """The best boxes of every image: threshold, best pairs of anchor and class of each level, decoding, NMS by class.
+    """The best boxes of every image: threshold, best pairs of anchor and class per level, decoding, NMS by class.
 
     Args:
         score_threshold: pairs of at most this probability are dropped.
-        candidates: pairs kept of each level.
+        candidates: pairs kept per level.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
         clamp: of the coder, see :class:`DeltaCoder`.
         drop_empty: drop boxes that have no area inside the image (mmdet).
 
     Inputs: ``outputs`` of the model; ``"image_size"`` may also be (N, 2), for images that were padded on the right and
-        below.
+        at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """
@@ -441,7 +442,7 @@ class RetinaNetPostProcess(keras.layers.Layer):
 
 
 def retinanet_v2_criterion(**options) -> RetinaNetCriterion:
-    """The losses of torchvision's second form: GIoU of the boxes."""
+    """The losses of torchvision's second variant: GIoU of the boxes."""
     return RetinaNetCriterion(**{"box_loss": "giou", **options})
 
 
@@ -457,12 +458,12 @@ def retinanet_mmdet_postprocess(**options) -> RetinaNetPostProcess:
 
 
 def retinanet_resnet50_fpn(**options) -> RetinaNet:
-    """torchvision's first form: P6 from P5, heads without normalisation."""
+    """torchvision's first variant: P6 from P5, heads without normalisation."""
     return RetinaNet(**{"layers": (3, 4, 6, 3), "extra": "on_output", **options})
 
 
 def retinanet_resnet50_fpn_v2(**options) -> RetinaNet:
-    """torchvision's second form: P6 from C5, group normalisation in the heads."""
+    """torchvision's second variant: P6 from C5, group normalisation in the heads."""
     return RetinaNet(**{"layers": (3, 4, 6, 3), "extra": "on_input", "norm_groups": 32, **options})
 
 

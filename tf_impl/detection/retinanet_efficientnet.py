@@ -38,8 +38,8 @@ class NormalisedFPN(keras.layers.Layer):
     Args:
         in_channels: channels of every map that is used, by name, fine to coarse.
         out_channels: channels of the levels.
-        num_outs: number of levels; those beyond the maps are convolutions of stride 2 of the last map and of each
-            other, with a ReLU in between.
+        num_outs: number of levels; those beyond the maps are a chain of stride-2 convolutions after the last map, with
+            a ReLU in between.
 
     Inputs: dict of maps (N, H_i, W_i, C_i).
     Returns: dict of levels (N, H_i, W_i, out_channels), fine to coarse, "p3" for "c3" and so on.

@@ -1,4 +1,4 @@
-"""SSD: classes and boxes of default boxes around the cells of six maps, trained with the hardest of the background.
+"""SSD: classes and boxes of default boxes around the cells of six maps, trained with hard negatives.
 
 "SSD: Single Shot MultiBox Detector", 2016, arXiv:1512.02325; SSDLite: "MobileNetV2", 2018, arXiv:1801.04381, section
 6.2, on "Searching for MobileNetV3", 2019, arXiv:1905.02244.
@@ -6,9 +6,8 @@ Parameter names: torchvision ``detection/ssd.py``, ``detection/ssdlite.py`` (BSD
 What to look at: the losses of the background are sorted by size, and only the largest count.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: there the heads' maps need a transposition before they become rows of boxes, here none.
-- A part of ``nn.Sequential`` keeps the numbers of its layers; a Keras one begins at 0 again, with a layer that does
-  nothing.
+- NHWC here, NCHW in PyTorch: there the heads' maps are transposed before they become rows of boxes, here not.
+- A slice of ``nn.Sequential`` keeps its layers' numbers; Keras counts from 0 again, with a layer that does nothing.
 """
 
 import functools
@@ -61,16 +60,16 @@ LITE_NORM = {"epsilon": 1e-3, "momentum": 0.97}
 CONV = functools.partial(Conv2D, kernel_initializer="glorot_uniform", bias_initializer="zeros")
 
 
-def box_rows(x, channels: int):  # mirror: transposition
+def box_rows(x, channels: int):  # mirror: transposed
     """(N, H, W, A * channels), the box outermost -> (N, H * W * A, channels)."""
     _, h, w, width = x.shape
     return tf.reshape(x, (-1, h * w * width // channels, channels))
 
 
 def normalised(x):
-    """Every pixel's channels divided by their length.  (N, H, W, C) -> the same shape."""
+    """Every pixel's channels divided by their norm.  (N, H, W, C) -> the same shape."""
     square = tf.reduce_sum(tf.square(x), -1, keepdims=True)
-    positive = square > 1e-24  # the root has no gradient at 0; torchvision's least length is 1e-12
+    positive = square > 1e-24  # the root has no gradient at 0; torchvision's smallest norm is 1e-12
     return x / tf.where(positive, tf.sqrt(tf.where(positive, square, 1.0)), 1e-12)
 
 
@@ -80,12 +79,12 @@ class SSDVGG(keras.layers.Layer):
 
     Args:
         depths, widths: of the five stages of :func:`vgg16`.
-        hidden: width of the two convolutions in place of the classifier.
+        hidden: width of the two convolutions that replace the classifier.
         extras: squeezed width, width, kernel size, stride, padding of every pair that follows.
 
     Inputs: (N, H, W, 3) float.
     Returns: list of maps: the last of stride 8, every pixel of length 1 times a learned scale; the last of stride 16;
-        one of each pair.
+        one per pair.
     """
 
     def __init__(
@@ -159,21 +158,21 @@ class SSDLiteMobileNet(keras.layers.Layer):
         extras: widths of the pairs that follow.
 
     Inputs: (N, H, W, 3) float.
-    Returns: list of maps: the expansion before the last halving, at stride 16; the last map, at stride 32; one of each
+    Returns: list of maps: the expansion before the last halving, at stride 16; the last map, at stride 32; one per
         pair.
     """
 
     def __init__(self, width: float = 1.0, extras: tuple[int, ...] = (512, 256, 256, 128), **kwargs):
         super().__init__(**kwargs)
         network = mobilenet_v3_large(reduced_tail=True, width=width)
-        blocks, cut = list(network.features), network.stage_ends[3] + 1  # of these, the block that halves the map last
+        blocks, cut = list(network.features), network.stage_ends[3] + 1  # of these, the last block that halves the map
         for _, layer in named_layers(network):
             if isinstance(layer, BatchNormalization):
                 layer.momentum = LITE_NORM["momentum"]
             elif isinstance(layer, Conv2D):
                 layer.kernel_initializer = keras.initializers.RandomNormal(stddev=0.03)
         expansion, *rest = blocks[cut].block.layers
-        rest = keras.Sequential([keras.layers.Identity(), *rest])  # mirror: keeps the numbers
+        rest = keras.Sequential([keras.layers.Identity(), *rest])  # mirror: keeps its layers' numbers
         self.features = [
             keras.Sequential([*blocks[:cut], expansion]),
             keras.Sequential([rest, *blocks[cut + 1 :]]),
@@ -205,7 +204,7 @@ class SSDLiteMobileNet(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class SSDPredictions(keras.layers.Layer):
-    """One layer for each map, and its numbers as rows.  List of (N, H, W, C) -> (N, sum of H * W * A, columns)."""
+    """One layer per map, with its results as rows.  List of (N, H, W, C) -> (N, sum of H * W * A, columns)."""
 
     def __init__(self, layers, columns: int, **kwargs):
         super().__init__(**kwargs)
@@ -247,7 +246,7 @@ class SSDLiteHead(keras.layers.Layer):
 
     Args: those of :class:`SSDHead`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(self, channels: tuple[int, ...], num_boxes: tuple[int, ...], num_classes: int, **kwargs):
@@ -272,9 +271,9 @@ class SSD(Model):
     """Trunk, head, default boxes.
 
     Args:
-        backbone: returns a list of maps, and says their ``channels``.
-        head: makes the head, of channels, boxes by cell and classes.
-        num_classes: classes K, the background (0) among them.
+        backbone: returns a list of maps, and has their ``channels``.
+        head: makes the head from channels, boxes per cell and classes.
+        num_classes: classes K, including the background (0).
         ratios, scales, steps, clip: see :func:`default_boxes`.
 
     Inputs: (N, H, W, 3) float, normalised.
@@ -315,12 +314,12 @@ class SSD(Model):
 class SSDCriterion(keras.layers.Layer):
     """Cross-entropy of the matched boxes and of the hardest others, smooth L1 loss of the deltas.
 
-    A default box is matched with the object that it overlaps most, if by at least ``threshold``; every object gets the
-    box that it overlaps most, whatever the overlap, the last of several objects.
+    A default box is matched with the object that it overlaps most, if by at least ``threshold``; every object gets its
+    best box whatever the overlap, and the last of several objects wins.
 
     Args:
-        threshold: see there.
-        negatives: background boxes that count in an image for each of its matched ones.
+        threshold: as above.
+        negatives: background boxes that count per matched box of an image.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64 from
         1 on, ``"valid"`` (N, M) bool, False for padding. Boxes without area take no part.
@@ -345,7 +344,7 @@ class SSDCriterion(keras.layers.Layer):
         number = tf.reduce_sum(tf.cast(foreground, tf.int32), 1)  # (N,)
         count = tf.cast(tf.maximum(tf.reduce_sum(number), 1), logits.dtype)
 
-        # a box without object has itself for a target: finite, and masked
+        # a box without an object is its own target: finite, and masked
         wanted = tf.where(foreground[..., None], take_rows(boxes, matched), anchors)
         losses = smooth_l1_loss(deltas, self.coder.encode(wanted, anchors))
         regression = tf.reduce_sum(tf.where(foreground, losses, zero)) / count
@@ -367,16 +366,16 @@ class SSDCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class SSDPostProcess(keras.layers.Layer):
-    """The best boxes of every image: of each class the best candidates, NMS among them, the best of all classes.
+    """The best boxes of every image: the best candidates of each class, NMS among them, the best of all classes.
 
     Args:
         score_threshold: boxes of at most this probability of a class are dropped.
-        candidates: boxes kept of each class.
+        candidates: boxes kept per class.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of the model; ``"image_size"`` may also be (N, 2), for images that were padded on the right and
-        below.
+        at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """

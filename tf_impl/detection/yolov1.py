@@ -1,14 +1,14 @@
-"""YOLOv1: one network sees the whole image and says for each of 7 x 7 cells which class it holds and two boxes.
+"""YOLOv1: one network sees the whole image and predicts a class and two boxes for each of 7 x 7 cells.
 
 "You Only Look Once: Unified, Real-Time Object Detection", 2015, arXiv:1506.02640.
 Parameter names: darknet's configuration files, see ``_darknet.py``; losses: darknet ``src/detection_layer.c``, whose
 gradients are those of these losses.
-What to look at: a fully connected layer gives all numbers at once, classes, then objects, then boxes, without sigmoid;
-the boxes of a cell have no shapes of their own, the better one is trained.
+What to look at: a fully connected layer returns all values at once, classes, then objects, then boxes, without sigmoid;
+the boxes of a cell have no fixed shapes, and the better one is trained.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: numbers that go into a fully connected layer lie as there, after a transposition here.
-- gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- NHWC here, NCHW in PyTorch: the inputs of a fully connected layer have PyTorch's order, after a transpose here.
+- Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 - Patches: PyTorch's ``unfold`` is here nine shifted maps.
 """
 
@@ -66,7 +66,7 @@ class BiasedConv(DarknetConv):
 
 @keras.saving.register_keras_serializable("diptych")
 class LocalConv(keras.layers.Layer):
-    """3x3 convolution with weights and biases of its own at every place, and leaky ReLU of slope 0.1.
+    """3x3 convolution with separate weights and biases at every position, and leaky ReLU of slope 0.1.
 
     Args:
         filters: width of the result.
@@ -103,7 +103,7 @@ class LocalConv(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Connected(Dense):
-    """Fully connected layer of all numbers of a map or row.  (N, ...) -> (N, units).
+    """Fully connected layer over all values of a map or row.  (N, ...) -> (N, units).
 
     Args:
         units: width of the result.
@@ -116,14 +116,14 @@ class Connected(Dense):
 
     def build(self, input_shape):
         super().build((None, math.prod(input_shape[1:])))
-        self.input_spec = None  # of rows; a map is made one
+        self.input_spec = None  # of rows; a map is flattened to one
 
     def compute_output_shape(self, input_shape):
         return input_shape[0], self.units
 
     def call(self, x):
         if len(x.shape) == 4:
-            x = tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, math.prod(x.shape[1:])))  # mirror: transposition
+            x = tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (-1, math.prod(x.shape[1:])))  # mirror: a transpose
         y = super().call(x)
         return y if self.leaky is None else self.leaky(y)
 
@@ -133,11 +133,11 @@ class Connected(Dense):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV1(Model):
-    """A network of one of darknet's configuration files.
+    """A network from one of darknet's configuration files.
 
     Args:
         rows: ("conv", width, kernel size, stride), with normalisation and leaky ReLU; ("biased", ...), the same with a
-            bias in place of the normalisation; ("max",), of 2 x 2; ("local", width); ("dropout", rate); ("dense",
+            bias instead of the normalisation; ("max",), of 2 x 2; ("local", width); ("dropout", rate); ("dense",
             width), with leaky ReLU; ("plain", width), fully connected without.
         side: cells S per row and column.
 
@@ -169,7 +169,7 @@ class YOLOV1(Model):
 
 
 def parts_of(predictions, side: int, boxes: int):
-    """The results of the model by kind.
+    """The model's predictions, split by kind.
 
     Args:
         predictions: (N, S S (K + 5 B)).
@@ -190,13 +190,13 @@ def parts_of(predictions, side: int, boxes: int):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV1Criterion(keras.layers.Layer):
-    """Half the square errors of place, square roots of size, object and classes; sums by the batch's size.
+    """Half the squared errors of position, square roots of size, object and classes; sums divided by the batch's size.
 
-    An object belongs to the cell of its centre, the first of several, and there to the box that overlaps it most, or
-    if none does, to the one whose numbers are nearest. The probability of an object shall be that overlap.
+    An object, the first of several, belongs to the cell of its centre, and there to the box that overlaps it most or,
+    if none does, to the one with the nearest coordinates. The target of the object's probability is that overlap.
 
     Args:
-        coord_scale, no_object_scale: weights of the boxes' errors and of those of boxes without an object.
+        coord_scale, no_object_scale: weights of the boxes' errors and of the objectness of boxes without an object.
         side, boxes: S and B, see :class:`YOLOV1`.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -257,7 +257,7 @@ class YOLOV1Criterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV1PostProcess(keras.layers.Layer):
-    """The best boxes of every image, the probability of an object times that of a class, suppressed by class.
+    """The best boxes of every image, scored by the probability of an object times that of a class, suppressed by class.
 
     Args:
         score_threshold: pairs of box and class of at most this score are dropped.
@@ -306,7 +306,7 @@ def yolov1_local_postprocess(boxes: int = 3, **options) -> YOLOV1PostProcess:
 
 
 def trunk(kind: str, width: float) -> list[tuple]:
-    """The 24 convolutions, of ``kind``, with ``width`` times the published channels."""
+    """The rows of the 24 convolutions of ``kind``, with ``width`` times the published channels."""
     return [("max",) if row is None else (kind, int(row[0] * width), *row[1:]) for row in TRUNK]
 
 
@@ -328,7 +328,7 @@ def yolov1_small(hidden: tuple[int, ...] = (512, 4096), **options) -> YOLOV1:
 
 
 def yolov1_local(width: float = 1.0, side: int = 7, num_classes: int = 20, boxes: int = 3, drop: float = 0.5) -> YOLOV1:
-    """darknet's later configuration: normalisation, and a local layer in place of a fully connected one."""
+    """darknet's later configuration: normalisation, and a local layer instead of a fully connected one."""
     rows = [*trunk("conv", width), ("local", int(256 * width)), ("dropout", drop)]
     return YOLOV1((*rows, ("plain", side**2 * (num_classes + 5 * boxes))), side)
 

@@ -1,12 +1,12 @@
-"""YOLOv2: five anchors in each cell of one map, which sees a finer map beside its own.
+"""YOLOv2: five anchors in each cell of one map, concatenated with a finer one.
 
 "YOLO9000: Better, Faster, Stronger", 2016, arXiv:1612.08242.
 Parameter names: darknet's configuration files, see ``_darknet.py``; losses: darknet ``src/region_layer.c``, whose
-gradients are those of these losses but for the sigmoid of the centres, whose slope darknet leaves out.
+gradients are those of these losses, except that darknet omits the slope of the centres' sigmoid.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: a map becomes rows of anchors after a transposition there.
-- gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- NHWC here, NCHW in PyTorch: a map is transposed there before it becomes rows of anchors.
+- Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
 import keras
@@ -48,7 +48,7 @@ TINY_VOC_ANCHORS = ((1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV2(DarknetLayers):
-    """A network of one of darknet's configuration files.
+    """A network from one of darknet's configuration files.
 
     Args:
         rows: of the file, see :class:`DarknetLayers`; with one result.
@@ -75,7 +75,7 @@ def decoded(x, anchors):
         rows (N, H W A, 5 + K); boxes (N, H W A, 4), centre and size in cells; centres inside their cells (..., 2).
     """
     _, h, w, columns = x.shape
-    # mirror: transposition
+    # mirror: transposed
     rows = tf.reshape(x, (-1, h * w * len(anchors), columns // len(anchors)))
     corner = tf.constant(np.repeat(grid_points((h, w), 1, 0.0), len(anchors), 0), x.dtype)
     size = tf.constant(np.tile(anchors, (h * w, 1)), x.dtype)
@@ -85,17 +85,18 @@ def decoded(x, anchors):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV2Criterion(keras.layers.Layer):
-    """Half the square errors of place, size and object, cross-entropy of the classes; sums by the batch's size.
+    """Half the squared errors of position, size and object, cross-entropy of the classes; sums divided by the batch's
+    size.
 
-    An object belongs to the anchor of the most similar shape in the cell of its centre, the last of several objects.
-    Anchors whose prediction overlaps an object by more than ``threshold`` are no background.
+    An object, the last of several, belongs to the anchor of the most similar shape in the cell of its centre.
+    Anchors whose prediction overlaps an object by more than ``threshold`` are not background.
 
     Args:
         anchors: widths and heights in cells.
-        threshold: see there.
-        object_scale: weight of the objects' square errors.
-        rescore: the target of an object is the overlap of its prediction, otherwise 1.
-        prior_scale: weight with which all other anchors are drawn to the middle of their cells and to their shapes,
+        threshold: as above.
+        object_scale: weight of the objects' squared errors.
+        rescore: whether the target of an object is the overlap of its prediction, otherwise 1.
+        prior_scale: weight with which all other anchors are pulled to the middle of their cells and to their shapes,
             0.01 for the first 12800 images, then 0.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -169,7 +170,8 @@ class YOLOV2Criterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV2PostProcess(keras.layers.Layer):
-    """The best boxes of every image, the probability of an object times that of its class, suppressed by class.
+    """The best boxes of every image, scored by the probability of an object times that of its class, suppressed by
+    class.
 
     Args:
         anchors: widths and heights in cells.
@@ -229,7 +231,7 @@ def yolov2_tiny_voc_postprocess(anchors=TINY_VOC_ANCHORS, **options) -> YOLOV2Po
 
 
 def yolov2(width: float = 1.0, num_classes: int = 80) -> YOLOV2:
-    """Darknet-19, whose last map but one is seen beside the last."""
+    """The rows of Darknet-19, whose second last map is concatenated to the last."""
     c = [int(n * width) for n in (32, 64, 128, 256, 512, 1024)]
     rows = [("conv", c[0], 3, 1), ("max", 2, 2), ("conv", c[1], 3, 1)]
     for i, pairs in ((2, 1), (3, 1), (4, 2), (5, 2)):
@@ -246,7 +248,7 @@ def yolov2_voc(num_classes: int = 20, **options) -> YOLOV2:
 
 
 def yolov2_tiny(width: float = 1.0, num_classes: int = 80, last: int = 512) -> YOLOV2:
-    """Nine convolutions; ``last`` is the width of the last but one."""
+    """The rows of nine convolutions; ``last`` is the width of the second last."""
     rows = []
     for n in (16, 32, 64, 128, 256):
         rows += [("conv", int(n * width), 3, 1), ("max", 2, 2)]

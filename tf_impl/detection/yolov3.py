@@ -1,12 +1,12 @@
-"""YOLOv3: three anchors in each cell of three maps say how likely they hold an object, which, and where.
+"""YOLOv3: three anchors in each cell of three maps predict whether they contain an object, its class, and its box.
 
 "YOLOv3: An Incremental Improvement", 2018, arXiv:1804.02767.
-Parameter names: mmdet ``necks/yolo_neck.py``, ``dense_heads/yolo_head.py`` (Apache-2.0); of the forms with spatial
+Parameter names: mmdet ``necks/yolo_neck.py``, ``dense_heads/yolo_head.py`` (Apache-2.0); of the variants with spatial
 pyramid pooling and of the tiny one: darknet's configuration files, see ``_darknet.py``.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: a map becomes rows of anchors after a transposition there.
-- PyTorch fills biases of finished layers, Keras gives each layer its initial values.
+- NHWC here, NCHW in PyTorch: a map is transposed there before it becomes rows of anchors.
+- PyTorch fills the biases of finished layers, Keras gives each layer its initial values.
 """
 
 import math
@@ -56,7 +56,7 @@ EPS = 1e-6
 
 @keras.saving.register_keras_serializable("diptych", "yolov3.DetectionBlock")
 class DetectionBlock(keras.layers.Layer):
-    """Five convolutions, 1x1 and 3x3 in turn.  (N, H, W, C) -> (N, H, W, filters)."""
+    """Five convolutions, alternating 1x1 and 3x3.  (N, H, W, C) -> (N, H, W, filters)."""
 
     def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
@@ -74,7 +74,7 @@ class DetectionBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov3.YOLOV3Neck")
 class YOLOV3Neck(keras.layers.Layer):
-    """From coarse to fine: five convolutions, and a narrow copy that is doubled and put before the next map.
+    """From coarse to fine: five convolutions, and a narrow copy that is upsampled and concatenated before the next map.
 
     Args:
         filters: of the results, from coarse to fine.
@@ -101,7 +101,7 @@ class YOLOV3Neck(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov3.YOLOV3Head")
 class YOLOV3Head(keras.layers.Layer):
-    """A 3x3 convolution to twice the width and a 1x1 convolution, of every map its own.
+    """A 3x3 convolution to twice the width and a 1x1 convolution, separately for every map.
 
     Args:
         channels: of the maps.
@@ -124,7 +124,7 @@ class YOLOV3Head(keras.layers.Layer):
                     anchors * (5 + num_classes),
                     1,
                     kernel_initializer=SmallNormal,
-                    # mirror: fills biases
+                    # mirror: fills the
                     bias_initializer=lambda shape, dtype, bias=bias: tf.constant(bias, dtype),
                 )
             )
@@ -136,7 +136,7 @@ class YOLOV3Head(keras.layers.Layer):
 
 
 def initial_bias(stride: int, num_classes: int, anchors: int) -> np.ndarray:
-    """Eight objects in an image of 608 pixels, and a probability of 0.01 for every class.  (A (5 + K),)."""
+    """Initial bias for eight objects per 608-pixel image, and a probability of 0.01 for every class.  (A (5 + K),)."""
     bias = np.zeros((anchors, 5 + num_classes))
     for begin, p in ((4, 8 / (608 / stride) ** 2), (5, 0.01)):
         bias[:, begin:] = -math.log((1 - p) / p)
@@ -185,7 +185,7 @@ class YOLOV3(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class DarknetYOLOV3(DarknetLayers):
-    """A network of one of darknet's configuration files.
+    """A network from one of darknet's configuration files.
 
     Args:
         rows: of the file, see :class:`DarknetLayers`; the results from coarse to fine.
@@ -215,7 +215,7 @@ def rows_of(outputs, anchors):
     for i, (level, of_level) in enumerate(zip(LEVELS, anchors)):
         x, stride = outputs[f"pred_{level}"], STRIDES[i]
         _, h, w, width = x.shape
-        # mirror: transposition
+        # mirror: transposed
         found.append(tf.reshape(x, (-1, h * w * len(of_level), width // len(of_level))))
         half = np.array(of_level, np.float64) / 2
         boxes.append(grid_anchors(np.concatenate([-half, half], -1), (h, w), (stride, stride), 0.5))
@@ -226,14 +226,14 @@ def rows_of(outputs, anchors):
 
 @keras.saving.register_keras_serializable("diptych", "yolov3.YOLOV3Criterion")
 class YOLOV3Criterion(keras.layers.Layer):
-    """Cross-entropies of object, classes and place, square errors of the sizes' logarithms; sums over the batch.
+    """Cross-entropies of object, classes and position, squared errors of the sizes' logarithms; sums over the batch.
 
-    An anchor belongs to an object if its cell holds the centre of an object and it overlaps this one by more than
-    ``threshold``; an object always has the best anchors of such cells. Anchors that overlap an object by more than
+    An anchor belongs to an object if its cell contains the object's centre and it overlaps the object by more than
+    ``threshold``; an object always gets the best anchors of such cells. Anchors that overlap an object by more than
     ``threshold`` in other cells are neither objects nor background.
 
     Args:
-        threshold: see there.
+        threshold: as above.
         xy_weight, wh_weight: of the two losses of boxes.
         anchors: widths and heights in pixels, by level from coarse to fine.
 
@@ -258,7 +258,7 @@ class YOLOV3Criterion(keras.layers.Layer):
         boxes, valid, zero = tf.cast(targets["boxes"], found.dtype), targets["valid"], tf.zeros([], found.dtype)
         centre, none = (boxes[..., :2] + boxes[..., 2:]) / 2, tf.constant(-1, tf.int64)
 
-        # (N, M, P): whether an anchor's cell holds an object's centre
+        # (N, M, P): whether an anchor's cell contains an object's centre
         cell = tf.floor((anchors[:, :2] + anchors[:, 2:]) / 2 / stride[:, None])
         here = tf.floor(centre[:, :, None] / stride[:, None]) == cell
         responsible = tf.reduce_any(tf.reduce_all(here, -1) & valid[..., None], 1)  # (N, P)
@@ -298,10 +298,10 @@ class YOLOV3Criterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov3.YOLOV3PostProcess")
 class YOLOV3PostProcess(keras.layers.Layer):
-    """The best boxes of every image, chosen by the class alone among anchors that hold an object, then by both.
+    """The best boxes of every image, chosen by the class alone among anchors with an object, then scored by both.
 
     Args:
-        object_threshold: anchors of a smaller probability of an object are dropped.
+        object_threshold: anchors with a smaller probability of an object are dropped.
         score_threshold: pairs of anchor and class of at most this probability of the class are dropped.
         candidates: pairs kept.
         iou_threshold: boxes of one class overlap if their IoU is larger.
@@ -356,7 +356,7 @@ def yolov3_d53(depths=(1, 2, 8, 8, 4), **options) -> YOLOV3:
 
 
 def yolov3_spp(width: float = 1.0, depths: tuple[int, ...] = (1, 2, 8, 8, 4), num_classes: int = 80) -> DarknetYOLOV3:
-    """The configuration with spatial pyramid pooling: three poolings of the coarsest map side by side."""
+    """The configuration with spatial pyramid pooling: three parallel poolings of the coarsest map."""
     c = [int(n * width) for n in (32, 64, 128, 256, 512, 1024)]
     rows, ends = [("conv", c[0], 3, 1)], []
     for i, depth in enumerate(depths):

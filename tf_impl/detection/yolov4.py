@@ -1,12 +1,13 @@
-"""YOLOv4: cross-stage partial trunk with Mish, spatial pyramid pooling, and a pyramid that goes up and down again.
+"""YOLOv4: cross-stage partial trunk with Mish, spatial pyramid pooling, and a pyramid with top-down and bottom-up
+paths.
 
 "YOLOv4: Optimal Speed and Accuracy of Object Detection", 2020, arXiv:2004.10934.
 Parameter names and losses: Tianxiaomo/pytorch-YOLOv4 ``models.py``, ``train.py`` (Apache-2.0); decoding of results:
 AlexeyAB/darknet ``cfg/yolov4.cfg``, whose centres reach beyond their cells.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: a map becomes rows of anchors after a transposition there.
-- gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- NHWC here, NCHW in PyTorch: a map is transposed there before it becomes rows of anchors.
+- Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
 import keras
@@ -49,7 +50,7 @@ class ConvUnit(keras.layers.Layer):
     Args:
         filters, kernel_size, strides: of the convolution.
         mish: Mish instead of a leaky ReLU of slope 0.1.
-        plain: a bias in place of normalisation and activation.
+        plain: a bias instead of normalisation and activation.
 
     Inputs: (N, H, W, C).  Returns: (N, H', W', filters).
     """
@@ -83,7 +84,7 @@ class ResidualBlocks(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.FirstStage")
 class FirstStage(keras.layers.Layer):
-    """The stem and the first stage, whose two ways are as wide as the stage.
+    """The stem and the first stage, whose two branches are as wide as the stage.
 
     Args:
         filters: width of the stage.
@@ -112,7 +113,7 @@ class FirstStage(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.Stage")
 class Stage(keras.layers.Layer):
-    """A convolution that halves the map, and two ways of half the width, one of them with residual blocks.
+    """A convolution that halves the map, and two branches of half the width, one of them with residual blocks.
 
     Args:
         filters: width.
@@ -139,13 +140,13 @@ class Stage(keras.layers.Layer):
 
 
 def numbered(owner, first: int, widths: list[tuple[int, int]]) -> None:
-    """Give an owner the convolutions ``conv{first}`` and so on, of (width, kernel size)."""
+    """Give an owner the convolutions ``conv{first}`` and so on, from (width, kernel size)."""
     for i, (width, kernel_size) in enumerate(widths, start=first):
         setattr(owner, f"conv{i}", ConvUnit(width, kernel_size))
 
 
 def apply(owner, x, first: int, last: int, training):
-    """What the convolutions ``conv{first}`` to ``conv{last}`` of an owner make of a map, one after the other."""
+    """Apply the convolutions ``conv{first}`` to ``conv{last}`` of an owner, one after the other."""
     for i in range(first, last + 1):
         x = getattr(owner, f"conv{i}")(x, training=training)
     return x
@@ -153,7 +154,7 @@ def apply(owner, x, first: int, last: int, training):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.Neck")
 class Neck(keras.layers.Layer):
-    """Spatial pyramid pooling of the coarsest map, and the way down to the finest.
+    """Spatial pyramid pooling of the coarsest map, and the path down to the finest.
 
     Args:
         channels: C of the finest of the three maps; the others have 2 C and 4 C.
@@ -184,11 +185,11 @@ class Neck(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.Head")
 class Head(keras.layers.Layer):
-    """The way back to the coarsest map, and two convolutions for every map.
+    """The path back to the coarsest map, and two convolutions for every map.
 
     Args:
         channels: C of the finest of the three maps; the others have 2 C and 4 C.
-        columns: numbers of a cell.
+        columns: values per cell.
 
     Inputs: list of three maps, from fine to coarse.
     Returns: list of three maps (N, H, W, columns).
@@ -214,7 +215,7 @@ class Head(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.YOLOV4")
 class YOLOV4(Model):
-    """The whole network.
+    """Trunk, neck and head.
 
     Args:
         depths: residual blocks of the second to fifth stage.
@@ -247,7 +248,7 @@ class YOLOV4(Model):
 def rows_of(x):
     """A level's map as rows of anchors.  (N, H, W, A (5 + K)) -> (N, A, H * W, 5 + K)."""
     _, h, w, columns = x.shape
-    return tf.transpose(tf.reshape(x, (-1, h * w, 3, columns // 3)), (0, 2, 1, 3))  # mirror: transposition
+    return tf.transpose(tf.reshape(x, (-1, h * w, 3, columns // 3)), (0, 2, 1, 3))  # mirror: transposed
 
 
 def decoded(rows, size: tuple[int, int], level: int, scale: float = 1.0):
@@ -270,17 +271,17 @@ def decoded(rows, size: tuple[int, int], level: int, scale: float = 1.0):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.YOLOV4Criterion")
 class YOLOV4Criterion(keras.layers.Layer):
-    """Cross-entropies of place, object and classes, square errors of the sizes' logarithms; sums over the batch.
+    """Cross-entropies of position, object and classes, squared errors of the sizes' logarithms; sums over the batch.
 
-    An object belongs to the one of the nine anchors that is most like it, in the cell of its centre. Anchors whose
-    prediction overlaps an object by more than ``threshold`` are no background, in the levels that have an object.
+    An object belongs to the most similar of the nine anchors, in the cell of its centre. Anchors whose
+    prediction overlaps an object by more than ``threshold`` are not background, on the levels that have an object.
 
     Args:
-        threshold: see there.
+        threshold: as above.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
-        ``"valid"`` (N, M) bool, False for padding; of several objects at one anchor the last one's box counts, and all
-        their classes do.
+        ``"valid"`` (N, M) bool, False for padding; of several objects at one anchor only the last one's box counts, but
+        all their classes.
     Returns: dict of scalars: ``"loss_xy"``, ``"loss_wh"``, ``"loss_obj"``, ``"loss_cls"``, ``"total"``.
     """
 
@@ -348,7 +349,8 @@ class YOLOV4Criterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov4.YOLOV4PostProcess")
 class YOLOV4PostProcess(keras.layers.Layer):
-    """The best boxes of every image, the probability of an object times that of its class, suppressed by class.
+    """The best boxes of every image, scored by the probability of an object times that of its class, suppressed by
+    class.
 
     Args:
         score_threshold: pairs of anchor and class of at most this score are dropped.

@@ -1,15 +1,15 @@
-"""YOLOv4-tiny: stages that send half of their channels through more convolutions, and two maps of anchors.
+"""YOLOv4-tiny: stages that send half of their channels through further convolutions, and two maps of anchors.
 
 "YOLOv4: Optimal Speed and Accuracy of Object Detection", 2020, arXiv:2004.10934; "Scaled-YOLOv4: Scaling Cross Stage
 Partial Network", 2020, arXiv:2011.08036.
 Parameter names: AlexeyAB/darknet ``cfg/yolov4-tiny.cfg`` (YOLO licence), see ``_darknet.py``; losses: its
-``src/yolo_layer.c``, whose gradients of objects and classes are those of these losses; those of boxes are of its own
-making.
+``src/yolo_layer.c``, whose gradients of objects and classes are those of these losses; it computes those of boxes
+differently.
 What to look at: an object may belong to several anchors, and the middle anchor of the list belongs to both maps.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
-- gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
 import keras
@@ -35,7 +35,7 @@ SHAPES = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))  # wid
 KINDS = ((3, 4, 5), (1, 2, 3))  # which of them the maps have, from coarse to fine
 ANCHORS = tuple(tuple(SHAPES[kind] for kind in kinds) for kinds in KINDS)
 SCALE = 1.05  # of the centres' sigmoids around the middle of the cell
-STAGES = (2, 10, 18)  # numbers of the first layers
+STAGES = (2, 10, 18)  # indices of the first layers
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -92,7 +92,7 @@ class YOLOV4Tiny(Model):
         return {"pred_p5": coarse, "pred_p4": self.models[36](self.models[35](x, training=training), training=training)}
 
     def _stage(self, x, first: int, training):
-        """A stage's map at half the size and twice the width, and the map before they were put together."""
+        """A stage's map at half the size and twice the width, and the map before concatenation."""
         whole, one, two, last = (self.models[first + i] for i in (0, 2, 3, 5))
         x = whole(x, training=training)
         y = one(tf.split(x, 2, -1)[1], training=training)
@@ -101,7 +101,7 @@ class YOLOV4Tiny(Model):
 
 
 def boxes_of(rows, anchors, stride):
-    """Boxes of rows (N, P, 5 + K), of anchors (P, 4) and strides (P,) -> (N, P, 4) centre and size in pixels."""
+    """Boxes from rows (N, P, 5 + K), anchors (P, 4) and strides (P,) -> (N, P, 4) centre and size in pixels."""
     middle, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
     centre = middle + (tf.sigmoid(rows[..., :2]) - 0.5) * SCALE * stride[:, None]
     return tf.concat((centre, tf.exp(rows[..., 2:4]) * size), -1)
@@ -109,16 +109,16 @@ def boxes_of(rows, anchors, stride):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV4TinyCriterion(keras.layers.Layer):
-    """CIoU loss of boxes, cross-entropies of object and classes; sums by the batch's size.
+    """CIoU loss of boxes, cross-entropies of object and classes; sums divided by the batch's size.
 
     An object belongs to the anchor of the most similar shape in the cell of its centre, on every map that has this
-    anchor, and to all others there that are alike enough. Where several objects share an anchor, all their boxes and
-    classes count. Anchors whose prediction overlaps an object by more than ``threshold``, and that find some class
-    likelier than 0.25, are no background.
+    anchor, and to all others there that are similar enough. Where several objects share an anchor, all their boxes and
+    classes count. Anchors whose prediction overlaps an object by more than ``threshold``, and that give some class more
+    than 0.25, are not background.
 
     Args:
-        threshold: see there.
-        likeness: IoU of the shapes from which on other anchors than the best belong to an object; 1 for none, 0.213 in
+        threshold: as above.
+        likeness: IoU of shapes from which on anchors other than the best belong to an object; 1 for none, 0.213 in
             the configuration of YOLOv4. If below 1, the losses of boxes are divided by the number of classes at their
             anchor.
         box_weight: of the CIoU loss.
@@ -169,7 +169,7 @@ class YOLOV4TinyCriterion(keras.layers.Layer):
         one_hot = tf.cast(tf.range(rows.shape[-1] - 5, dtype=labels.dtype) == labels[..., None], dtype)  # (N, M, K)
         classes = tf.matmul(tf.cast(here, dtype), tf.repeat(one_hot, 6, 1), transpose_a=True)
         classes = tf.minimum(classes, 1.0)
-        relative = 1 / tf.tile(image, (2,))  # shapes are compared in images, not in pixels
+        relative = 1 / tf.tile(image, (2,))  # shapes are compared relative to the image, not in pixels
         wanted = tf.repeat(tf.concat((centre, size), -1), 6, 1) * relative
         losses = 1 - complete_iou(take_rows(found, index) * relative, tf.where(mine[..., None], wanted, 1.0))
         if self.likeness < 1:
@@ -188,7 +188,8 @@ class YOLOV4TinyCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLOV4TinyPostProcess(keras.layers.Layer):
-    """The best boxes of every image, the probability of an object times that of its class, suppressed by class.
+    """The best boxes of every image, scored by the probability of an object times that of its class, suppressed by
+    class.
 
     Args:
         score_threshold: pairs of anchor and class of at most this score are dropped.

@@ -1,15 +1,16 @@
-"""YOLOv5: cross-stage partial blocks, a pyramid that goes down and up again, and anchors whose neighbours help.
+"""YOLOv5: cross-stage partial blocks, a pyramid with top-down and bottom-up paths, and objects assigned to neighbouring
+cells too.
 
 ultralytics/yolov5, releases 6.0 to 7.0, 2020 to 2022; no paper. "CSPNet", 2019, arXiv:1911.11929; "Path Aggregation
 Network", 2018, arXiv:1803.01534.
 Parameter names: ultralytics/yolov5 ``models/yolo.py``, ``models/common.py`` (AGPL-3.0; facts only, no code).
-What to look at: an object belongs to the cell of its centre and to the two nearest ones beside it; how much of an
-object an anchor holds is the overlap of its own prediction.
+What to look at: an object belongs to the cell of its centre and to the two nearest neighbours; the target of an
+anchor's objectness is the overlap of its own prediction.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: the head's maps need a transposition before they are split into anchors there.
-- PyTorch adds to biases of finished layers, Keras gives each layer its initial values.
-- gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
+- NHWC here, NCHW in PyTorch: the head's maps are transposed before they are split into anchors there.
+- PyTorch adds to the biases of finished layers, Keras gives each layer its initial values.
+- Gradients are cut with ``stop_gradient`` here, with ``detach`` in PyTorch.
 """
 
 import math
@@ -50,7 +51,7 @@ ANCHORS = (  # width and height in pixels, by level
     ((116, 90), (156, 198), (373, 326)),
 )
 BALANCE = (4.0, 1.0, 0.4)  # of the levels, in the loss of objects
-NEIGHBOURS = ((0, 0), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))  # what is taken from a centre: itself, left, up, ...
+NEIGHBOURS = ((0, 0), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))  # offsets subtracted from a centre: none, left, up, ...
 
 
 @keras.saving.register_keras_serializable("diptych", "yolov5.Conv")
@@ -76,7 +77,7 @@ class Conv(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov5.Bottleneck")
 class Bottleneck(keras.layers.Layer):
-    """1x1 and 3x3 convolution, and a shortcut if asked.  (N, H, W, C) -> the same shape."""
+    """1x1 and 3x3 convolution, and an optional shortcut.  (N, H, W, C) -> the same shape."""
 
     def __init__(self, channels: int, shortcut: bool, **kwargs):
         super().__init__(**kwargs)
@@ -91,7 +92,7 @@ class Bottleneck(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov5.C3")
 class C3(keras.layers.Layer):
-    """Cross-stage partial block: one half of the channels goes through bottlenecks, the other beside them.
+    """Cross-stage partial block: one half of the channels passes bottlenecks, the other bypasses them.
 
     Args:
         filters: width of the result.
@@ -118,7 +119,7 @@ class C3(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov5.SPPF")
 class SPPF(keras.layers.Layer):
-    """Three poolings of size 5 after each other, side by side.  (N, H, W, C) -> the same shape."""
+    """A chain of three poolings of size 5, concatenated.  (N, H, W, C) -> the same shape."""
 
     def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
@@ -146,7 +147,7 @@ class Detect(keras.layers.Layer):
     def __init__(self, num_classes: int, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        # not used: checkpoints hold the anchors in strides
+        # not used: checkpoints contain the anchors in strides
         self.anchors = self.add_weight(
             name="anchors",
             shape=(len(LEVELS), 3, 2),
@@ -165,7 +166,7 @@ class Detect(keras.layers.Layer):
         found = []
         for x, conv in zip(maps, self.m):
             _, h, w, _ = x.shape
-            # mirror: transposition
+            # mirror: transposed
             y = tf.reshape(conv(x), (-1, h, w, 3, 5 + self.num_classes))
             found.append(tf.transpose(y, (0, 3, 1, 2, 4)))
         return found
@@ -179,7 +180,7 @@ class _ShiftedUniform(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         values = keras.initializers.RandomUniform(-self.bound, self.bound)(shape, dtype)
-        return values + tf.constant(initial_bias(self.stride, self.num_classes), values.dtype)  # mirror: adds to biases
+        return values + tf.constant(initial_bias(self.stride, self.num_classes), values.dtype)  # mirror: adds to
 
     def get_config(self):
         return {"stride": self.stride, "num_classes": self.num_classes, "bound": self.bound}
@@ -191,7 +192,7 @@ def relative_anchors() -> np.ndarray:
 
 
 def initial_bias(stride: int, num_classes: int) -> np.ndarray:
-    """Eight objects in an image of 640 pixels, and little for every class.  (A (5 + K),)."""
+    """Initial bias for eight objects per 640-pixel image, and a small probability for every class.  (A (5 + K),)."""
     bias = np.zeros((3, 5 + num_classes))
     bias[:, 4] = math.log(8 / (640 / stride) ** 2)
     bias[:, 5:] = math.log(0.6 / (num_classes - 0.99999))
@@ -205,7 +206,7 @@ def doubled(x):
 
 @keras.saving.register_keras_serializable("diptych", "yolov5.YOLOV5")
 class YOLOV5(Model):
-    """The whole network, whose layers have the numbers of its configuration file.
+    """Trunk, neck and head as one list, whose layers have the indices of the configuration file.
 
     Args:
         depth: multiplier of the bottlenecks.
@@ -269,13 +270,13 @@ class YOLOV5(Model):
 class YOLOV5Criterion(keras.layers.Layer):
     """Complete IoU of the boxes, cross-entropies of objects and classes.
 
-    An anchor is one of an object's if their widths and their heights differ by less than ``anchor_ratio``. It counts
-    in the cell of the object's centre, in the cell beside it that is nearer of left and right, and in the nearer of
-    up and down.
+    An anchor matches an object if their widths and heights differ by less than the factor ``anchor_ratio``. It counts
+    in the cell of the object's centre, in the nearer of the left and right neighbours, and in the nearer of the upper
+    and lower ones.
 
     Args:
         box_gain, object_gain, class_gain: weights of the three losses.
-        anchor_ratio: see there.
+        anchor_ratio: as above.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding.
@@ -331,7 +332,7 @@ class YOLOV5Criterion(keras.layers.Layer):
         cell = tf.where(toward < 0, tf.math.ceil(toward), tf.floor(toward))
         cell = tf.minimum(tf.maximum(cell, 0.0), limit - 1)
 
-        # all candidates in one row, in the order in which the last of those at one anchor counts
+        # all candidates in one row, ordered so that the last of those at one anchor counts
         anchor = tf.range(count, dtype=tf.int64)[:, None]
         row, column = (tf.cast(cell[..., i], tf.int64)[:, :, None] for i in (1, 0))
         candidates = 5 * count * most
@@ -361,7 +362,7 @@ class YOLOV5Criterion(keras.layers.Layer):
         if columns == 6:
             classes = classes * 0.0
 
-        # an anchor takes the overlap of the last match that has it; the others write into a cell that is cut off
+        # an anchor takes the overlap of its last match; the others write to a cell that is cut off
         later = tf.constant(np.triu(np.ones((candidates, candidates), bool), 1))
         beaten = tf.reduce_any((index[:, :, None] == index[:, None]) & mine[:, None] & later, 2)
         slot = tf.where(mine & ~beaten, index, tf.constant(total, index.dtype))
@@ -375,10 +376,11 @@ class YOLOV5Criterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych", "yolov5.YOLOV5PostProcess")
 class YOLOV5PostProcess(keras.layers.Layer):
-    """The best boxes of every image, the likeliest class of each anchor, suppressed by class.
+    """The best boxes of every image, with the most probable class of each anchor, suppressed by class.
 
     Args:
-        score_threshold: anchors of at most this probability, of an object alone or with its class, are dropped.
+        score_threshold: anchors whose probability of an object, alone or times its class's, is at most this are
+            dropped.
         candidates: anchors kept.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.

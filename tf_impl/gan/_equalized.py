@@ -1,9 +1,9 @@
-"""Layers whose weights are scaled when they are used, so that an optimiser moves all of them alike.
+"""Layers whose weights are scaled when they are used, so that an optimiser moves all of them equally.
 
 "Progressive Growing of GANs for Improved Quality, Stability, and Variation", 2017, arXiv:1710.10196, sections 3 and 4.
 
 Mirror notes:
-- PyTorch keeps the stored weight and scales it in ``forward``; Keras' own convolution is given the scaled kernel.
+- PyTorch keeps the stored weight and scales it in ``forward``; Keras' own convolution receives the scaled kernel.
 """
 
 import math
@@ -25,8 +25,8 @@ class EqualizedConv2d(Conv2D):
     Args:
         filters, kernel_size, padding: of the convolution, which has a bias.
         gain: sqrt(2) before a leaky ReLU.
-        transposed: the stored weight (in_channels, out_channels, ...) is that of a transposed convolution, which is
-            used mirrored in both axes.
+        transposed: the stored weight (in_channels, out_channels, ...) belongs to a transposed convolution, and is used
+            mirrored in both axes.
 
     x: (N, H, W, C) -> (N, H', W', filters).
     """
@@ -51,7 +51,7 @@ class EqualizedConv2d(Conv2D):
 
     @property
     def torch_names(self):
-        """The layout of the stored weight."""
+        """The stored weight, in the convolution's layout."""
         axes = (2, 3, 0, 1) if self.transposed else (3, 2, 0, 1)
         return {"kernel": ("weight", axes), "bias": ("bias", None)}
 
@@ -66,12 +66,12 @@ class EqualizedConv2d(Conv2D):
 
 @keras.saving.register_keras_serializable("diptych")
 class EqualizedLinear(Dense):
-    """The same for a dense layer.
+    """Dense layer with such weights.
 
     Args:
         units: width of the result.
         gain: see :class:`EqualizedConv2d`.
-        lr_mul: slows the learning of a layer: weights are stored divided by it, and used times it, like the bias.
+        lr_mul: slows a layer's training: weights are stored divided by it and used multiplied by it, like the bias.
 
     x: (N, C) -> (N, units).
     """
@@ -96,11 +96,11 @@ def pixel_norm(x):
 
 
 def minibatch_deviation(x, group: int = 4):
-    """One more channel: how much the images of a group differ, as one number for all pixels (section 3).
+    """Append a channel with the deviation within a group of images, one number for all pixels (section 3).
 
     Args:
         x: (N, H, W, C); image n belongs to group n mod (N / G).
-        group: G, images of a group; all of them, if there are fewer.
+        group: G, images per group; all of them if there are fewer.
 
     Returns:
         (N, H, W, C + 1)

@@ -1,4 +1,4 @@
-"""What pix2pix and CycleGAN share: discriminators of patches, losses of one network, initial values.
+"""Common parts of pix2pix and CycleGAN: patch discriminators, losses of one network, initial values.
 
 Parameter names: junyanz/pytorch-CycleGAN-and-pix2pix ``models/networks.py`` (BSD-2-Clause).
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych")
 class Normal002(keras.initializers.RandomNormal):
-    """Normal(0, 0.02). A layer that is given the class makes its own."""
+    """Normal(0, 0.02). A layer that receives the class makes its own values."""
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.02, seed=None):
         super().__init__(mean, stddev, seed)
@@ -54,7 +54,7 @@ NORMS = {
 
 
 def norm_layer(norm: str):
-    """The normalisation of a name, and whether a convolution before it has a bias: with instance normalisation only."""
+    """A normalisation by name, and whether the convolution before it has a bias: only with instance normalisation."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
     return NORMS[norm], norm == "instance"
@@ -65,7 +65,7 @@ class NLayerDiscriminator(Model):
     """PatchGAN: a logit for every overlapping patch; 70 pixels wide for three layers (arXiv:1611.07004, section 6.1.2).
 
     Args:
-        in_chans: channels of the image, or of both images together.
+        in_chans: channels of the image, or of both images concatenated.
         width: channels of the first layer; doubled up to eightfold.
         layers: convolutions of stride 2.
         norm: "batch", "instance" or "none".
@@ -92,10 +92,10 @@ class NLayerDiscriminator(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class PixelDiscriminator(Model):
-    """PixelGAN: a logit for every pixel on its own.
+    """PixelGAN: a separate logit for every pixel.
 
     Args:
-        in_chans: channels of both images together.
+        in_chans: channels of both images concatenated.
         width: channels of the first layer.
         norm: "batch" or "instance".
 
@@ -124,7 +124,7 @@ class PixelDiscriminator(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class ReconstructionCriterion(keras.layers.Layer):
-    """The generator's distance to the real images alone.
+    """The distance of a generator's images to the real ones, as its only loss.
 
     Args:
         weight: factor of the mean absolute difference.
@@ -164,9 +164,9 @@ class PatchCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TranslationPostProcess(keras.layers.Layer):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator, or of a model that has it under ``"fake_B"``, in [-1, 1].
+    Inputs: ``outputs`` of a generator, or of a model that returns it under ``"fake_B"``, in [-1, 1].
     Returns: dict: ``"images"`` (N, H, W, 3) float in [0, 255].
     """
 

@@ -1,9 +1,9 @@
-"""The distance of two images in what a classifier sees of them.
+"""The distance of two images in a classifier's features.
 
 "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", 2016, arXiv:1603.08155.
 
 Mirror notes:
-- Frozen: parameters without a gradient in PyTorch, a layer that is not trainable in Keras.
+- Frozen: parameters without a gradient in PyTorch, a non-trainable layer in Keras.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ class PerceptualDistance(keras.layers.Layer):
     """Weighted sum over layers of VGG-19 of the distance between two images' activations; the network is frozen.
 
     Args:
-        layers: weight by the layer's number: 1, 6, 11, 20, 29 are the first ReLU of the stages, 34 and 35 the last
+        layers: weight by layer index: 1, 6, 11, 20, 29 are the first ReLU of the stages, 34 and 35 the last
             convolution before and after its ReLU.
         distance: "l1" or "l2", the mean over all values.
-        normalize: bring images in [0, 1] to ImageNet's mean and deviation.
+        normalize: normalise images in [0, 1] by ImageNet's mean and deviation.
         widths: channels of the five stages.
 
     Inputs: ``images`` and ``others`` (N, H, W, 3); ``others`` without a gradient.
     Returns: scalar.
-    Raises: ValueError for another distance.
+    Raises: ValueError if ``distance`` is unknown.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PerceptualDistance(keras.layers.Layer):
         self.vgg.trainable = False  # mirror: Frozen
 
     def seen(self, images) -> dict:
-        """Activations by layer."""
+        """Activations by layer index."""
         if self.normalize:
             images = (images - tf.constant(MEAN, images.dtype)) / tf.constant(STD, images.dtype)
         return self.vgg.activations(images, [layer for layer, _ in self.taps])

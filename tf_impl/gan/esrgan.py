@@ -1,8 +1,9 @@
-"""ESRGAN: SRGAN with dense blocks inside residual ones, and a discriminator that says which of two images is more real.
+"""ESRGAN: SRGAN with dense blocks inside residual ones, and a discriminator that judges which of two images is more
+real.
 
 "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks", 2018, arXiv:1809.00219.
 Parameter names: xinntao/BasicSR ``rrdbnet_arch.py`` (Apache-2.0); those of the first release are renamed.
-What to look at: both players compare with the mean of the other class, so that the generator sees the real images, too.
+What to look at: both players compare with the mean of the other class, so the generator sees the real images too.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
@@ -44,7 +45,7 @@ SLOPE = 0.2
 
 @keras.saving.register_keras_serializable("diptych")
 class ResidualDenseBlock(keras.layers.Layer):
-    """Five convolutions, each of all maps before it.  x: (N, H, W, C) -> (N, H, W, C)."""
+    """Five convolutions, each over all maps before it.  x: (N, H, W, C) -> (N, H, W, C)."""
 
     def __init__(self, filters: int, growth: int, **kwargs):
         super().__init__(**kwargs)
@@ -75,7 +76,7 @@ class RRDB(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class RRDBNet(Model):
-    """The generator (figures 3 and 4), four times the size.
+    """The generator (figures 3 and 4), which enlarges fourfold.
 
     Args:
         blocks: residual-in-residual blocks.
@@ -111,8 +112,8 @@ class ESRGANCriterion(keras.layers.Layer):
     """Both players' losses (equations 1 to 3).
 
     Args:
-        pixel, content, adversarial: weights of the generator's parts; without content there is no classifier.
-        widths: channels of VGG-19's stages; its last convolution is seen before the ReLU.
+        pixel, content, adversarial: weights of the generator's parts; without a content weight there is no classifier.
+        widths: channels of VGG-19's stages; its last convolution is used before the ReLU.
 
     Inputs: ``outputs`` of :class:`SRGAN`; ``targets["hr"]``, the real images.
     Returns: dict of scalars: ``"G_pixel"``, ``"G_content"``, ``"G_gan"``, all weighted, their sum ``"G"``;
@@ -133,7 +134,7 @@ class ESRGANCriterion(keras.layers.Layer):
         self.content = PerceptualDistance({34: content}, widths=widths) if content else None
 
     def generator(self, D_real, D_fake, sr, hr) -> dict:
-        """The generator's part; the answers on real images count as constants."""
+        """The generator's loss; the answers on real images are constants."""
         D_real = tf.stop_gradient(D_real)
         real = adversarial_loss(D_real - tf.reduce_mean(D_fake), False)
         fake = adversarial_loss(D_fake - tf.reduce_mean(D_real), True)
@@ -143,7 +144,7 @@ class ESRGANCriterion(keras.layers.Layer):
         return {**losses, "G": sum(losses.values())}
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part; each class is compared with a constant mean of the other."""
+        """The discriminator's loss; each class is compared with the constant mean of the other."""
         real = 0.5 * adversarial_loss(D_real - tf.stop_gradient(tf.reduce_mean(D_fake)), True)
         fake = 0.5 * adversarial_loss(D_fake - tf.stop_gradient(tf.reduce_mean(D_real)), False)
         return {"D_real": real, "D_fake": fake, "D": real + fake}
@@ -180,7 +181,7 @@ class ESRGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netG.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        """Gradients of the last step by name: ``netG.*`` from the loss ``"G"``, ``netD.*`` from ``"D"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
@@ -190,7 +191,7 @@ class ESRGANTrainer:
             sr = self.model.netG(inputs["lr"], training=True)
             losses = self.criterion.generator(netD(hr), netD(sr), sr, hr)
         self.generator.lower(losses["G"], tape)
-        netD(sr)  # NOTE: the reference looks at them once more, which moves the running statistics
+        netD(sr)  # NOTE: the reference evaluates them once more, which moves the running statistics
         with tf.GradientTape() as tape:
             losses |= self.criterion.discriminator(netD(hr), netD(sr))
         self.discriminator.lower(losses["D"], tape)
@@ -199,10 +200,10 @@ class ESRGANTrainer:
 
 
 def blend(first: Mapping, second: Mapping, share: float) -> dict:
-    """Weights between those of two networks (section 3.4): (1 - share) first + share second.
+    """Interpolate the weights of two networks (section 3.4): (1 - share) first + share second.
 
     Args:
-        first, second: arrays by name, as of ``state_dict``; those of the network trained for pixels come first.
+        first, second: arrays by name, as in ``state_dict``; the network trained for pixels comes first.
         share: of the second, in [0, 1].
     """
     return {name: (1 - share) * value + share * second[name] for name, value in first.items()}

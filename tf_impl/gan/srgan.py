@@ -1,13 +1,13 @@
-"""SRGAN: enlarge images so that a classifier's deep layers, and a discriminator, take them for photographs.
+"""SRGAN: enlarge images so that they pass for photographs in a classifier's deep layers and to a discriminator.
 
 "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", 2016, arXiv:1609.04802.
 Parameter names: Lornatang/SRGAN-PyTorch ``model.py`` (Apache-2.0); xinntao/BasicSR ``srresnet_arch.py`` and
 ``discriminator_arch.py`` (Apache-2.0) for ``MSRResNet`` and ``Discriminator128``; leftthomas/SRGAN (MIT) for
 ``PooledDiscriminator``.
-What to look at: the images grow at the very end, where channels become pixels.
+What to look at: images are only enlarged at the very end, where channels become pixels.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch; a dense kernel belongs to the order C, H, W of the map before it.
+- NHWC here, NCHW in PyTorch; a dense kernel expects the map before it in the order C, H, W.
 - A training step needs gradients of two losses: two tapes here, two calls of ``lower`` in PyTorch.
 """
 
@@ -66,7 +66,7 @@ OUTPUTS = {
 
 
 def norm_layer(norm: str):
-    """The normalisation of a name, and whether a convolution has a bias, which any normalisation makes superfluous."""
+    """A normalisation by name, and whether a convolution needs a bias, which normalisation makes superfluous."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
     return NORMS[norm], norm == "none"
@@ -74,13 +74,13 @@ def norm_layer(norm: str):
 
 def flat(x):
     """(N, H, W, C) -> (N, C H W), in this order."""
-    x = tf.transpose(x, (0, 3, 1, 2))  # mirror: order C, H, W
+    x = tf.transpose(x, (0, 3, 1, 2))  # mirror: in the order C, H, W
     return tf.reshape(x, (-1, x.shape[1] * x.shape[2] * x.shape[3]))
 
 
 @keras.saving.register_keras_serializable("diptych")
 class SmallKaimingNormal(keras.initializers.VarianceScaling):
-    """A tenth of a normal with variance 2 / fan_in. A layer that is given the class makes its own."""
+    """A tenth of a normal with variance 2 / fan_in. A layer that receives the class makes its own values."""
 
     def __init__(self, seed=None):
         super().__init__(0.02, "fan_in", "untruncated_normal", seed)
@@ -114,7 +114,7 @@ class ResidualConvBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class UpsampleBlock(keras.layers.Layer):
-    """Twice the size, from four times the channels.  x: (N, H, W, C) -> (N, 2H, 2W, C)."""
+    """Doubling of the size, from four times the channels.  x: (N, H, W, C) -> (N, 2H, 2W, C)."""
 
     def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
@@ -133,7 +133,7 @@ class SRResNet(Model):
         blocks: residual blocks.
         width: channels.
         bias: whether the convolutions before a normalisation have a bias.
-        output: "clamp" cuts the result to [0, 1]; "tanh" is (tanh(x) + 1) / 2; "linear" leaves it.
+        output: "clamp" clips the result to [0, 1]; "tanh" is (tanh(x) + 1) / 2; "linear" leaves it unchanged.
 
     Inputs: (N, H, W, 3) in [0, 1].
     Returns: (N, scale H, scale W, 3).
@@ -182,7 +182,7 @@ class PlainResidualBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class MSRResNet(Model):
-    """The generator without normalisation, which adds to the bilinearly enlarged image.
+    """The generator without normalisation, which adds to the bilinearly upsampled image.
 
     Args:
         scale: 2, 3 or 4.
@@ -222,10 +222,10 @@ class Discriminator96(Model):
     """The discriminator of 96 pixels: the size is halved and the channels doubled in turn (figure 4).
 
     Args:
-        size: side of the images, a multiple of 16.
+        size: height and width of the images, a multiple of 16.
         width: channels of the first layer.
         norm: "batch", "instance" or "none"; batch normalisation would mix the images of a gradient penalty.
-        hidden: width of the layer before the answer.
+        hidden: width of the layer before the last.
 
     Inputs: (N, size, size, 3) in [0, 1].
     Returns: logits (N, 1).
@@ -252,10 +252,10 @@ class Discriminator128(Model):
     """The discriminator of 128 pixels (BasicSR): a 4x4 kernel where the size is halved.
 
     Args:
-        size: side of the images, a multiple of 32.
+        size: height and width of the images, a multiple of 32.
         width: channels of the first layer.
         norm: "batch", "instance" or "none".
-        hidden: width of the layer before the answer.
+        hidden: width of the layer before the last.
 
     Inputs: (N, size, size, 3) in [0, 1].
     Returns: logits (N, 1).
@@ -290,7 +290,7 @@ class Discriminator128(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class PooledDiscriminator(Model):
-    """A discriminator of images of any size: the last map is averaged (leftthomas).
+    """A discriminator for images of any size: the last map is averaged (leftthomas).
 
     Args:
         width: channels of the first layer.
@@ -339,10 +339,10 @@ class SRGAN(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class SuperResolutionCriterion(keras.layers.Layer):
-    """The distance of enlarged images from the real ones alone.
+    """The distance of enlarged images to the real ones, as the only loss.
 
     Args:
-        weight: its factor.
+        weight: factor of the distance.
         distance: "l1" or "l2".
 
     Inputs: ``outputs`` (N, H, W, 3); ``targets["hr"]``, the real images.
@@ -396,7 +396,7 @@ class SRGANCriterion(keras.layers.Layer):
     Returns: dict of scalars: ``"G_pixel"``, ``"G_content"``, ``"G_gan"``, all weighted, their sum ``"G"``;
         ``"D_real"``, ``"D_fake"``, their sum ``"D"``; ``"total"``, the sum of ``"G"`` and ``"D"``, which a training
         step lowers in turn.
-    Raises: ValueError for another mode.
+    Raises: ValueError if ``mode`` is unknown.
     """
 
     def __init__(
@@ -418,7 +418,7 @@ class SRGANCriterion(keras.layers.Layer):
         self.content = PerceptualDistance({layer: content}, distance, widths=widths)
 
     def generator(self, D_fake, sr, hr) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         losses = {
             "G_pixel": self.distance(sr, {"hr": hr})["pixel"],
             "G_content": self.content(sr, hr),
@@ -427,7 +427,7 @@ class SRGANCriterion(keras.layers.Layer):
         return {**losses, "G": sum(losses.values())}
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         mode = self.mode.split("_")[0]
         real, fake = adversarial_loss(D_real, True, mode), adversarial_loss(D_fake, False, mode)
         return {"D_real": real, "D_fake": fake, "D": real + fake}
@@ -443,10 +443,10 @@ class SRGANTrainer:
 
     Args:
         model: an :class:`SRGAN`.
-        criterion: its losses, whose mode says how the discriminator is held in check.
+        criterion: its losses, whose mode determines how the discriminator is constrained.
         learning_rate: of both players; they have Adam, with "wgan_clip" RMSProp.
         betas: of Adam.
-        clip: largest size of the discriminator's parameters, with "wgan_clip".
+        clip: bound of the discriminator's parameters, with "wgan_clip".
         penalty: weight of the gradient penalty, with "wgan_gp".
         momentum: of the generator's ``average``.
     """
@@ -470,11 +470,11 @@ class SRGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netG.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        """Gradients of the last step by name: ``netG.*`` from the loss ``"G"``, ``netD.*`` from ``"D"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from ``"lr"``, ``"hr"`` and with a penalty ``"mix"``; the losses as each saw them."""
+        """One step of each player from ``"lr"``, ``"hr"`` and any ``"mix"``; returns the losses as each saw them."""
         with tf.GradientTape() as tape:  # mirror: two tapes
             sr = self.model.netG(inputs["lr"], training=True)
         if self.criterion.mode == "vanilla":
@@ -508,9 +508,9 @@ class SRGANTrainer:
 
 @keras.saving.register_keras_serializable("diptych")
 class SuperResolutionPostProcess(keras.layers.Layer):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator, or of a model that has it under ``"sr"``, in [0, 1].
+    Inputs: ``outputs`` of a generator, or of a model that returns it under ``"sr"``, in [0, 1].
     Returns: dict: ``"images"`` (N, H, W, 3) float in [0, 255].
     """
 

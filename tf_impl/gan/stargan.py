@@ -1,13 +1,13 @@
-"""StarGAN: one generator translates between all domains of a set; a code beside the image says into which.
+"""StarGAN: one generator translates between all domains of a set; a code given with the image selects the target.
 
 "StarGAN: Unified Generative Adversarial Networks for Multi-Domain Image-to-Image Translation", 2017, arXiv:1711.09020.
 Parameter names: yunjey/stargan ``model.py`` (MIT).
-What to look at: the discriminator also names the domain, so that there is no discriminator for each of them.
+What to look at: the discriminator also classifies the domain, so one discriminator serves all of them.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch.
 - A training step needs gradients of two losses: two tapes here, two calls of ``lower`` in PyTorch.
-- PyTorch's instance normalisation can keep the buffers that checkpoints hold; Keras has none.
+- PyTorch's instance normalisation can keep the buffers that checkpoints contain; Keras' has none.
 """
 
 import functools
@@ -46,7 +46,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych")
 class TrackingInstanceNorm(BatchNormalization):  # mirror: buffers
-    """Instance normalisation with a learnt scale and shift, and buffers that checkpoints hold.
+    """Instance normalisation with a learnt scale and shift, and the buffers that checkpoints contain.
 
     Args:
         running: in evaluation mode, normalise with the buffers. The reference never does, because it never leaves
@@ -107,8 +107,8 @@ class StarGANGenerator(Model):
     """The generator (table 4).
 
     Args:
-        c_dim: length of the code: a number for each attribute or domain; of several sets together, with the mask that
-            says which set is meant.
+        c_dim: length of the code: a number for each attribute or domain; for several sets together, with the mask that
+            selects the set.
         width: channels of the first layer.
         blocks: residual blocks.
         running: normalise with running statistics in evaluation mode, which the reference never does.
@@ -141,13 +141,13 @@ class StarGANDiscriminator(Model):
     """The discriminator (table 5).
 
     Args:
-        size: side of the images, or (height, width).
-        c_dim: attributes or domains that it names.
+        size: of the images, one number or (height, width).
+        c_dim: number of attributes or domains.
         width: channels of the first layer, doubled in each.
         layers: halvings of the image.
 
     Inputs: (N, size, size, 3) float in [-1, 1].
-    Returns: dict: ``"src"`` (N, H', W', 1), an answer for each patch; ``"cls"`` (N, c_dim), logits of the domains.
+    Returns: dict: ``"src"`` (N, H', W', 1), a score for each patch; ``"cls"`` (N, c_dim), logits of the domains.
     """
 
     def __init__(self, size: int | tuple[int, int] = 128, c_dim: int = 5, width: int = 64, layers: int = 6, **kwargs):
@@ -175,8 +175,8 @@ class StarGAN(Model):
         width, blocks: of the generator.
         D_width, D_layers: of the discriminator.
 
-    Inputs: ``image`` (N, size, size, 3) in [-1, 1]; ``c_org``, ``c_trg`` (N, c_dim), what the images are and shall
-        become; ``mix`` (N,) in [0, 1], the share of the real image in each mixture.
+    Inputs: ``image`` (N, size, size, 3) in [-1, 1]; ``c_org``, ``c_trg`` (N, c_dim), the images' own and target
+        domains; ``mix`` (N,) in [0, 1], the share of the real image in each mixture.
     Returns: dict: ``"fake"``, ``"rec"`` (N, size, size, 3), translations there and back; the discriminator's answers
         ``"src_real"``, ``"src_fake"``, ``"src_mix"`` (N, H', W', 1) and ``"cls_real"``, ``"cls_fake"`` (N, c_dim).
     """
@@ -214,15 +214,15 @@ class StarGANCriterion(keras.layers.Layer):
     """Both players' losses (equations 2 to 6, and 8), without the gradient penalty, which the trainer adds.
 
     Args:
-        dataset: "attributes" that exclude nothing (cross-entropy of each, summed over all, over N), or "domains" that
-            exclude each other (cross-entropy of the largest number of the code).
-        lambda_cls, lambda_rec: weights of naming the domain and of translating back.
+        dataset: independent "attributes" (cross-entropies summed, divided by N), or exclusive "domains" (cross-entropy
+            of the code's largest entry).
+        lambda_cls, lambda_rec: weights of classifying the domain and of translating back.
 
     Inputs: ``outputs`` of :class:`StarGAN`; ``targets["image"]``, ``targets["c_org"]``, ``targets["c_trg"]``.
     Returns: dict of scalars: ``"D_real"``, ``"D_fake"``, ``"D_cls"``, ``"D"``; ``"G_fake"``, ``"G_cls"``, ``"G_rec"``,
-        ``"G"``; the sums have the weights, the parts have not. ``"total"``, the sum of ``"G"`` and ``"D"``, which a
+        ``"G"``; the sums are weighted, the parts are not. ``"total"``, the sum of ``"G"`` and ``"D"``, which a
         training step lowers in turn.
-    Raises: ValueError for another dataset.
+    Raises: ValueError if ``dataset`` is unknown.
     """
 
     def __init__(self, dataset: str = "attributes", lambda_cls: float = 1.0, lambda_rec: float = 10.0, **kwargs):
@@ -232,14 +232,14 @@ class StarGANCriterion(keras.layers.Layer):
         self.dataset, self.lambda_cls, self.lambda_rec = dataset, lambda_cls, lambda_rec
 
     def classification(self, logits, code):
-        """How far the named domains are from the code's."""
+        """Cross-entropy of the predicted domains and the code."""
         if self.dataset == "attributes":
             losses = tf.nn.relu(logits) - logits * code + tf.nn.softplus(-tf.abs(logits))
             return tf.reduce_mean(tf.reduce_sum(losses, 1))
         return cross_entropy(logits, tf.argmax(code, 1))
 
     def discriminator(self, src_real, cls_real, src_fake, c_org) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         losses = {
             "D_real": adversarial_loss(src_real, True, "wgan"),
             "D_fake": adversarial_loss(src_fake, False, "wgan"),
@@ -248,7 +248,7 @@ class StarGANCriterion(keras.layers.Layer):
         return {**losses, "D": losses["D_real"] + losses["D_fake"] + self.lambda_cls * losses["D_cls"]}
 
     def generator(self, src_fake, cls_fake, rec, image, c_trg) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         losses = {
             "G_fake": adversarial_loss(src_fake, True, "wgan"),
             "G_cls": self.classification(cls_fake, c_trg),
@@ -272,7 +272,7 @@ class StarGANTrainer:
         criterion: its losses.
         learning_rate: of both players; see :func:`linear_decay`.
         lambda_gp: weight of the gradient penalty.
-        n_critic: steps of the discriminator for one of the generator.
+        n_critic: steps of the discriminator per step of the generator.
     """
 
     def __init__(self, model, criterion, learning_rate: float = 1e-4, lambda_gp: float = 10.0, n_critic: int = 5):
@@ -284,11 +284,11 @@ class StarGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``D.*`` of the loss ``"D"``, ``G.*`` of ``"G"``."""
+        """Gradients of the last step by name: ``D.*`` from the loss ``"D"``, ``G.*`` from ``"G"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step from ``"image"``, ``"c_org"``, ``"c_trg"`` and ``"mix"``; the losses as each player saw them."""
+        """One step from ``"image"``, ``"c_org"``, ``"c_trg"``, ``"mix"``; the losses as each player saw them."""
         image, c_org, c_trg = inputs["image"], inputs["c_org"], inputs["c_trg"]
         G, D = functools.partial(self.model.G, training=True), self.model.D
         self.steps += 1
@@ -333,9 +333,9 @@ class DomainCriterion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class StarGANPostProcess(keras.layers.Layer):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator, or of a model that has it under ``"fake"``, in [-1, 1].
+    Inputs: ``outputs`` of a generator, or of a model that returns it under ``"fake"``, in [-1, 1].
     Returns: dict: ``"images"`` (N, H, W, 3) float in [0, 255].
     """
 
@@ -345,7 +345,7 @@ class StarGANPostProcess(keras.layers.Layer):
 
 
 def linear_decay(iteration: int, constant: int = 100_000, decay: int = 100_000, every: int = 1000) -> float:
-    """Factor of the learning rate after an iteration: 1, then linearly to 0, changed every so many iterations."""
+    """Factor of the learning rate after an iteration: 1, then linearly to 0, in steps of several iterations."""
     return 1.0 - max(0, iteration // every * every - constant) / decay
 
 

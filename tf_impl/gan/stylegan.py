@@ -1,4 +1,4 @@
-"""StyleGAN: a constant image grows; a vector says at each layer how large its channels are, noise adds the details.
+"""StyleGAN: a constant image grows; at each layer a vector scales its channels, and noise adds the details.
 
 "A Style-Based Generator Architecture for Generative Adversarial Networks", 2018, arXiv:1812.04948.
 Parameter names: genforce/genforce ``models/stylegan_{generator,discriminator}.py`` (MIT).
@@ -48,7 +48,7 @@ __all__ = [
     "stylegan_generator",
 ]
 
-FUSED = 128  # from this size on, checkpoints hold kernels of transposed convolutions, which see them mirrored
+FUSED = 128  # from this size on, checkpoints contain kernels of transposed convolutions, which are mirrored
 
 
 PADS = ((1, 1), (1, 1))
@@ -79,7 +79,7 @@ class Blur(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class ApplyNoise(keras.layers.Layer):
-    """One map of noise for all channels, times a learnt strength of each.  x: (N, H, W, C) -> (N, H, W, C)."""
+    """Add one map of noise to all channels, times a learnt strength per channel.  x: (N, H, W, C) -> (N, H, W, C)."""
 
     torch_names = {"strength": ("weight", None), "noise": ("noise", (0, 3, 1, 2))}
 
@@ -165,7 +165,7 @@ class Mapping(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Truncation(keras.layers.Layer):
-    """Styles nearer to their average (appendix B).
+    """Move styles towards their average (appendix B).
 
     Args:
         w_dim: D, length of a style.
@@ -210,7 +210,7 @@ class Synthesis(keras.layers.Layer):
             channels = wider
 
     def call(self, wp, lod, noise=None):
-        x = wp  # the first layer has a map of its own
+        x = wp  # the first layer has its own map
         images, last, seen = None, len(self.sizes) - 1, 0
         for block, side in enumerate(self.sizes):
             for i in (2 * block, 2 * block + 1):
@@ -227,14 +227,14 @@ class StyleGANGenerator(Model):
     """The generator (section 2).
 
     Args:
-        size: side of the images.
+        size: height and width of the images.
         z_dim: length of a latent vector.
         w_dim: D, length of a style.
-        mapping_layers: layers from one to the other.
-        base, most: a map of side s has min(base / s, most) channels.
+        mapping_layers: layers of the mapping network.
+        base, most: a map of size s has min(base / s, most) channels.
         psi, truncated_layers: see :class:`Truncation`.
 
-    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), number of the layer from which on the styles are those of ``z2``:
+    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), index of the layer from which on the styles are those of ``z2``:
         L = 2 log2(size) - 2 or more for none; ``lod`` (1,), level of detail; ``noise`` (N, P), the pixels of all
         layers' noise, or None for the buffers.
     Returns: dict: ``"w"`` (N, D), the style of ``z``; ``"wp"`` (N, L, D), styles by layer; ``"fake"`` (N, size, size,
@@ -282,7 +282,8 @@ class BlurredConv2d(EqualizedConv2d):
 
 @keras.saving.register_keras_serializable("diptych")
 class StyleGANDiscriminator(PGGANDiscriminator):
-    """That of Progressive GAN, which blurs a map before it halves its size, and averages before the activation.
+    """Progressive GAN's discriminator, which also blurs a map before it halves its size, and averages before the
+    activation.
 
     Args:
         size, base, most, group: see :class:`PGGANDiscriminator`.
@@ -345,7 +346,7 @@ class StyleGAN(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class StyleGANCriterion(keras.layers.Layer):
-    """Both players' losses (arXiv:1406.2661, the generator's not saturating), without the penalty of the trainer.
+    """Both players' losses (arXiv:1406.2661, non-saturating for the generator), without the penalty of the trainer.
 
     Inputs: ``outputs`` of :class:`StyleGAN`; no targets.
     Returns: dict of scalars: ``"D_real"``, ``"D_fake"``, their sum ``"D"``; ``"G"``; ``"total"``, the sum of ``"G"``
@@ -353,12 +354,12 @@ class StyleGANCriterion(keras.layers.Layer):
     """
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         real, fake = adversarial_loss(D_real, True), adversarial_loss(D_fake, False)
         return {"D_real": real, "D_fake": fake, "D": real + fake}
 
     def generator(self, G_fake) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         return {"G": adversarial_loss(G_fake, True)}
 
     def call(self, outputs, targets):
@@ -374,7 +375,7 @@ class StyleGANTrainer:
         criterion: its losses.
         learning_rate: of both players' Adam.
         gamma: twice the weight of the squared gradient on real images.
-        half_life: thousand images after which half of the generator's ``average`` is new.
+        half_life: thousands of images after which half of the generator's ``average`` is new.
     """
 
     def __init__(self, model, criterion, learning_rate: float = 1e-3, gamma: float = 10.0, half_life: float = 10.0):
@@ -386,11 +387,11 @@ class StyleGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``discriminator.*`` of the loss ``"D"``, ``generator.*`` of ``"G"``."""
+        """Gradients of the last step by name: ``discriminator.*`` from ``"D"``, ``generator.*`` from ``"G"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the inputs of the model; the losses as each saw them."""
+        """One step of each player from the inputs of the model; returns the losses as each saw them."""
         images, lod = inputs["images"], inputs["lod"]
         drawn = {name: inputs[name] for name in ("z", "cutoff", "noise", "lod")}
         D = functools.partial(self.model.discriminator, lod=lod)
@@ -409,7 +410,7 @@ class StyleGANTrainer:
 
 @keras.saving.register_keras_serializable("diptych")
 class StyledImageCriterion(keras.layers.Layer):
-    """The distance of generated images from given ones.
+    """The distance of generated images to given ones.
 
     Args:
         weight: factor of the mean absolute difference.

@@ -2,10 +2,10 @@
 
 "Analyzing and Improving the Image Quality of StyleGAN", 2019, arXiv:1912.04958.
 Parameter names: NVlabs/stylegan2-ada-pytorch ``training/networks.py`` (names and formulas alone).
-What to look at: scaling the input and the output of a shared convolution is the same as weights of its own per image.
+What to look at: scaling the input and the output of a shared convolution is the same as separate weights per image.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch; a dense kernel belongs to the order C, H, W of the map before it.
+- NHWC here, NCHW in PyTorch; a dense kernel expects the map before it in the order C, H, W.
 - A transposed convolution in PyTorch is a convolution between zeros here, which exports and differentiates as one.
 - A training step needs gradients of several losses: tapes here, calls of ``lower`` in PyTorch.
 - The average of the styles is a buffer, which moves while the model trains.
@@ -61,12 +61,12 @@ class FilterOfFour(keras.initializers.Initializer):
 
 
 def normal(layer, name: str, shape, **options):
-    """A variable of a layer that starts as normal noise."""
+    """Add a variable to a layer that starts as normal noise."""
     return layer.add_weight(name=name, shape=shape, initializer=keras.initializers.RandomNormal(stddev=1.0), **options)
 
 
 def resample_filter(layer):
-    """The constant filter of a layer."""
+    """Add the constant filter to a layer."""
     return layer.add_weight(name="resample_filter", shape=(4, 4), initializer=FilterOfFour(), trainable=False)
 
 
@@ -78,7 +78,7 @@ def between_zeros(x):
 
 
 def filtered(x, kernel, pads: tuple[int, int], strides: int = 1):
-    """Convolution of every channel with one filter.  x: (N, H, W, C), kernel (4, 4) -> (N, H', W', C)."""
+    """Depthwise convolution with one filter for all channels.  x: (N, H, W, C), kernel (4, 4) -> (N, H', W', C)."""
     kernel = tf.tile(tf.reverse(tf.convert_to_tensor(kernel), (0, 1))[:, :, None, None], (1, 1, 1, x.shape[-1]))
     return convolve(x, kernel, (strides, strides), (pads, pads), groups=x.shape[-1])
 
@@ -90,7 +90,7 @@ def activated(x):
 
 @keras.saving.register_keras_serializable("diptych")
 class ModulatedConv2d(keras.layers.Layer):
-    """A convolution whose weights are scaled by a style, for each image of its own (section 2.2).
+    """A convolution whose weights are scaled by a style, per image (section 2.2).
 
     Args:
         in_channels, filters, kernel_size: of the convolution.
@@ -113,7 +113,7 @@ class ModulatedConv2d(keras.layers.Layer):
         self.affine = EqualizedLinear(in_channels, gain=1.0, bias_initializer="ones")
 
     def demodulation(self, styles):
-        """What brings the result back to deviation 1.  (N, in_channels) -> (N, 1, 1, filters)."""
+        """The factor that restores deviation 1.  (N, in_channels) -> (N, 1, 1, filters)."""
         squares = tf.reduce_sum(tf.square(self.kernel), (0, 1))
         return tf.math.rsqrt(tf.matmul(tf.square(styles), squares) + 1e-8)[:, None, None, :]
 
@@ -153,7 +153,7 @@ class StyledConv2d(ModulatedConv2d):
 
 @keras.saving.register_keras_serializable("diptych")
 class ToRGB(ModulatedConv2d):
-    """The colours of a map.  x: (N, H, W, in_channels), w (N, w_dim) -> (N, H, W, 3)."""
+    """Map features to colours.  x: (N, H, W, in_channels), w (N, w_dim) -> (N, H, W, 3)."""
 
     def __init__(self, in_channels: int, **kwargs):
         super().__init__(in_channels, 3, 1, **kwargs)
@@ -231,7 +231,7 @@ class StyleSynthesis(keras.layers.Layer):
             channels = wider
 
     def call(self, ws, noise=None):
-        x = image = ws  # the first block has a map of its own
+        x = image = ws  # the first block has its own map
         layer = seen = 0
         for side in self.sizes:
             count = 1 if side == 4 else 2
@@ -250,14 +250,14 @@ class StyleGAN2Generator(Model):
     """The generator with skips (section 4.1).
 
     Args:
-        size: side of the images.
+        size: height and width of the images.
         z_dim, w_dim: lengths of a latent vector and of a style.
-        mapping_layers: layers from one to the other.
-        base, most: a map of side s has min(base / s, most) channels.
+        mapping_layers: layers of the mapping network.
+        base, most: a map of size s has min(base / s, most) channels.
         psi: share of a style's distance from the average that is kept in evaluation mode, in the first
             ``truncated_layers`` layers.
 
-    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), number of the style from which on they are those of ``z2``: L = 2
+    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), index of the style from which on they are those of ``z2``: L = 2
         log2(size) - 2 or more for none; ``noise`` (N, P), the pixels of all layers' noise, or None for the buffers.
     Returns: dict: ``"ws"`` (N, L, w_dim), styles by layer; ``"fake"`` (N, size, size, 3), about [-1, 1].
     """
@@ -349,7 +349,7 @@ class FilteredConv2d(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DiscriminatorBlock(keras.layers.Layer):
-    """Two convolutions and a skip, half the size (figure 7c).
+    """Two convolutions and a skip connection that halve the size (figure 7c).
 
     x: (N, H, W, in_channels) -> (N, H / 2, W / 2, filters).
     """
@@ -382,7 +382,7 @@ class DiscriminatorEpilogue(keras.layers.Layer):
 
     def call(self, x):
         x = self.conv(minibatch_deviation(x, self.group))
-        x = tf.transpose(x, (0, 3, 1, 2))  # mirror: order C, H, W
+        x = tf.transpose(x, (0, 3, 1, 2))  # mirror: in the order C, H, W
         return self.out(activated(self.fc(tf.reshape(x, (-1, 16 * x.shape[1])))))
 
 
@@ -391,9 +391,9 @@ class StyleGAN2Discriminator(Model):
     """The residual discriminator (section 4.1).
 
     Args:
-        size: side of the images.
-        base, most: a map of side s has min(base / s, most) channels.
-        group: images that the deviation of a minibatch is taken over.
+        size: height and width of the images.
+        base, most: a map of size s has min(base / s, most) channels.
+        group: images per group of the minibatch deviation.
 
     Inputs: (N, size, size, 3) in [-1, 1].
     Returns: scores (N, 1).
@@ -416,7 +416,8 @@ class StyleGAN2Discriminator(Model):
 
 
 def path_lengths(synthesis, ws, direction, noise=None):
-    """How far an image moves along a random direction for a step of its styles (section 3.2), itself differentiable.
+    """Path lengths: how far an image moves along a random direction for a step of its styles (section 3.2),
+    differentiable.
 
     Args:
         synthesis: from styles and noise to images.
@@ -433,7 +434,7 @@ def path_lengths(synthesis, ws, direction, noise=None):
         height, width = map_size(image)
         moved = tf.reduce_sum(image * direction) / (height * width) ** 0.5
     gradient = tape.gradient(moved, ws)
-    # the last term is zero; it gives all parameters a gradient, if only of zero
+    # the last term is zero; it gives all parameters a gradient, even if only zero
     return tf.sqrt(tf.reduce_mean(tf.reduce_sum(tf.square(gradient), 2), 1)) + 0 * moved, gradient
 
 
@@ -489,11 +490,11 @@ class StyleGAN2Trainer:
     Args:
         model: a :class:`StyleGAN2`.
         criterion: its losses.
-        learning_rate: of both players' Adam, which is slowed for the steps that are added to its own.
+        learning_rate: of both players' Adam, which is slowed down to allow for the regularisation steps.
         gamma: twice the weight of the squared gradient on real images.
         path_weight: of the path lengths' squared distance from their mean.
-        every: a step of how many regularises the generator, and the discriminator.
-        half_life: thousand images after which half of the generator's ``average`` is new.
+        every: regularise the generator, and the discriminator, once in this many steps.
+        half_life: thousands of images after which half of the generator's ``average`` is new.
     """
 
     def __init__(
@@ -519,18 +520,18 @@ class StyleGAN2Trainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of each player's last loss by name."""
+        """Gradients of each player's last loss by name."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def path_loss(self, ws, direction, noise):
-        """The path lengths' penalty; their mean follows them before it is compared with them."""
+        """The path lengths' penalty; their running mean is updated before it is compared with them."""
         lengths, _ = path_lengths(self.model.generator.synthesis, ws, direction, noise)
         mean = self.mean_length + 0.01 * (tf.reduce_mean(lengths) - self.mean_length)
         self.mean_length = tf.stop_gradient(mean)
         return self.path_weight * tf.reduce_mean(tf.square(lengths - mean))
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the inputs of the model; the losses as each saw them."""
+        """One step of each player from the inputs of the model; returns the losses as each saw them."""
         images, z, cutoff, noise = (inputs[name] for name in ("images", "z", "cutoff", "noise"))
         G, D = self.model.generator, self.model.discriminator
         with tf.GradientTape() as tape:  # mirror: tapes
@@ -550,7 +551,7 @@ class StyleGAN2Trainer:
         if self.steps % self.every[1] == 0:
             with tf.GradientTape() as tape:
                 losses["D_r1"] = self.gamma / 2 * r1_penalty(D, images)
-                # the last term is zero; it gives all parameters a gradient, if only of zero
+                # the last term is zero; it gives all parameters a gradient, even if only zero
                 scaled = losses["D_r1"] * self.every[1] + 0 * tf.reduce_mean(D(images))
             self.discriminator.lower(scaled, tape)
         self.steps += 1

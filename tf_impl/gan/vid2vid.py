@@ -1,8 +1,8 @@
-"""vid2vid: videos from maps of labels; a frame is the frame before, moved, and what could not be seen before, painted.
+"""vid2vid: videos from label maps; a frame is the previous frame, warped, with newly visible parts painted.
 
 "Video-to-Video Synthesis", 2018, arXiv:1808.06601. Parameter names: NVIDIA/vid2vid ``models/networks.py`` (CC BY-NC-SA
 4.0: names and formulas alone), of the first scale, without a foreground model. What to look at: one part of the
-generator paints, the other says where every pixel comes from and how much of it is kept; discriminators of motion see
+generator paints, the other predicts where every pixel comes from and how much of it is kept; motion discriminators see
 three frames and the flow between them.
 
 Mirror notes:
@@ -49,12 +49,12 @@ __all__ = [
     "warp",
 ]
 
-FRAMES = 3  # that the generator and the discriminators of motion see
-FLOW_SCALE = 20.0  # pixels of flow for 1 of the network
+FRAMES = 3  # that the generator and the motion discriminators see
+FLOW_SCALE = 20.0  # pixels of flow per unit of the network's output
 
 
 def conv_relu(filters: int, kernel_size: int, strides: int = 1) -> list[keras.layers.Layer]:
-    """A convolution, batch normalisation, ReLU; the 7x7 one reflects the border, the others see zeros."""
+    """A convolution, batch normalisation, ReLU; the 7x7 one pads by reflection, the others by zeros."""
     border = kernel_size == 7
     return [
         *([ReflectionPadding2D(3)] if border else []),
@@ -82,7 +82,7 @@ class ResidualBlock(keras.layers.Layer):
 
 
 def warp(images, flow):
-    """Images whose pixels are taken from where a flow points, from the border where that is outside.
+    """Warp images by a flow, repeating the border outside.
 
     Args:
         images: (N, H, W, C).
@@ -100,7 +100,7 @@ def warp(images, flow):
 
 @keras.saving.register_keras_serializable("diptych")
 class CompositeGenerator(Model):
-    """The generator of a frame (section 3.2): it paints, moves the frame before, and mixes both.
+    """The generator of a frame (section 3.2): it paints, warps the previous frame, and mixes both.
 
     Args:
         in_chans: channels of the maps of three frames.
@@ -108,10 +108,10 @@ class CompositeGenerator(Model):
         downs: halvings.
         blocks: residual blocks, those before the two parts and half as many in each part.
 
-    Inputs: ``maps`` (N, H, W, in_chans) float, of the two frames before and of this one; ``previous`` (N, H, W, 6), the
-        two frames before, in [-1, 1]; H and W multiples of 2 ** downs.
-    Returns: dict: ``"image"`` (N, H, W, 3) in [-1, 1], ``"raw"``, the painted one, ``"flow"`` (N, H, W, 2) in pixels,
-        ``"weight"`` (N, H, W, 1), the share of what is painted, in [0, 1].
+    Inputs: ``maps`` (N, H, W, in_chans) float, of the two previous frames and of this one; ``previous`` (N, H, W, 6),
+        the two previous frames, in [-1, 1]; H and W multiples of 2 ** downs.
+    Returns: dict: ``"image"`` (N, H, W, 3) in [-1, 1], ``"raw"``, the painted image, ``"flow"`` (N, H, W, 2) in pixels,
+        ``"weight"`` (N, H, W, 1), the painted share, in [0, 1].
     """
 
     def __init__(self, in_chans: int = 108, width: int = 128, downs: int = 3, blocks: int = 9, **kwargs):
@@ -147,7 +147,7 @@ class CompositeGenerator(Model):
 
 @keras.saving.register_keras_serializable("diptych")
 class CompositeCriterion(keras.layers.Layer):
-    """What a generator alone can be measured by: distance to the real frame, size of the flow, share of the paint.
+    """Losses of a generator alone: distance to the real frame, size of the flow, painted share.
 
     Args:
         weight: factor of the mean absolute difference.
@@ -173,21 +173,21 @@ class CompositeCriterion(keras.layers.Layer):
 class Vid2Vid(Model):
     """Generator ``netG``, discriminators ``netD`` of frames and ``netD_T0``, ``netD_T1`` of motion.
 
-    The second discriminator of motion sees every third frame.
+    The second motion discriminator sees every third frame.
 
     Args:
-        label_nc: labels.
+        label_nc: number of labels.
         width, downs, blocks: of the generator.
         discriminator_width, layers, num_D: of the discriminators.
 
-    Inputs: of the two frames before and of this one ``labels`` and ``instances`` (N, 3, H, W) int64 and ``frames``
-        (N, H, W, 9), the real frames in [-1, 1]; ``previous`` (N, H, W, 6), what was generated for the two frames
-        before; ``flow_ref`` (N, H, W, 4), the two real flows between the three frames, each x and y in pixels. Of the
+    Inputs: of the two previous frames and of this one ``labels`` and ``instances`` (N, 3, H, W) int64 and ``frames``
+        (N, H, W, 9), the real frames in [-1, 1]; ``previous`` (N, H, W, 6), what was generated for the two previous
+        frames; ``flow_ref`` (N, H, W, 4), the two real flows between the three frames, each x and y in pixels. Of the
         frames 6 and 3 before and this one, in the same way, ``skipped_frames``, ``skipped_previous``,
         ``skipped_flow_ref``.
-    Returns: dict: what the generator returns, and what layer j of the discriminator of scale i says of real, generated
-        and painted frames, ``"D_real_i_j"``, ``"D_fake_i_j"``, ``"D_raw_i_j"``, and of motion, ``"T0_real_i_j"``,
-        ``"T0_fake_i_j"``, ``"T1_real_i_j"``, ``"T1_fake_i_j"``.
+    Returns: dict: the generator's outputs, and the output of layer j of the discriminator of scale i for real,
+        generated and painted frames, ``"D_real_i_j"``, ``"D_fake_i_j"``, ``"D_raw_i_j"``, and for motion,
+        ``"T0_real_i_j"``, ``"T0_fake_i_j"``, ``"T1_real_i_j"``, ``"T1_fake_i_j"``.
     """
 
     def __init__(
@@ -210,12 +210,12 @@ class Vid2Vid(Model):
         self.netD_T0, self.netD_T1 = (MultiscaleDiscriminator(motion, **options) for _ in range(2))
 
     def encode(self, labels, instances, dtype):
-        """The maps of labels and edges of all frames, one after the other: (N, H, W, 3 * (label_nc + 1))."""
+        """The maps of labels and edges of all frames, concatenated: (N, H, W, 3 * (label_nc + 1))."""
         frames = zip(tf.unstack(labels, axis=1), tf.unstack(instances, axis=1))
         return tf.concat([x for a, b in frames for x in (one_hot(a, self.label_nc, dtype), edges(b, dtype))], -1)
 
     def judge_frames(self, maps, inputs, generated, training=False) -> dict:
-        """What the discriminator of frames says of the last frame."""
+        """The frame discriminator's outputs for the last frame."""
         frames = {"D_real": inputs["frames"][..., -3:], "D_fake": generated["image"], "D_raw": generated["raw"]}
         found = {}
         for name, frame in frames.items():
@@ -223,7 +223,7 @@ class Vid2Vid(Model):
         return found
 
     def judge_motion(self, inputs, generated, training=False) -> dict:
-        """What the discriminators of motion say of the three frames that each sees."""
+        """The motion discriminators' outputs for the three frames that each sees."""
         found = {}
         for i, kind in enumerate(("", "skipped_")):
             flow = inputs[f"{kind}flow_ref"] / FLOW_SCALE
@@ -254,13 +254,13 @@ class Vid2Vid(Model):
 
 
 def said(outputs, name: str) -> list[list]:
-    """What a discriminator said under a name with an underscore, see :func:`scales`."""
+    """A discriminator's outputs under a name with an underscore, see :func:`scales`."""
     player, kind = name.split("_")
     return scales({key.removeprefix(f"{player}_"): x for key, x in outputs.items() if key.startswith(f"{name}_")}, kind)
 
 
 def masked_l1(found, wanted, mask):
-    """Mean absolute difference of what a mask leaves of both."""
+    """Mean absolute difference of two masked images."""
     return tf.reduce_mean(tf.abs(found * mask - wanted * mask))
 
 
@@ -270,13 +270,13 @@ class Vid2VidCriterion(keras.layers.Layer):
 
     Args:
         lambda_feat: weight of the discriminators' features and of VGG's.
-        lambda_t: weight of the distance to the frame before, moved by the real flow.
-        lambda_f: weight of the flow's distance to the real one, and of what it makes of the real frame before.
+        lambda_t: weight of the distance to the previous frame, warped by the real flow.
+        lambda_f: weight of the flow's distance to the real one, and of the real previous frame warped by it.
         widths: channels of VGG-19's stages.
 
     Inputs: ``outputs`` of :class:`Vid2Vid`; ``targets``: ``"frames"`` (N, H, W, 9), ``"previous"`` (N, H, W, 6),
-        ``"flow_ref"`` (N, H, W, 4), as the model has them, and ``"confidence"`` (N, H, W, 1), 1 where the last flow can
-        be trusted.
+        ``"flow_ref"`` (N, H, W, 4), as for the model, and ``"confidence"`` (N, H, W, 1), 1 where the last flow is
+        reliable.
     Returns: dict of scalars: ``"G_GAN"``, ``"G_GAN_Feat"``, ``"G_VGG"``, ``"G_Warp"``, ``"F_Flow"``, ``"F_Warp"``,
         ``"G_T0_GAN"``, ``"G_T0_GAN_Feat"``, ``"G_T1_GAN"``, ``"G_T1_GAN_Feat"``, their sum ``"G"``; ``"D"``,
         ``"D_T0"``, ``"D_T1"`` of the discriminators; ``"total"``, the sum of these four.
@@ -296,7 +296,7 @@ class Vid2VidCriterion(keras.layers.Layer):
         self.perceptual = PerceptualDistance(layers, "l1", normalize=False, widths=widths)
 
     def generator(self, outputs, targets) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         before, real = targets["frames"][..., -6:-3], targets["frames"][..., -3:]
         flow, confidence = targets["flow_ref"][..., -2:], targets["confidence"]
         reals, fakes, raws = (said(outputs, f"D_{kind}") for kind in ("real", "fake", "raw"))
@@ -316,7 +316,7 @@ class Vid2VidCriterion(keras.layers.Layer):
         return {**losses, "G": sum(losses.values())}
 
     def discriminators(self, outputs) -> dict:
-        """The discriminators' part; real frames count for generated and for painted ones."""
+        """The discriminators' loss; real frames count once against generated and once against painted ones."""
         real = scales_loss(said(outputs, "D_real"), True)
         fake, raw = (scales_loss(said(outputs, f"D_{kind}"), False) for kind in ("fake", "raw"))
         losses = {"D": 0.5 * (real + fake) + 0.5 * (real + raw)}
@@ -350,11 +350,11 @@ class Vid2VidTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name, each network's of its own loss."""
+        """Those of the last step by name, each network's from its own loss."""
         return {name: x for player in self.players.values() for name, x in player.gradients.items()}
 
     def step(self, inputs, targets) -> dict:
-        """One step of every player from what :class:`Vid2Vid` and its criterion read; the losses as each saw them."""
+        """One step of every player from the model's and the criterion's inputs; returns the losses as each saw them."""
         model = self.model
         maps = model.encode(inputs["labels"], inputs["instances"], inputs["frames"].dtype)
         with tf.GradientTape() as tape:  # mirror: tapes
@@ -373,9 +373,9 @@ class Vid2VidTrainer:
 
 @keras.saving.register_keras_serializable("diptych")
 class Vid2VidPostProcess(keras.layers.Layer):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator or of the whole, ``"image"`` in [-1, 1].
+    Inputs: ``outputs`` of a generator or of the whole model, ``"image"`` in [-1, 1].
     Returns: dict: ``"images"`` (N, H, W, 3) float in [0, 255].
     """
 

@@ -1,12 +1,12 @@
-"""What the networks of darknet's configuration files share: a list of layers that refer to each other by number.
+"""Common parts of the networks in darknet's configuration files: a list of layers that refer to each other by number.
 
-Names: darknet ``cfg/*.cfg`` (public domain), in the form that its converters to PyTorch gave them, ``models.{i}`` for
+Names: darknet ``cfg/*.cfg`` (public domain), as its converters to PyTorch write them, ``models.{i}`` for
 layer i of the file, ``conv{n}`` and ``bn{n}`` for the n-th convolution: Tianxiaomo/pytorch-YOLOv4
 ``tool/darknet2pytorch.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- A pooling of size 2 that keeps the size has one more row and column: PyTorch pads the map, Keras' "same" does.
+- A pooling of size 2 that keeps the size needs one more row and column: PyTorch pads the map, Keras has "same".
 """
 
 import torch
@@ -21,10 +21,10 @@ __all__ = ["DarknetConv", "DarknetLayers", "reorganise"]
 
 
 def reorganise(x, stride: int = 2):
-    """darknet's reorganisation of a map into a smaller one of more channels, which is no space-to-depth.
+    """darknet's reorganisation of a map into a smaller one with more channels, which is not space-to-depth.
 
-    The numbers are read in another order than they were written in: as if the map had 1 / stride^2 of its channels and
-    were larger. Published weights belong to this order.
+    The values are read in a different order than they were written in: as if the map were larger with 1 / stride^2 of
+    its channels. Published weights rely on this order.
 
     Args:
         x: (N, C, H, W); stride^2 divides C.
@@ -44,7 +44,7 @@ class DarknetConv(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, stride: of the convolution.
-        number: of the convolution in the network, from 1 on.
+        number: index of the convolution in the network, from 1.
         plain: no normalisation and no activation.
 
     Inputs: (N, C, H, W).  Returns: (N, out_channels, H', W').
@@ -67,13 +67,13 @@ class DarknetConv(nn.Module):
 
 
 class DarknetLayers(nn.Module):
-    """A network given as a list of rows, one of each section of the configuration file.
+    """A network given as a list of rows, one per section of the configuration file.
 
     Args:
         rows: ("conv", width, kernel size, stride), with normalisation and leaky ReLU; ("plain", width), 1x1 with bias;
-            ("max", size, stride); ("route", numbers), several layers' maps after each other, negative numbers count
-            back; ("shortcut", number), the sum with that layer's map; ("upsample",); ("reorg",); ("out",), the map
-            before it is a result.
+            ("max", size, stride); ("route", numbers), several layers' maps concatenated, negative numbers count back;
+            ("shortcut", number), the sum with that layer's map; ("upsample",); ("reorg",); ("out",), the preceding map
+            is a result.
         in_chans: channels of the image.
 
     Inputs: (N, in_chans, H, W) float.

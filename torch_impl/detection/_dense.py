@@ -1,9 +1,9 @@
-"""What mmdet's one-stage detectors share: backbone, pyramid and towers, points of the levels, the best boxes.
+"""Common parts of mmdet's one-stage detectors: backbone, pyramid and towers, points of the levels, the best boxes.
 
 Names: mmdet ``detectors/single_stage.py``, ``dense_heads/anchor_free_head.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the heads' maps need a transposition before they become rows of cells, there none.
+- NCHW here, NHWC in TensorFlow: the heads' maps are transposed before they become rows of cells, there not.
 """
 
 import math
@@ -53,7 +53,7 @@ def rows(outputs, key: str):
 
 
 def level_rows(outputs, key: str, strides: tuple[int, ...]):
-    """The same as :func:`rows` for a pyramid that ends earlier: of as many levels as there are strides."""
+    """The same as :func:`rows` for a pyramid that ends earlier, with as many levels as there are strides."""
     return torch.cat([map_rows(outputs[f"{key}_{level}"]) for level, _ in zip(LEVELS, strides)], 1)
 
 
@@ -106,11 +106,11 @@ class DenseDetector(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         bbox_head: makes the maps of every level.
 
     Inputs: (N, 3, H, W) float, normalised.
-    Returns: what the head returns: a dict of maps of every level.
+    Returns: the head's result, a dict of maps of every level.
     """
 
     def __init__(self, backbone, neck, bbox_head):
@@ -128,7 +128,7 @@ class DenseHead(nn.Module):
         channels: channels of the levels and of the convolutions.
         num_convs: convolutions of each tower.
         norm_groups: groups of a group normalisation after each of them, or None.
-        conv_bias: whether they have a bias; None for: where there is no normalisation.
+        conv_bias: whether they have a bias; None: only if there is no normalisation.
     """
 
     def __init__(self, channels: int, num_convs: int = 4, norm_groups: int | None = 32, conv_bias: bool | None = None):
@@ -153,7 +153,7 @@ class DenseHead(nn.Module):
 
     @staticmethod
     def last(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
-        """A 3x3 convolution that makes outputs, with the bias to begin with."""
+        """A 3x3 output convolution with the given initial bias."""
         conv = nn.Conv2d(in_channels, out_channels, 3, 1, 1)
         nn.init.normal_(conv.weight, std=0.01)
         nn.init.constant_(conv.bias, bias)
@@ -166,20 +166,20 @@ class DenseHead(nn.Module):
 
 
 class DensePostProcess(nn.Module):
-    """The best boxes of every image, as mmdet finds them.
+    """The best boxes of every image, as in mmdet.
 
-    Of each level the best pairs of cell and class are kept, by the class alone; what is known of a cell's centredness
-    is multiplied only then. Boxes without area inside the image are dropped, the others suppressed by class.
+    Of each level the best pairs of cell and class are kept, by the class alone; only then are scores multiplied by the
+    centredness. Boxes without area inside the image are dropped, the others suppressed by class.
 
     Args:
         score_threshold: pairs of at most this probability of the class are dropped.
-        candidates: pairs kept of each level.
+        candidates: pairs kept per level.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
         strides: of the levels.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images, a pair or (N, 2)
-        integer for images that were padded on the right and below.
+        integer for images that were padded on the right and at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """
@@ -201,24 +201,24 @@ class DensePostProcess(nn.Module):
         raise NotImplementedError
 
     def ranked(self, outputs):
-        """The scores of all pairs of cell and class, (N, P, K), which candidates are chosen by."""
+        """The scores of all pairs of cell and class, (N, P, K), by which candidates are chosen."""
         return torch.sigmoid(rows(outputs, "cls"))
 
     def final(self, outputs, scores, index):
-        """The scores of candidates (N, B) after that, of the cells ``index``."""
+        """The final scores of candidates (N, B), given their cells ``index``."""
         if f"ctr_{LEVELS[0]}" not in outputs:
             return scores
         return scores * torch.sigmoid(take_rows(rows(outputs, "ctr")[..., 0], index))
 
     def limit(self, boxes, size):
-        """The boxes cut at the border of the image.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
+        """Clip boxes to the image.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
         return clip_boxes(boxes, size)
 
     def forward(self, outputs, input_size):
         return self.detect(outputs, input_size)[1]
 
     def detect(self, outputs, input_size):
-        """The results, and before them the cells (N, D) that they come from."""
+        """The cells (N, D) that the results come from, and the results."""
         every, boxes = self.ranked(outputs), self.decode(outputs)
         classes = every.shape[-1]
         found, start = [], 0

@@ -1,13 +1,13 @@
-"""The hourglass network with 104 layers that finds corners, extreme points or centres of objects.
+"""The hourglass network with 104 layers for corners, extreme points or centres of objects.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244, section 3.4.
-Parameter names: princeton-vl/CornerNet ``models/py_utils/kp.py`` (BSD-3), which ExtremeNet and CenterNet share. It goes
-down by strides, not by pooling, and has a residual unit where the hourglass for poses has a bottleneck.
+Parameter names: princeton-vl/CornerNet ``models/py_utils/kp.py`` (BSD-3), which ExtremeNet and CenterNet share. It
+downsamples by strides, not by pooling, and has a residual unit where the hourglass for poses has a bottleneck.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow. Keras infers the input widths; a unit is told whether its shortcut needs a convolution.
-- Two lists' names end with an underscore, as those of names that Keras owns do in TensorFlow: their layers are
-  attributes with the whole name there, index included; here they are lists.
+- The names of two lists end with an underscore, which in TensorFlow marks names that Keras reserves: so their layers
+  are attributes with the whole name there, index included; here they are lists.
 """
 
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Convolution(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, stride: of the convolution.
-        with_bn: whether there is a normalisation; without, the convolution has a bias.
+        with_bn: whether there is a normalisation; if not, the convolution has a bias.
 
     x: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -78,7 +78,7 @@ def units(in_channels: int, out_channels: int, count: int, stride: int = 1) -> n
 
 
 class KeypointModule(nn.Module):
-    """One hourglass: a map at its size, and at half its size by what may be an hourglass again.
+    """One hourglass: a branch at full size, and one at half size, which may be an hourglass again.
 
     Args:
         dims: widths, from this size to the smallest.
@@ -104,15 +104,15 @@ class KeypointModule(nn.Module):
 
 
 class HourglassTrunk(nn.Module):
-    """The base of the detectors: a stem of stride 4 and hourglasses, each of which gets what the one before found.
+    """The base of the detectors: a stem of stride 4 and hourglasses, each of which receives the previous one's output.
 
     Args:
         stacks: number of hourglasses.
         dims, modules: of each, see :class:`KeypointModule`.
         stem: width of the first convolution.
-        cnv_dim: width of what comes out.
+        cnv_dim: width of the output.
 
-    ``stacked``: (N, 3, H, W) float, normalised -> list of (N, cnv_dim, H / 4, W / 4), rounded up, one of each.
+    ``stacked``: (N, 3, H, W) float, normalised -> list of (N, cnv_dim, H / 4, W / 4), rounded up, one per hourglass.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Region proposal networks: which anchors may hold an object, and the best boxes that become of them.
+"""Region proposal networks: which anchors may contain an object, and the best boxes regressed from them.
 
 "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015, arXiv:1506.01497.
 Names: torchvision ``detection/rpn.py`` (BSD-3); mmdet ``dense_heads/rpn_head.py`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: here the maps need a transposition before they become rows of anchors, there none.
+- NCHW here, NHWC in TensorFlow: here the maps are transposed before they become rows of anchors, there not.
 """
 
 import torch
@@ -26,17 +26,17 @@ RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
 class ProposalNetwork(nn.Module):
-    """What both networks below do with their maps.
+    """Base of both networks below.
 
     Args:
         convention: "torchvision" or "mmdet".
-        candidates: anchors kept of each level, in training and otherwise.
-        proposals: boxes kept of each image, in training and otherwise, P.
+        candidates: anchors kept per level, in training and in evaluation.
+        proposals: boxes kept per image, in training and in evaluation, P.
         sizes: square roots of the anchors' areas, in strides.
         iou_threshold: boxes of one level overlap if their IoU is larger.
 
     Inputs: dict of levels (N, C, H, W), of stride 4 for "p2" and so on; ``image_size``: height and width in pixels;
-        ``learning``: keep as many as in training.
+        ``learning``: whether to keep as many as in training.
     Returns: dict: ``"objectness"`` (N, A) logits, ``"anchor_deltas"`` (N, A, 4), ``"anchors"`` (A, 4) xyxy in pixels,
         level by level; ``"proposals"`` (N, P, 4) xyxy in pixels, best first, then rows of 0.
     """

@@ -1,4 +1,4 @@
-"""A residual trunk whose convolutions are all of one kind, and whose normalisations have a name of their own.
+"""A residual trunk whose convolutions are all of one kind, and whose normalisations have a special name.
 
 Names: mmdet ``backbones/resnet.py`` (Apache-2.0).
 
@@ -26,8 +26,8 @@ class ConvBottleneck(nn.Module):
         stride: of the 3x3 convolution.
         groups, base_width: the 3x3 convolution has ``planes * base_width // 64`` channels in each group.
         conv, conv2: make all convolutions, and the 3x3 one.
-        norm: makes the normalisation of a number of channels.
-        norm_name: what the normalisations are called, before their number.
+        norm: makes the normalisation for a number of channels.
+        norm_name: prefix of the normalisations' names, before their number.
 
     x: (N, C, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
     """
@@ -64,7 +64,7 @@ class ConvBottleneck(nn.Module):
         return getattr(self, f"{self.norm_name}{index}")(getattr(self, f"conv{index}")(x))
 
     def residual(self, x):
-        """What the last ReLU is given."""
+        """The input of the last ReLU."""
         identity = x if self.downsample is None else self.downsample(x)
         y = F.relu(self.normalized(1, x))
         y = F.relu(self.normalized(2, y))

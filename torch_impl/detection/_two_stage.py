@@ -1,11 +1,11 @@
-"""What detectors of two stages share: the heads of the second stage, the losses of both, the best boxes.
+"""Common parts of two-stage detectors: the heads of the second stage, the losses of both, the best boxes.
 
 Names: torchvision ``detection/generalized_rcnn.py``, ``detection/roi_heads.py`` (BSD-3); mmdet
 ``detectors/two_stage.py``, ``roi_heads/standard_roi_head.py`` (Apache-2.0).
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
-- Numbers of one class are picked by ``gather``, in TensorFlow by ``tf.gather(batch_dims=2)``.
+- Values of one class are picked by ``gather``, in TensorFlow by ``tf.gather(batch_dims=2)``.
 """
 
 import torch
@@ -40,7 +40,7 @@ ROI_STDS = (0.1, 0.1, 0.2, 0.2)  # of the second stage's deltas; the first has 1
 
 
 def of_class(values, labels):
-    """The numbers of one class of every box.  (N, S, K, ...), (N, S) int64, negative for 0 -> (N, S, ...)."""
+    """The values of one class for every box.  (N, S, K, ...), (N, S) int64, negative for 0 -> (N, S, ...)."""
     shape = values.shape[3:]
     index = torch.clamp(labels, min=0).reshape(*labels.shape, 1, *(1 for _ in shape)).expand(-1, -1, 1, *shape)
     return values.gather(2, index)[:, :, 0]  # mirror: gather
@@ -52,15 +52,15 @@ def class_entropy(logits, labels):
 
 
 def two_stages(first, second, maps, images, proposals=None, targets=None) -> dict:
-    """What a detector returns of its maps.
+    """A detector's outputs, from its maps.
 
     Args:
         first: a :class:`ProposalNetwork`.
         second: a :class:`RoIHead`.
         maps: dict of levels, p2 and coarser.
-        images: (N, 3, H, W), of which only the size counts.
-        proposals: (N, P, 4) or (N * P, 4) xyxy in pixels in place of the network's own; rows without area are none.
-        targets: what the losses are computed with; if they hold ``"proposals"``, these replace the network's own.
+        images: (N, 3, H, W), of which only the size is used.
+        proposals: (N, P, 4) or (N * P, 4) xyxy in pixels instead of the network's own; rows without area are ignored.
+        targets: those of the losses; any ``"proposals"`` in them replace the network's own.
     """
     found = first(maps, image_size=map_size(images), learning=targets is not None)
     own = found.pop("proposals")
@@ -76,17 +76,17 @@ def two_stages(first, second, maps, images, proposals=None, targets=None) -> dic
 
 
 class RoIHead(nn.Module):
-    """The second stage: chooses proposals while it learns, and says their classes and boxes.
+    """The second stage: samples proposals in training, and predicts their classes and boxes.
 
     Args:
         convention: "torchvision" or "mmdet".
-        samples: proposals of an image that the losses are computed of, S.
+        samples: proposals per image that the losses are computed from, S.
         positive, low_quality: of the assignment, see :func:`sample_rois`.
 
     Inputs: dict of maps (N, C, H, W); ``proposals`` (N, P, 4); ``image_size`` (2,); ``targets``, see
         :func:`sample_rois`, or None; ``given``: whether the proposals are not the network's own.
     Returns: dict: ``"proposals"`` (N, P or S, 4), ``"class_logits"`` (N, P or S, K), ``"box_deltas"`` the same with
-        four numbers for a box, or four for each of its classes; with targets also ``"matched"`` (N, S).
+        four values per box, or four for each of its classes; with targets also ``"matched"`` (N, S).
     """
 
     def __init__(self, convention: str, samples: int = 512, positive: float = 0.5, low_quality: str | None = None):
@@ -126,8 +126,8 @@ class TwoStageCriterion(nn.Module):
         convention: "torchvision" or "mmdet".
         anchor_beta: of the smooth L1 loss of the anchors' boxes; None for the convention's, 0 for the L1 loss.
         box_beta: the same of the proposals' boxes.
-        inside: only anchors inside of the image take part.
-        samples: anchors of an image that the losses are computed of; half of them positive, if there are as many.
+        inside: whether only anchors inside the image take part.
+        samples: anchors per image that the losses are computed from; up to half of them positive.
 
     Inputs: ``outputs`` of the model, which was given the targets; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels,
         ``"labels"`` (N, M) int64, ``"valid"`` (N, M) bool, False for padding; boxes without area take no part. If there
@@ -156,7 +156,7 @@ class TwoStageCriterion(nn.Module):
         return {**losses, "total": sum(losses.values())}
 
     def anchor_losses(self, outputs, targets):
-        """Of the first stage."""
+        """Losses of the first stage."""
         logits, deltas, anchors = outputs["objectness"], outputs["anchor_deltas"], outputs["anchors"]
         boxes = targets["boxes"]
         present = targets["valid"] & has_area(boxes)
@@ -173,7 +173,7 @@ class TwoStageCriterion(nn.Module):
         )
         divisor = self._divisor(positive, negative).to(logits.dtype) + self.convention.eps
         entropy = binary_cross_entropy(logits, positive.to(logits.dtype))
-        # an anchor without an object has itself for a target: finite, and masked
+        # an anchor without an object is its own target: finite, and masked
         wanted = torch.where(positive[..., None], take_rows(boxes, matched), anchors)
         regression = self._regression(deltas, self.anchor_coder.encode(wanted, anchors), self.anchor_beta)
         return {
@@ -182,7 +182,7 @@ class TwoStageCriterion(nn.Module):
         }
 
     def box_losses(self, outputs, targets):
-        """Of the second stage."""
+        """Losses of the second stage."""
         names = ("class_logits", "box_deltas", "proposals", "matched")
         losses = self.of_proposals(*(outputs[name] for name in names), targets, self.box_coder)
         return dict(zip(self.convention.losses[2:], losses))
@@ -204,7 +204,7 @@ class TwoStageCriterion(nn.Module):
         return entropy.sum() / divisor, regression.sum() / divisor
 
     def _divisor(self, positive, negative):
-        """Number of the anchors that were sampled."""
+        """Number of sampled anchors."""
         counts = torch.stack([kind.to(torch.int64).sum(1) for kind in (positive, negative)])  # (2, N)
         if self.convention.count_empty:
             return torch.clamp(counts, min=1).sum()
@@ -221,12 +221,12 @@ class TwoStagePostProcess(nn.Module):
     Args:
         convention: "torchvision" or "mmdet".
         score_threshold: pairs of at most this probability are dropped.
-        candidates: pairs kept of each image before the suppression; the references keep all above the threshold.
+        candidates: pairs kept per image before suppression; the references keep all above the threshold.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of the model; ``"image_size"`` may also be (N, 2), for images that were padded on the right and
-        below.
+        at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """

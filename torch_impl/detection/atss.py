@@ -1,4 +1,4 @@
-"""ATSS: one square anchor for every cell of a pyramid, and objects that choose their anchors by statistics.
+"""ATSS: one square anchor per cell of a pyramid, and objects that choose their anchors by statistics.
 
 "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample Selection", 2019,
 arXiv:1912.02424.
@@ -38,7 +38,7 @@ from torch_impl.losses.focal import sigmoid_focal_loss
 __all__ = ["ATSSCriterion", "ATSSHead", "ATSSPostProcess", "atss_r50_fpn", "atss_r101_fpn", "square_anchors"]
 
 STDS = (0.1, 0.1, 0.2, 0.2)
-SIZE = 8  # side of the anchors, in strides
+SIZE = 8  # size of the anchors, in strides
 
 
 def square_anchors(outputs, strides: tuple[int, ...], size: float = SIZE) -> list[np.ndarray]:
@@ -125,7 +125,7 @@ class ATSSCriterion(nn.Module):
         wanted = one_hot(take_rows(targets["labels"], matched), positive, logits.shape[-1], logits.dtype)
         classification = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).sum() / count
 
-        # an anchor without object has itself for a target: finite, and masked
+        # an anchor without an object is its own target: finite, and masked
         wanted = take_rows(boxes, matched).detach()  # mirror: gradients are cut
         wanted = torch.where(positive[..., None], wanted, anchors)
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
@@ -145,9 +145,9 @@ class ATSSPostProcess(DensePostProcess):
     """The best boxes, the class's probability times that of the centredness, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(

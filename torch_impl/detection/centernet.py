@@ -1,13 +1,13 @@
-"""CenterNet: an object is the peak of its class's heat map, with its size and the rest of its centre beside it.
+"""CenterNet: an object is a peak in its class's heat map, with its size and the offset of its centre in the cell.
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: xingyizhou/CenterNet ``networks/resnet_dcn.py``, ``networks/msra_resnet.py``,
 ``networks/pose_dla_dcn.py`` (MIT).
-What to look at: no anchors and no suppression; a peak is a cell that no neighbour beats, one max pooling.
+What to look at: no anchors and no suppression; a peak is a local maximum, found by one max pooling.
 
 Mirror notes:
-- PyTorch fills kernels of finished layers, Keras gives each layer its initial values; the residual networks start some
-  of their upsampling as bilinear.
+- PyTorch fills the kernels of finished layers, Keras gives each layer its initial values; in the residual networks some
+  upsampling is initially bilinear.
 """
 
 import torch
@@ -36,12 +36,12 @@ __all__ = [
     "centernet_resdcn101",
 ]
 
-STRIDE = 4  # pixels for a cell of the maps
+STRIDE = 4  # pixels per cell of the maps
 PRIOR_BIAS = -2.19  # logit of a heat map before training: probability 0.1
 
 
 def prediction(in_channels: int, hidden: int, out_channels: int, bias: float = 0.0, std: float | None = None):
-    """3x3 and 1x1 convolution; ``bias`` and ``std`` are of the initial values, None for PyTorch's own."""
+    """3x3 and 1x1 convolution; ``bias`` and ``std`` set initial values, None for PyTorch's."""
     head = nn.Sequential(nn.Conv2d(in_channels, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, out_channels, 1))
     if std is not None:
         normal(head, std)
@@ -50,9 +50,9 @@ def prediction(in_channels: int, hidden: int, out_channels: int, bias: float = 0
 
 
 def bilinear_first(conv: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
-    """Make all inputs of a transposed convolution's first output channel interpolate, as the reference does."""
+    """Set bilinear kernels for all inputs of a transposed convolution's first output channel, as in the reference."""
     with torch.no_grad():
-        conv.weight[:, 0] = torch.from_numpy(bilinear_kernel(conv.kernel_size[0]))  # mirror: fills kernels
+        conv.weight[:, 0] = torch.from_numpy(bilinear_kernel(conv.kernel_size[0]))  # mirror: fills the kernels
     return conv
 
 
@@ -68,7 +68,7 @@ class CenterNetResNet(ResNet):
 
     Inputs: (N, 3, H, W) float, normalised; H and W multiples of 32.
     Returns: dict: ``"hm"`` (N, K, H / 4, W / 4) logits, ``"wh"`` (N, 2, H / 4, W / 4) width and height of the box in
-        cells, ``"reg"`` (N, 2, H / 4, W / 4) what x and y of the centre lack, in cells.
+        cells, ``"reg"`` (N, 2, H / 4, W / 4) the centre's x and y offsets, in cells.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CenterNetDLA(nn.Module):
     """Deep layer aggregation, its upsampling, three maps.
 
     Args:
-        depths, widths: of the aggregation, see :class:`DLA`; its classifier is there and not used.
+        depths, widths: of the aggregation, see :class:`DLA`; its classifier exists but is unused.
         num_classes: classes K.
         hidden: width of the predictions' first convolutions.
         classifier: classes of the unused classifier.
@@ -140,10 +140,10 @@ class CenterNetDLA(nn.Module):
 
 
 class CenterNetCriterion(nn.Module):
-    """Focal loss of the heat maps, L1 losses of size and rest at the objects' centres.
+    """Focal loss of the heat maps, L1 losses of size and offset at the objects' centres.
 
     Args:
-        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        overlap: IoU with itself that a box keeps when its corners move within the peak.
         wh_weight, off_weight: of the two L1 losses in the total.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -173,7 +173,7 @@ class CenterNetCriterion(nn.Module):
         peak = heatmap_focal_loss(heat, wanted)
 
         index = (cell[..., 1] * width + cell[..., 0]).long()
-        count = 2 * valid.to(dtype).sum() + 1e-4  # of numbers, two for an object
+        count = 2 * valid.to(dtype).sum() + 1e-4  # number of values, two per object
         found = l1_loss(take_rows(map_rows(outputs["wh"]), index), size)
         extent = torch.where(valid, found, 0.0).sum() / count
         found = l1_loss(take_rows(map_rows(outputs["reg"]), index), centre - cell)
@@ -191,7 +191,7 @@ class CenterNetPostProcess(nn.Module):
 
     Args:
         detections: results per image, D.
-        kernel_size: side of the window in which a peak is the highest.
+        kernel_size: size of the window in which a peak is the highest.
 
     Inputs: ``outputs`` of the model.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,

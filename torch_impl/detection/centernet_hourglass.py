@@ -1,4 +1,4 @@
-"""CenterNet on two hourglasses, each of which finds centres, and the second of which is asked.
+"""CenterNet on two hourglasses, each of which finds centres; the second one's are the results.
 
 "Objects as Points", 2019, arXiv:1904.07850.
 Parameter names: xingyizhou/CenterNet ``networks/large_hourglass.py`` (MIT).
@@ -37,7 +37,7 @@ class CenterNetHourglass(HourglassTrunk):
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: dict: ``"hm"`` (N, K, H / 4, W / 4) logits, ``"wh"`` (N, 2, H / 4, W / 4) width and height of the box in
-        cells, ``"reg"`` (N, 2, H / 4, W / 4) what x and y of the centre lack, in cells; of the last hourglass, and with
+        cells, ``"reg"`` (N, 2, H / 4, W / 4) the centre's x and y offsets, in cells; of the last hourglass, and with
         ``"_0"`` after the key of the first, and so on.
     """
 
@@ -68,7 +68,7 @@ class StackedCenterNetCriterion(nn.Module):
     Args:
         options: of :class:`CenterNetCriterion`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(self, **options):

@@ -1,9 +1,9 @@
-"""CenterNet over a pyramid: every cell says how near an object's middle is, and its distances to the four sides.
+"""CenterNet over a pyramid: every cell predicts how near an object's middle is, and its distances to the four sides.
 
-"Probabilistic two-stage detection", 2021, arXiv:2103.07461, whose first stage it is, section 4.1.
+"Probabilistic two-stage detection", 2021, arXiv:2103.07461, section 4.1; it is the first stage there.
 Parameter names: mmdet ``dense_heads/centernet_update_head.py`` (Apache-2.0).
 What to look at: boxes are learnt at the cells around an object's middle on the levels that suit its size; for classes,
-cells whose boxes are good already count as middles, too.
+cells whose boxes are already good also count as middles.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
@@ -48,18 +48,18 @@ __all__ = [
 
 RANGES = ((0, 80), (64, 160), (128, 320), (256, 640), (512, 1e9))  # of half an object's diagonal, in pixels
 WINDOW = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])  # from an object's middle, in cells
-NOWHERE = 1e9  # distance and loss of a cell that does not count
-LEAST = 1e-4  # of targets, which are 0 below it, and of probabilities
+NOWHERE = 1e9  # distance and loss of an ignored cell
+LEAST = 1e-4  # lower bound of targets, which are 0 below it, and of probabilities
 TINY = 1e-12  # in the logarithms
 
 
 class CenterNetUpdateFPN(FPN):
-    """:class:`FPN` of P3 to P7, the last two from P5, with initial values by the number of inputs, as Caffe2 has them.
+    """:class:`FPN` of P3 to P7, the last two from P5, with Caffe2's initial values, by the number of inputs.
 
     Args:
-        in_channels, out_channels: see there.
+        in_channels, out_channels: as there.
 
-    Inputs, returns: as of :class:`FPN`.
+    Inputs, returns: as for :class:`FPN`.
     """
 
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 256):
@@ -76,7 +76,8 @@ class CenterNetUpdateHead(DenseHead):
         channels: channels of the levels and of the convolutions.
         num_classes: classes K.
         num_convs, norm_groups: of the towers, see :class:`DenseHead`.
-        in_pixels: distances are multiplied by the stride, as mmdet does in evaluation; otherwise they are in strides.
+        in_pixels: whether distances are multiplied by the stride, as in mmdet's evaluation; otherwise they are in
+            strides.
         strides: of the levels.
 
     Inputs: dict of five levels (N, C, H, W).
@@ -110,22 +111,22 @@ class CenterNetUpdateHead(DenseHead):
 class CenterNetUpdateCriterion(nn.Module):
     """Focal loss of the classes against peaks, GIoU loss of the boxes.
 
-    An object is a peak in the map of its class on every level, 1 in the cell of its middle. Its box is learnt at the
-    3x3 cells around, those inside it, on the levels whose range its size is in; of several objects the nearest counts.
-    Positive for the class are its middle's cells on these levels, and of all levels' 3x3 cells those that are among the
-    best by their boxes.
+    An object is a peak in the map of its class on every level, 1 in the cell of its middle. Its box is learnt at those
+    of the 3x3 cells around that lie inside it, on the levels whose range contains its size; of several objects the
+    nearest counts. Positive for the class are its middle's cells on these levels, and those of all levels' 3x3 cells
+    whose boxes are among the best.
 
     Args:
         overlap: the higher, the narrower the peaks: their variance is ((1 - overlap) / (1 + overlap)) ** 2 of the area.
-        radius: least root of twice this variance, in pixels.
-        more_loss: GIoU loss that the box of a positive cell must be below.
-        more_cells: rank, of 45, of the cell whose box a positive one's must be better than.
+        radius: lower bound of the root of twice this variance, in pixels.
+        more_loss: upper bound of the GIoU loss of a positive cell's box.
+        more_cells: rank, among 45 cells, that a positive cell's box must beat.
         box_weight: of the loss of boxes.
         strides: of the levels.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
-        ``"valid"`` (N, M) bool, False for padding. In an image without objects every target is 0; mmdet, which leaves
-        such images out of training, would take the number of classes.
+        ``"valid"`` (N, M) bool, False for padding. In an image without objects every target is 0; mmdet, which excludes
+        such images from training, would use the number of classes.
     Returns: dict of scalars: ``"loss_cls"``, ``"loss_bbox"``, ``"total"``.
     """
 
@@ -157,7 +158,7 @@ class CenterNetUpdateCriterion(nn.Module):
         count = torch.clamp(chosen.to(dtype).sum(), min=1.0) + EPS
         classification = (0.25 * at_peaks.sum() + 0.75 * elsewhere.sum()) / count
 
-        # a cell without object has a box of its own for prediction and target: finite, and masked
+        # a cell without an object has a dummy box for prediction and target: finite, and masked
         wanted, distances = (torch.where(positive[..., None], x, 1.0) for x in (wanted, distances))
         losses = torch.where(positive, self.box_losses(distances, wanted), 0.0)
         count = torch.clamp(positive.to(dtype).sum(), min=1.0) + EPS
@@ -186,7 +187,7 @@ class CenterNetUpdateCriterion(nn.Module):
         of_class = (labels[..., None] == torch.arange(classes, device=labels.device)).to(peaks.dtype)  # (N, M, K)
         heat = (peaks[..., None] * of_class[:, :, None]).amax(1)
 
-        nearest = argmax(-torch.where(mine, distance, NOWHERE), 1)  # of equal ones the first
+        nearest = argmax(-torch.where(mine, distance, NOWHERE), 1)  # the first of equal ones
         wanted = distances_to_sides(points, take_rows(boxes, nearest)) / stride[:, None]
         return heat, wanted, mine.any(1)
 
@@ -228,14 +229,14 @@ class CenterNetUpdateCriterion(nn.Module):
 
     @staticmethod
     def box_losses(distances, wanted):
-        """How badly boxes overlap that have given distances from a point.  (..., 4) twice -> (...)."""
+        """GIoU loss of boxes given by their distances from a point.  (..., 4) twice -> (...)."""
         origin = torch.zeros_like(distances[..., :2])
         boxes = (boxes_of_distances(origin, x) for x in (distances, wanted))
         return giou_loss(*boxes, eps=1e-6, guard="max")
 
 
 def centernet_update_postprocess(**options) -> FCOSPostProcess:
-    """The best boxes by class."""
+    """The best boxes, suppressed by class."""
     return FCOSPostProcess(**{"iou_threshold": 0.6, "norm_on_bbox": True, **options})
 
 

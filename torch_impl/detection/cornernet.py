@@ -1,12 +1,12 @@
-"""CornerNet: an object is two corners, each a peak of a heat map, that have the same tag.
+"""CornerNet: an object is two corners with the same tag, each a peak of a heat map.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244.
 Parameter names: princeton-vl/CornerNet ``models/CornerNet.py``, ``models/py_utils/kp.py`` (BSD-3).
-What to look at: tags mean nothing but by their differences, which the losses pull to 0 in an object and push above 1
+What to look at: only the differences of tags matter: the losses pull them to 0 within an object and push them above 1
 between objects.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: a map becomes rows of cells after a transposition here.
+- NCHW here, NHWC in TensorFlow: a map is transposed here before it becomes rows of cells.
 """
 
 import torch
@@ -40,15 +40,15 @@ __all__ = [
 ]
 
 CORNERS = ("tl", "br")
-EPS = 1e-4  # keeps the divisors from 0
+EPS = 1e-4  # keeps the divisors above 0
 
 
 class CornerPool(nn.Module):
-    """Two corner poolings of maps of their own, added, and a shortcut.
+    """The sum of two corner poolings of separate maps, and a shortcut.
 
     Args:
         dim: width of the map.
-        pooled: width of what is pooled.
+        pooled: width of the pooled maps.
         directions: of the poolings, see :func:`corner_pool`.
 
     x: (N, C, H, W), the same shape out.
@@ -80,7 +80,7 @@ class CornerNet(HourglassTrunk):
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: dict, for the corners "tl" and "br": ``"tl_heat"`` (N, K, H', W') logits, ``"tl_tag"`` (N, 1, H', W'),
-        ``"tl_regr"`` (N, 2, H', W') what x and y of the corner lack, in cells, ...; H' and W' are quarters, rounded up;
+        ``"tl_regr"`` (N, 2, H', W') the corner's x and y offsets, in cells, ...; H' and W' are quarters, rounded up;
         of the last hourglass, and with ``"_0"`` after the key of the first, and so on. ``"image_size"`` (2,) int64, H
         and W.
     """
@@ -116,10 +116,10 @@ class CornerNet(HourglassTrunk):
 
 
 class CornerNetCriterion(nn.Module):
-    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the rests at the objects' corners.
+    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the offsets at the objects' corners.
 
     Args:
-        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        overlap: IoU with itself that a box keeps when its corners move within the peak.
         pull_weight, push_weight, regr_weight: factors of the losses.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -179,13 +179,13 @@ class CornerNetCriterion(nn.Module):
         return {**found, "total": sum(found.values())}
 
     def _tag_losses(self, first, second, valid, number):
-        """Distances of an object's tags from their mean, and nearness of the objects' means; sums over the batch."""
+        """Distances of an object's tags from their mean, and closeness of the objects' means; sums over the batch."""
         mean = (first + second) / 2
         losses = ((first - mean).square() + (second - mean).square()) / (number[:, None] + EPS)
         together = torch.where(valid, losses, 0.0).sum()
         number = number[:, None, None]
         near = F.relu(1 - (mean[:, None] - mean[:, :, None]).abs())  # (N, M, M)
-        near = (near - 1 / (number + EPS)) / (number * (number - 1) + EPS)  # less an object's nearness to itself
+        near = (near - 1 / (number + EPS)) / (number * (number - 1) + EPS)  # minus an object's closeness to itself
         return together, torch.where(valid[:, None] & valid[:, :, None], near, 0.0).sum()
 
 
@@ -193,10 +193,10 @@ class CornerNetPostProcess(nn.Module):
     """The best pairs of corners of every image, with soft suppression by class.
 
     Args:
-        corners: corners of each kind, all pairs of which are looked at.
+        corners: corners of each kind; all their pairs are considered.
         candidates: pairs kept.
         detections: results per image, D.
-        tag_distance: tags of a pair differ by no more.
+        tag_distance: largest difference of a pair's tags.
         sigma, min_score: of the suppression, see :func:`batched_soft_nms`.
 
     Inputs: ``outputs`` of the model.

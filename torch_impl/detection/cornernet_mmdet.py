@@ -1,4 +1,5 @@
-"""CornerNet as mmdet trains it: means over the two corners, sums over the hourglasses, probabilities that are not cut.
+"""CornerNet as mmdet trains it: means over the two corners, sums over the hourglasses, probabilities that are not
+clipped.
 
 "CornerNet: Detecting Objects as Paired Keypoints", 2018, arXiv:1808.01244.
 Source of the losses: mmdet ``dense_heads/corner_head.py``, ``losses/ae_loss.py`` (Apache-2.0). Network, names and
@@ -25,15 +26,15 @@ SINGLE = 1.1920928955078125e-07  # added to the divisors
 
 
 class MMDetCornerNetCriterion(nn.Module):
-    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the rests at the objects' corners.
+    """Focal loss of the heat maps, pull and push of the tags, smooth L1 loss of the offsets at the objects' corners.
 
     Args:
-        overlap: IoU with itself that a box keeps while its corners move in the peak.
+        overlap: IoU with itself that a box keeps when its corners move within the peak.
         pull_weight, push_weight: factors of the losses.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding. Boxes without area take no part; of several corners in a cell the
-        last one's rest counts.
+        last one's offset counts.
     Returns: dict of scalars: ``"det_loss"``, ``"pull_loss"``, ``"push_loss"``, ``"off_loss"``, ``"total"``; sums over
         the hourglasses.
     """
@@ -77,14 +78,14 @@ class MMDetCornerNetCriterion(nn.Module):
 
     @staticmethod
     def taken_later(index, valid):
-        """Which objects are in a cell that a later one is in, too.  (N, M) twice -> (N, M) bool."""
+        """Which objects share their cell with a later one.  (N, M) twice -> (N, M) bool."""
         slots = torch.arange(index.shape[1], device=index.device)
         later = (slots[:, None] < slots) & valid[:, None]  # (N, M, M)
         return ((index[:, :, None] == index[:, None]) & later).any(2)
 
     @staticmethod
     def peak_loss(heat, wanted):
-        """Focal loss of probabilities, less near a peak, over the number of peaks.  (N, K, H, W) twice -> scalar."""
+        """Focal loss of probabilities, weaker near a peak, by the number of peaks.  (N, K, H, W) twice -> scalar."""
         peak = wanted == 1
         at_peaks = torch.log(heat + TINY) * (1 - heat).square()
         elsewhere = torch.log(1 - heat + TINY) * heat.square() * (1 - wanted) ** 4
@@ -93,7 +94,7 @@ class MMDetCornerNetCriterion(nn.Module):
 
     @staticmethod
     def tag_losses(first, second, valid):
-        """Distances of an object's tags from their mean, and nearness of the objects' means; sums over the batch."""
+        """Distances of an object's tags from their mean, and closeness of the objects' means; sums over the batch."""
         mean = (first + second) / 2
         number = torch.clamp(valid.to(mean.dtype).sum(1), min=1.0)  # (N,)
         together = ((first - mean).square() + (second - mean).square()) / number[:, None]

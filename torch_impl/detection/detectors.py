@@ -2,8 +2,8 @@
 
 "DetectoRS: Detecting Objects with Recursive Feature Pyramid and Switchable Atrous Convolution", 2020, arXiv:2006.02334.
 Parameter names: mmdet ``detectors``, ``backbones/detectors_resnet.py``, ``necks/rfp.py`` (Apache-2.0). All kernels of
-the trunks are standardised. The levels of the pyramid are fed into a second trunk, which looks at the image again; the
-levels of both are mixed.
+the trunks are standardised. The pyramid's levels are fed into a second trunk, which sees the image again; the levels of
+both are blended.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps.
@@ -46,7 +46,7 @@ FED_BACK = ("p3", "p4", "p5")  # into the first blocks of stages 2 to 4
 
 
 class RecursiveBottleneck(ConvBottleneck):
-    """:class:`ConvBottleneck` to whose sum a level that is fed back may be added, by a 1x1 convolution ``rfp_conv``.
+    """:class:`ConvBottleneck` to whose sum a fed-back level may be added, through a 1x1 convolution ``rfp_conv``.
 
     Args: of :class:`ConvBottleneck`.
 
@@ -62,7 +62,7 @@ class RecursiveResNet(ConvResNet):
     """:class:`ConvResNet` with standardised kernels, to which levels of a pyramid may be fed back.
 
     Args:
-        switchable: the 3x3 convolutions of stages 2 to 4 are switchable.
+        switchable: whether the 3x3 convolutions of stages 2 to 4 are switchable.
         feedback_channels: of the levels; None if there are none.
         layers, planes, groups, base_width: see :class:`ConvResNet`.
 
@@ -102,7 +102,7 @@ class RecursiveResNet(ConvResNet):
 
 
 class FeedbackASPP(nn.Module):
-    """Four branches with ReLU, side by side: 1x1, two dilated 3x3 ones, and the mean of the whole map.
+    """Four parallel branches with ReLU: 1x1, two dilated 3x3 ones, and the mean of the whole map.
 
     Args:
         channels: of the map, a multiple of 4.
@@ -126,7 +126,7 @@ class FeedbackASPP(nn.Module):
 
 
 class RecursiveFPN(FPN):
-    """:class:`FPN` of two trunks, the second of which is given the levels of the first; a gate mixes both.
+    """:class:`FPN` of two trunks, the second of which receives the levels of the first; a gate blends both.
 
     Args:
         in_channels, out_channels: see :class:`FPN`.
@@ -156,7 +156,7 @@ class RecursiveFPN(FPN):
 
 
 def detector(head, out_channels, candidates, proposals, recursive: bool, switchable: bool, **options):
-    """A detector of two stages, the second being ``head``; options of :class:`RecursiveResNet`."""
+    """A two-stage detector with ``head`` as its second stage; options: those of :class:`RecursiveResNet`."""
     backbone = RecursiveResNet(switchable, **options)
     if recursive:
         trunk = RecursiveResNet(switchable, out_channels, **options)

@@ -1,13 +1,13 @@
-"""DETR: a transformer turns a fixed set of queries into the set of an image's objects; no anchors, no suppression.
+"""DETR: a transformer maps a fixed set of queries to the set of an image's objects; no anchors, no suppression.
 
 "End-to-End Object Detection with Transformers", 2020, arXiv:2005.12872.
 Parameter names: facebookresearch/detr ``models/detr.py``, ``models/transformer.py``, ``models/backbone.py``
 (Apache-2.0).
-What to look at: which query answers for which object is found on the host (``weights/processing/set_matching.py``),
+What to look at: the matching of queries and objects is computed on the host (``weights/processing/set_matching.py``),
 and its indices are a target of the criterion.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the map needs a transposition before it becomes a row of cells, there none.
+- NCHW here, NHWC in TensorFlow: the map is transposed before it becomes a row of cells, there not.
 - Linear layers and attention start Xavier uniform: PyTorch fills all matrices of the finished transformer, Keras gives
   each layer its initial values.
 """
@@ -49,7 +49,7 @@ class SinePositions(nn.Module):
     Args:
         dim: width D.
 
-    Inputs: ``padding`` (N, H, W) bool, True where a cell is no part of the image; ``like``, a tensor of the wanted
+    Inputs: ``padding`` (N, H, W) bool, True where a cell is not part of the image; ``like``, a tensor of the desired
         precision.
     Returns: (N, H, W, D), rows in the first half.
     """
@@ -74,7 +74,7 @@ class LearnedPositions(nn.Module):
 
     Inputs: those of :class:`SinePositions`.
     Returns: (1, H, W, D), columns in the first half.
-    Raises: ValueError for a map with more rows or columns than there are vectors.
+    Raises: ValueError if the map has more rows or columns than there are vectors.
     """
 
     def __init__(self, dim: int):
@@ -156,7 +156,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of layers, at its end a normalisation if they normalise before.  (N, S, D) -> (N, S, D)."""
+    """A stack of layers, with a normalisation at the end if they normalise before.  (N, S, D) -> (N, S, D)."""
 
     def __init__(self, depth: int, dim: int, heads: int, hidden: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -218,7 +218,7 @@ class Perceptron(nn.Module):
 
 
 class FrozenResNet(nn.Module):
-    """The last map of a residual network whose normalisation is fixed.  (N, 3, H, W) -> (N, C, h, w)."""
+    """The last map of a residual network with frozen normalisation.  (N, 3, H, W) -> (N, C, h, w)."""
 
     def __init__(self, layers: tuple[int, ...], planes: tuple[int, ...], output_stride: int):
         super().__init__()
@@ -249,11 +249,11 @@ class DETR(nn.Module):
         depths: layers of encoder and decoder.
         hidden: width of the feed-forward networks.
         dropout: rate in the transformer.
-        learned_positions: positions of the map are learned vectors instead of sines.
-        pre_norm: layers normalise before instead of after.
+        learned_positions: whether positions of the map are learned vectors instead of sines.
+        pre_norm: whether layers normalise before instead of after.
 
-    Inputs: ``images`` (N, 3, H, W) float, normalised, 0 in the padding; ``padding_mask`` (N, H, W) bool, True on the
-        right of and below an image that is smaller than the batch; None for no padding.
+    Inputs: ``images`` (N, 3, H, W) float, normalised, 0 in the padding; ``padding_mask`` (N, H, W) bool, True where an
+        image smaller than the batch was padded on the right and at the bottom; None for no padding.
     Returns: dict: ``"pred_logits"`` (N, Q, K + 1), ``"pred_boxes"`` (N, Q, 4) cxcywh in [0, 1], relative to the image;
         the same with ``"_0"``, ``"_1"``, ... of the decoder's layers before the last.
     """
@@ -290,7 +290,7 @@ class DETR(nn.Module):
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         padding = resize_nearest(padding_mask[:, None].to(x.dtype), map_size(x))[:, 0] > 0.5
         places = positions(padding, x).flatten(1, 2)
-        x = self.input_proj(x).flatten(2).transpose(1, 2)  # (N, S, D); mirror: transposition
+        x = self.input_proj(x).flatten(2).transpose(1, 2)  # (N, S, D); mirror: transposed
         outputs = {}
         found = self.transformer(x, padding.flatten(1), places, self.query_embed.weight)
         for i, y in enumerate(found):
@@ -301,7 +301,7 @@ class DETR(nn.Module):
 
 
 class DETRCriterion(nn.Module):
-    """Cross-entropy of all queries, L1 and GIoU of those that have an object, in every layer of the decoder.
+    """Cross-entropy of all queries, L1 and GIoU of the queries with an object, in every layer of the decoder.
 
     Args:
         no_object_weight: of the cross-entropy of queries without object.
@@ -310,7 +310,7 @@ class DETRCriterion(nn.Module):
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding, ``"image_size"`` (N, 2) int64, height and width of every image
         without its padding, ``"indices"`` (N, L, M) int64, the query of every slot in every layer of the decoder, the
-        last layer last, as ``weights.processing.set_matching.match_layers`` finds them.
+        last layer last, from ``weights.processing.set_matching.match_layers``.
     Returns: dict of scalars: ``"loss_ce"``, ``"loss_bbox"``, ``"loss_giou"``; the same with ``"_0"``, ... of the layers
         before the last; ``"total"``.
     """
@@ -324,7 +324,7 @@ class DETRCriterion(nn.Module):
         height, width = targets["image_size"].to(dtype)[:, None].unbind(-1)  # (N, 1)
         boxes = targets["boxes"].to(dtype) / torch.stack((width, height, width, height), -1)
         boxes = torch.cat(((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]), -1)
-        boxes = torch.where(valid[..., None], boxes, 0.5)  # padding has a box with an area: finite, and masked
+        boxes = torch.where(valid[..., None], boxes, 0.5)  # padding gets a box with an area: finite, and masked
         count = valid.sum().clamp(min=1).to(dtype)
         depth, losses, total = targets["indices"].shape[1], {}, 0.0
         for layer in range(depth):
@@ -362,11 +362,11 @@ class DETRCriterion(nn.Module):
 
 
 class DETRPostProcess(nn.Module):
-    """The likeliest class and the box of every query, in the order of the queries.
+    """The most probable class and the box of every query, in order.
 
     Inputs: ``outputs`` of the model; ``image_size`` (N, 2) integer, height and width of every image without padding.
     Returns: dict: ``"boxes"`` (N, Q, 4) xyxy in pixels, ``"scores"`` (N, Q), ``"labels"`` (N, Q) int64, ``"valid"``
-        (N, Q) bool, always True: what is too unlikely is for the caller to say.
+        (N, Q) bool, always True: the caller chooses a threshold.
     """
 
     def forward(self, outputs, image_size):

@@ -1,9 +1,11 @@
-"""EfficientDet: EfficientNet, a pyramid that is passed down and up, and heads that share their kernels over its levels.
+"""EfficientDet: EfficientNet, a pyramid with top-down and bottom-up paths, and heads that share their kernels across
+its levels.
 
 "EfficientDet: Scalable and Efficient Object Detection", 2019, arXiv:1911.09070.
 Parameter names: effdet 0.4.1 ``efficientdet.py`` (Apache-2.0); ``tf_efficientdet_*`` are the networks of the TensorFlow
-release, with its padding and its biases, ``efficientdet_*`` were trained in PyTorch.
-What to look at: all variants are one network of three numbers; the heads' normalisations are separate for each level.
+release, with its padding and its biases; ``efficientdet_*`` were trained in PyTorch.
+What to look at: all variants are one network with three parameters; the heads' normalisations are separate for each
+    level.
 
 Mirror notes:
 - Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
@@ -53,12 +55,12 @@ SIZE_EPS = 1e-8  # added to sizes
 
 
 def efficientdet_anchors(size: tuple[int, int], stride: int, scale: float = 4.0) -> np.ndarray:
-    """The anchors of one level, nine to a cell: sizes first, then aspects.
+    """The anchors of one level, nine per cell: sizes first, then aspects.
 
     Args:
         size: (H, W) of the level's map.
         stride: of the level, in pixels.
-        scale: side of the smallest square, in strides.
+        scale: size of the smallest square, in strides.
 
     Returns:
         (H * W * 9, 4) float64, xyxy in pixels.
@@ -93,11 +95,11 @@ class NormAct(nn.Module):
 
 
 class HeadNet(nn.Module):
-    """Separable convolutions that all levels share, with a normalisation of every level's own after each.
+    """Separable convolutions that all levels share, with a separate normalisation per level after each.
 
     Args:
         hidden: channels of the levels and of the convolutions before the last.
-        out_channels: channels of the maps that come out.
+        out_channels: channels of the output maps.
         repeats: number of convolutions before the last.
         bias: whether they have one although a normalisation follows.
         prior: bias of the last convolution before training.
@@ -127,7 +129,7 @@ class EfficientDet(nn.Module):
     """Backbone, pyramid, heads.
 
     Args:
-        width, depth: of the backbone, see there.
+        width, depth: of the backbone, see :class:`EfficientNet`.
         fpn_channels: channels of the pyramid and of the heads.
         fpn_cells: cells of the pyramid.
         repeats: convolutions of each head.
@@ -135,7 +137,7 @@ class EfficientDet(nn.Module):
         pad_mode: "same" (the TensorFlow release), "torch" (the same on both sides) or "zeros" ("same", but the pyramid
             pads with 0 when it pools; mmdet).
         bias: whether convolutions have one although a normalisation follows (the TensorFlow release).
-        weighted: whether the pyramid weighs what it adds.
+        weighted: whether the pyramid's sums are weighted.
         bn_eps, drop_path, stages: of the backbone, see :class:`EfficientNet`.
 
     Inputs: (N, 3, H, W) float, normalised; H and W multiples of 128.
@@ -188,7 +190,7 @@ def encode(boxes, anchors):
 
 
 def decode(deltas, anchors):
-    """The inverse of :func:`encode`, but for the tiny number."""
+    """The inverse of :func:`encode`, except for the tiny number."""
     size, centre = anchors[..., 2:] - anchors[..., :2], (anchors[..., :2] + anchors[..., 2:]) / 2
     centre, half = deltas[..., :2].flip(-1) * size + centre, torch.exp(deltas[..., 2:].flip(-1)) * size / 2
     return torch.cat((centre - half, centre + half), -1)
@@ -197,14 +199,14 @@ def decode(deltas, anchors):
 class EfficientDetCriterion(nn.Module):
     """Focal loss of the classes, Huber loss of the boxes.
 
-    An anchor learns the object that it overlaps most, if by half or more; the anchor that an object overlaps most
-    learns that object in any case.
+    An anchor learns the object that it overlaps most if the overlap is at least one half; an object's best anchor
+    learns it in any case.
 
     Args:
         alpha, gamma: of the focal loss.
         delta: of the Huber loss.
         box_weight: factor of the boxes' loss in the total.
-        overlap: IoU of an anchor and its object, at least.
+        overlap: smallest IoU of an anchor with its object.
         anchor_scale: see :func:`efficientdet_anchors`.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64 from
@@ -238,7 +240,7 @@ class EfficientDetCriterion(nn.Module):
         wanted = ((labels[..., None] == classes) & positive[..., None]).to(logits.dtype)
         classification = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).sum() / count
 
-        # an anchor without object has itself for a target: finite, and masked
+        # an anchor without an object is its own target: finite, and masked
         target = torch.where(positive[..., None], take_rows(boxes, matched), anchors)
         target = target.detach()  # mirror: Gradients are cut
         target = torch.where(positive[..., None], encode(target, anchors), 0.0)
@@ -266,15 +268,15 @@ class EfficientDetPostProcess(nn.Module):
     """The best boxes of every image: best pairs of anchor and class, decoding, suppression by class.
 
     Args:
-        candidates: pairs kept of all levels together.
+        candidates: pairs kept over all levels.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
-        soft: lower the scores of overlapping boxes instead of dropping these, see :func:`batched_soft_nms`.
-        sigma, min_score: of that.
+        soft: lower the scores of overlapping boxes instead of dropping the boxes, see :func:`batched_soft_nms`.
+        sigma, min_score: of the soft suppression.
         anchor_scale: see :func:`efficientdet_anchors`.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images, a pair or (N, 2) integer for
-        images that were padded on the right and below.
+        images that were padded on the right and at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64 from
         0, ``"valid"`` (N, D) bool; where False, the others are 0.
     """
@@ -357,7 +359,7 @@ def tf_efficientdet_d6(
 
 
 def tf_efficientdet_d7(**options) -> EfficientDet:
-    """The sixth for larger images, with larger anchors."""
+    """D6 for larger images, with larger anchors."""
     return tf_efficientdet_d6(**options)
 
 

@@ -1,12 +1,12 @@
-"""Detectors whose backbone has generalised attention after its 3x3 convolutions, with some of its four terms.
+"""Detectors whose backbone has generalised attention after its 3x3 convolutions, with a choice of its four terms.
 
 "An Empirical Study of Spatial Attention Mechanisms in Deep Networks", 2019, arXiv:1904.05873.
-Parameter names: mmdet ``empirical_attention`` (Apache-2.0). The digits say which terms there are, see
-:class:`GeneralizedAttention`; all blocks of stages 4 and 5 have it, those of stages 3 to 5 deformable convolutions as
-asked.
+Parameter names: mmdet ``empirical_attention`` (Apache-2.0). The digits select the terms, see
+:class:`GeneralizedAttention`; all blocks of stages 4 and 5 have it; those of stages 3 to 5 may have deformable
+convolutions.
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import functools
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def attention(attention_type: str, num_heads: int = 8) -> tuple:
-    """The plugin of :class:`ResNet`."""
+    """The attention as a plugin of :class:`ResNet`."""
     layer = functools.partial(GeneralizedAttention, num_heads=num_heads, attention_type=attention_type)
     plugin = {"name": "gen_attention_block", "position": "after_conv2", "layer": layer}
     return ({**plugin, "stages": (False, False, True, True)},)

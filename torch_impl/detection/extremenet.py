@@ -1,8 +1,8 @@
-"""ExtremeNet: an object is its topmost, leftmost, bottommost and rightmost point, with a peak of its centre between.
+"""ExtremeNet: an object is its topmost, leftmost, bottommost and rightmost point, with a centre peak between them.
 
 "Bottom-up Object Detection by Grouping Extreme and Center Points", 2019, arXiv:1901.08043.
 Parameter names: xingyizhou/ExtremeNet ``models/py_utils/exkp.py`` (BSD-3).
-What to look at: points are grouped by geometry alone, all K^4 combinations of them at once.
+What to look at: points are grouped by geometry alone, all K^4 combinations at once.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; a map's rows are axis 2 here, axis 1 there.
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 SIDES = ("t", "l", "b", "r")
-EPS = 1e-4  # keeps the divisors from 0
+EPS = 1e-4  # keeps the divisors above 0
 
 
 class ExtremeNet(HourglassTrunk):
-    """Hourglasses, and five heat maps and four maps of rests of each.
+    """Hourglasses, each with five heat maps and four offset maps.
 
     Args:
         stacks, dims, modules, stem, cnv_dim: of the trunk, see :class:`HourglassTrunk`.
@@ -49,7 +49,7 @@ class ExtremeNet(HourglassTrunk):
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: dict: ``"t_heat"``, ``"l_heat"``, ``"b_heat"``, ``"r_heat"``, ``"ct_heat"`` (N, K, H', W') logits,
-        ``"t_regr"``, ``"l_regr"``, ``"b_regr"``, ``"r_regr"`` (N, 2, H', W') what x and y of the point lack, in cells;
+        ``"t_regr"``, ``"l_regr"``, ``"b_regr"``, ``"r_regr"`` (N, 2, H', W') the point's x and y offsets, in cells;
         H' and W' are quarters, rounded up. These are of the last hourglass; those of the first have ``"_0"`` after the
         key, and so on. ``"image_size"`` (2,) int64, H and W.
     """
@@ -79,10 +79,10 @@ class ExtremeNet(HourglassTrunk):
 
 
 class ExtremeNetCriterion(nn.Module):
-    """Focal loss of the heat maps, smooth L1 loss of the rests at the objects' extreme points.
+    """Focal loss of the heat maps, smooth L1 loss of the offsets at the objects' extreme points.
 
     Args:
-        overlap: of the radius of a peak, which is that of the first implementations, see :func:`gaussian_radius`.
+        overlap: of the radius of a peak, as in the first implementations, see :func:`gaussian_radius`.
         regr_weight: factor of the second loss.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"extremes"`` (N, M, 4, 2) the
@@ -132,18 +132,18 @@ class ExtremeNetCriterion(nn.Module):
 
 
 def later(x, step: int, axis: int):
-    """Every entry ``step`` places further along ``axis``; zeros come in."""
+    """Shift every entry by ``step`` along ``axis``, filling with zeros."""
     kept, dropped = x.split((x.shape[axis] - step, step), axis)
     return torch.cat((torch.zeros_like(dropped), kept), axis)
 
 
 def edge_aggregation(heat, axis: int, weight: float = 0.1):
-    """Every place gains from those beside it along an edge, as long as these fall off from it.
+    """Add to every position its neighbours along an edge, as long as their values decrease away from it.
 
     Args:
         heat: (N, K, H, W) in [0, 1].
         axis: 3 along rows, 2 along columns.
-        weight: share of the sum of the others that is added.
+        weight: share of the neighbours' sum that is added.
 
     Returns:
         (N, K, H, W), which may be above 1.
@@ -152,7 +152,7 @@ def edge_aggregation(heat, axis: int, weight: float = 0.1):
     for backwards in (False, True):
         x = heat.flip(axis) if backwards else heat
         rising, running, step = x >= later(x, 1, axis), x, 1
-        while step < size:  # sums over 2, 4, 8, ... places that rise
+        while step < size:  # sums over 2, 4, 8, ... increasing positions
             running = running + torch.where(rising, later(running, step, axis), 0.0)
             rising = rising & later(rising, step, axis)
             step *= 2
@@ -162,17 +162,17 @@ def edge_aggregation(heat, axis: int, weight: float = 0.1):
 
 
 class ExtremeNetPostProcess(nn.Module):
-    """The best combinations of four extreme points with a centre between, with soft suppression by class.
+    """The best combinations of four extreme points with a centre between them, with soft suppression by class.
 
     Args:
-        points: peaks of each side, all combinations of which are looked at, K.
+        points: peaks of each side, K; all their combinations are considered.
         candidates: combinations kept.
         detections: results per image, D.
         aggregation: see :func:`edge_aggregation`.
-        threshold: what the heat maps must have at the four points and at the centre.
+        threshold: lower bound of the heat maps at the four points and at the centre.
         sigma, min_score: of the suppression, see :func:`batched_soft_nms`.
-        ghost_score, ghost_factor: a box of a higher score that has in it, itself included, boxes of its class whose
-            scores sum up to more than this factor times its own, spans several objects: its score is halved.
+        ghost_score, ghost_factor: a box with a higher score that contains boxes of its class, itself included, whose
+            scores add up to more than this factor times its own, spans several objects: its score is halved.
 
     Inputs: ``outputs`` of the model.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"extremes"`` (N, D, 4, 2) topmost, leftmost, bottommost and
@@ -232,11 +232,11 @@ class ExtremeNetPostProcess(nn.Module):
         scores, labels, row, column = peaks(heat, 3, min(self.points, cells))
         rest = take_rows(map_rows(outputs[f"{side}_regr"]), row * heat.shape[3] + column)
         place = torch.stack((column, row), -1).to(heat.dtype) + rest
-        # of more peaks above 1 than fit in, those that were highest are left
+        # of too many peaks above 1, the ones that were highest are kept
         return {"score": torch.clamp(scores, max=1.0), "label": labels, "y": row, "x": column, "place": place}
 
     def _combinations(self, found: dict, centre):
-        """Scores (N, candidates), less 1 for every rule that is broken, and of which of the K^4 combinations."""
+        """Scores (N, candidates), minus 1 per broken rule, and the indices of the K^4 combinations."""
         (classes, _, width), number = centre.shape[1:], found["t"]["score"].shape[1]
         score, label, y, x = (
             {
@@ -266,7 +266,7 @@ class ExtremeNetPostProcess(nn.Module):
         return top_k(scores.flatten(1), min(self.candidates, number**4))
 
     def _without_ghosts(self, boxes, scores, labels):
-        """Scores after those of boxes that span several objects are halved, one box after the other."""
+        """Halve the scores of boxes that span several objects, one box after the other."""
         outer, inner = boxes[:, :, None], boxes[:, None]
         inside = (inner[..., :2] >= outer[..., :2]).all(-1)
         inside = inside & (inner[..., 2:] <= outer[..., 2:]).all(-1)

@@ -1,4 +1,4 @@
-"""Faster R-CNN: a network that proposes boxes, and one that says their classes and moves their sides.
+"""Faster R-CNN: a network that proposes boxes, and one that classifies them and moves their sides.
 
 "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015, arXiv:1506.01497; on a feature
 pyramid: "Feature Pyramid Networks for Object Detection", 2016, arXiv:1612.03144.
@@ -47,7 +47,7 @@ class RoIHeads(RoIHead):
 
     Args:
         in_channels: channels of the levels.
-        num_classes: classes K, the background (0) among them.
+        num_classes: classes K, including the background (0).
         units: width of the two linear layers.
         samples: see :class:`RoIHead`.
     """
@@ -110,19 +110,19 @@ class FasterRCNN(nn.Module):
 
     Args:
         block, layers, planes: of the residual network, see :class:`ResNet`.
-        norm, norm_eps, norm_eval, frozen_stages: of its normalisation, see :class:`ResNet`. The published weights
-            belong to ``norm="frozen", norm_eps=0.0``.
-        num_classes: classes K, the background (0) among them.
+        norm, norm_eps, norm_eval, frozen_stages: of its normalisation, see :class:`ResNet`. The published weights need
+            ``norm="frozen", norm_eps=0.0``.
+        num_classes: classes K, including the background (0).
         out_channels: channels of the levels.
         units: width of the second stage's linear layers.
-        candidates, proposals: of the first stage, in training and otherwise, see :class:`ProposalNetwork`.
-        samples: proposals of an image that the losses are computed of, S.
+        candidates, proposals: of the first stage, in training and in evaluation, see :class:`ProposalNetwork`.
+        samples: proposals per image that the losses are computed from, S.
 
-    Inputs: images (N, 3, H, W) float, normalised, which are taken to fill the batch; ``proposals`` in place of the
-        network's own, see :func:`two_stages`; ``targets`` of the criterion, which needs them here, too.
+    Inputs: images (N, 3, H, W) float, normalised, which are assumed to fill the batch; ``proposals`` instead of the
+        network's own, see :func:`two_stages`; ``targets`` of the criterion, which are needed here too.
     Returns: dict: ``"objectness"`` (N, A) logits, ``"anchor_deltas"`` (N, A, 4), ``"anchors"`` (A, 4) xyxy in pixels;
-        ``"image_size"`` (2,) int64, H and W; ``"proposals"`` (N, P, 4) xyxy in pixels, rows of 0 where there are no
-        more; ``"class_logits"`` (N, P, K), ``"box_deltas"`` (N, P, 4 * K). With targets there are S proposals instead,
+        ``"image_size"`` (2,) int64, H and W; ``"proposals"`` (N, P, 4) xyxy in pixels, padded with rows of 0;
+        ``"class_logits"`` (N, P, K), ``"box_deltas"`` (N, P, 4 * K). With targets there are S proposals instead,
         and ``"matched"`` (N, S), see :func:`sample_rois`.
     """
 
@@ -170,12 +170,12 @@ class TwoStageDetector(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         rpn_head: the first stage, see :class:`ProposalNetwork`.
         roi_head: the second, see :class:`RoIHead`.
 
-    Inputs: as of :class:`FasterRCNN`.
-    Returns: as of :class:`FasterRCNN`; the background is the last of the class logits, and has no deltas.
+    Inputs: as for :class:`FasterRCNN`.
+    Returns: as for :class:`FasterRCNN`; the background is the last class logit, and has no deltas.
     """
 
     def __init__(self, backbone, neck, rpn_head, roi_head):
@@ -193,7 +193,7 @@ def pyramid_backbone(block=Bottleneck, layers=(3, 4, 6, 3), norm_eval=True, froz
 
 
 def pyramid_detector(head, layers, out_channels, candidates, proposals, **options) -> TwoStageDetector:
-    """A residual network, a pyramid P2 to P6 and two stages, the second being ``head``.
+    """A residual network, a pyramid P2 to P6 and two stages, with ``head`` as the second.
 
     Args:
         head: see :class:`RoIHead`.
@@ -217,7 +217,7 @@ def mmdet_postprocess(**options) -> TwoStagePostProcess:
 
 
 def fasterrcnn_resnet50_fpn(layers=(3, 4, 6, 3), **options) -> FasterRCNN:
-    """torchvision's."""
+    """torchvision's results."""
     return FasterRCNN(layers=layers, **options)
 
 

@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN on one map of stride 16: C4, whose second stage is the residual network's last one, and DC5.
+"""Faster and Mask R-CNN on one map of stride 16: C4, whose second stage is the residual network's last stage, and DC5.
 
 "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015, arXiv:1506.01497; C4: "Deep
 Residual Learning for Image Recognition", 2015, arXiv:1512.03385, appendix A; "Mask R-CNN", 2017, arXiv:1703.06870; DC5:
@@ -75,7 +75,8 @@ class C4Trunk(ResNet):
 
 
 class SharedHead(Backbone):
-    """The last stage of a residual network, of the features of boxes; its normalisation uses the running statistics.
+    """The last stage of a residual network, applied to the features of boxes; its normalisation uses the running
+    statistics.
 
     Args:
         depth, planes: blocks, and their nominal width, see :class:`Bottleneck`.
@@ -124,8 +125,8 @@ class C4RoIHead(RoIHead):
     """The second stage: the last stage of the residual network on the features of each box.
 
     Args:
-        shared_head: makes features of boxes of those of the map.
-        in_channels: of what it makes.
+        shared_head: the stage applied to the pooled features.
+        in_channels: of the shared head's output.
         num_classes: classes K, without a background.
         samples: see :class:`RoIHead`.
     """
@@ -145,7 +146,7 @@ class C4RoIHead(RoIHead):
 
 
 class C4MaskRoIHead(C4RoIHead):
-    """The second stage with masks of the same features.
+    """The second stage with masks from the same features.
 
     Args:
         shared_head, in_channels, num_classes, samples: see :class:`C4RoIHead`.
@@ -186,8 +187,8 @@ class SingleMapDetector(nn.Module):
         rpn_head: the first stage, see :class:`ProposalNetwork`.
         roi_head: the second, see :class:`RoIHead`.
 
-    Inputs: as of :class:`FasterRCNN`.
-    Returns: as of :class:`TwoStageDetector`, or with masks of :class:`MaskRCNN`.
+    Inputs: as for :class:`FasterRCNN`.
+    Returns: as for :class:`TwoStageDetector`, or with masks of :class:`MaskRCNN`.
     """
 
     def __init__(self, backbone, rpn_head, roi_head):
@@ -200,7 +201,7 @@ class SingleMapDetector(nn.Module):
 
 
 def inside_criterion(**options) -> TwoStageCriterion:
-    """mmdet's losses; anchors that reach over the border of the image take no part."""
+    """mmdet's losses; anchors that cross the border of the image take no part."""
     return mmdet_criterion(**{"inside": True, **options})
 
 

@@ -1,8 +1,9 @@
-"""FCOS: every point of a pyramid says its class, its distances to the four sides of its object, and how central it is.
+"""FCOS: every point of a pyramid predicts its class, its distances to the four sides of its object, and how central it
+is.
 
 "FCOS: Fully Convolutional One-Stage Object Detection", 2019, arXiv:1904.01355.
-Parameter names: mmdet ``dense_heads/fcos_head.py`` (Apache-2.0). The first form is the paper's; the ``_improved`` form
-samples points near the objects' centres, has distances in strides, centredness from the boxes' tower, and GIoU.
+Parameter names: mmdet ``dense_heads/fcos_head.py`` (Apache-2.0). The first variant is the paper's; the ``_improved``
+variant samples points near the objects' centres, has distances in strides, centredness from the boxes' tower, and GIoU.
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
@@ -58,9 +59,9 @@ class FCOSHead(DenseHead):
         channels: channels of the levels and of the convolutions.
         num_classes: classes K.
         num_convs, norm_groups, conv_bias: of the towers, see :class:`DenseHead`.
-        norm_on_bbox: distances are in strides and cut at 0; otherwise they are exponentials, in pixels.
-        centerness_on_reg: the centredness comes from the boxes' tower.
-        in_pixels: distances in strides are multiplied by the stride, as mmdet does in evaluation.
+        norm_on_bbox: whether distances are in strides and clipped at 0; otherwise they are exponentials, in pixels.
+        centerness_on_reg: whether the centredness comes from the boxes' tower.
+        in_pixels: whether distances in strides are multiplied by the stride, as in mmdet's evaluation.
         strides: of the levels.
 
     Inputs: dict of five levels (N, C, H, W).
@@ -94,7 +95,7 @@ class FCOSHead(DenseHead):
         return self.named({key: [level[key] for level in found] for key in found[0]})
 
     def level(self, of_classes, of_boxes, scale, stride: int) -> dict:
-        """The maps of one level by key, of what its towers return."""
+        """The maps of one level by key, from its towers' outputs."""
         distances = scale(self.conv_reg(of_boxes))
         if self.norm_on_bbox:
             distances = F.relu(distances) * (stride if self.in_pixels else 1)
@@ -117,20 +118,20 @@ def centerness(distances):
 class FCOSCriterion(nn.Module):
     """Focal loss of the classes, overlap of the boxes weighted by centredness, cross-entropy of the centredness.
 
-    A point belongs to the smallest object that it lies in and whose largest distance is in the range of its level.
+    A point belongs to the smallest object that contains it and whose largest distance is in the range of its level.
 
     Args:
         box_loss: "iou", the negative logarithm of the IoU, or "giou".
-        center_sampling: only points within ``radius`` strides of an object's centre belong to it.
-        radius: see there.
-        norm_on_bbox: distances are in strides.
+        center_sampling: whether only points within ``radius`` strides of an object's centre belong to it.
+        radius: see ``center_sampling``.
+        norm_on_bbox: whether distances are in strides.
         alpha, gamma: of the focal loss.
-        strides: of the levels; of the last one, the range has no end.
+        strides: of the levels; the last one's range is unbounded.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding.
     Returns: dict of scalars: ``"loss_cls"``, ``"loss_bbox"``, ``"loss_centerness"``, ``"total"``.
-    Raises: ValueError for a loss that does not exist.
+    Raises: ValueError if ``box_loss`` is unknown.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class FCOSCriterion(nn.Module):
         boxes = targets["boxes"].to(outputs["cls_p3"].dtype)
         levels = level_points(outputs, self.strides)
         points = torch.from_numpy(np.concatenate(levels)).to(boxes)  # (P, 2)
-        ends = [*(most for _, most in RANGES[: len(levels) - 1]), RANGES[-1][1]]  # the last level has no end
+        ends = [*(most for _, most in RANGES[: len(levels) - 1]), RANGES[-1][1]]  # the last level is unbounded
         per_level = [(RANGES[i][0], ends[i], self.strides[i]) for i, found in enumerate(levels) for _ in found]
         least, most, stride = torch.from_numpy(np.array(per_level)).to(boxes).unbind(-1)
 
@@ -167,14 +168,14 @@ class FCOSCriterion(nn.Module):
         largest = sides.amax(-1)
         mine = inside & (largest >= least) & (largest <= most) & targets["valid"][..., None]
         area = torch.where(mine, box_area(boxes)[..., None], NOWHERE)
-        return argmax(-area, 1), mine.any(1)  # of equal areas the first
+        return argmax(-area, 1), mine.any(1)  # the first of equal areas
 
     def centres(self, targets, boxes):
-        """The middles of objects that points near them are sampled around, (N, M, 2)."""
+        """The centres of objects, around which points are sampled, (N, M, 2)."""
         return (boxes[..., :2] + boxes[..., 2:]) / 2
 
     def terms(self, outputs, targets, index, positive) -> dict:
-        """The losses by name, for what :meth:`assign` returns."""
+        """The losses by name, given the result of :meth:`assign`."""
         logits, distances, central = (level_rows(outputs, key, self.strides) for key in ("cls", "reg", "ctr"))
         levels = level_points(outputs, self.strides)
         points = torch.from_numpy(np.concatenate(levels)).to(logits)
@@ -182,7 +183,7 @@ class FCOSCriterion(nn.Module):
         count = torch.clamp(positive.to(logits.dtype).sum(), min=1.0) + EPS
         classification = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma).sum() / count
 
-        # a point without object has a box of its own for prediction and target: finite, and masked
+        # a point without an object has a dummy box for prediction and target: finite, and masked
         boxes = take_rows(targets["boxes"].to(logits.dtype), index)
         wanted = distances_to_sides(points, boxes).detach()  # mirror: gradients are cut
         if self.norm_on_bbox:
@@ -201,7 +202,7 @@ class FCOSCriterion(nn.Module):
         }
 
     def box_losses(self, distances, wanted):
-        """How badly boxes overlap that have given distances from a point.  (..., 4) twice -> (...)."""
+        """GIoU loss of boxes given by their distances from a point.  (..., 4) twice -> (...)."""
         origin = torch.zeros_like(distances[..., :2])
         loss = giou_loss if self.box_loss == "giou" else iou_loss
         return loss(boxes_of_distances(origin, distances), boxes_of_distances(origin, wanted))
@@ -220,10 +221,10 @@ class FCOSPostProcess(DensePostProcess):
     """The best boxes, the class's probability times that of the centredness, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
-        norm_on_bbox: distances are in strides.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
+        norm_on_bbox: whether distances are in strides.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(
@@ -247,12 +248,12 @@ class FCOSPostProcess(DensePostProcess):
 
 
 def fcos_improved_criterion(**options) -> FCOSCriterion:
-    """The losses of the improved form."""
+    """The losses of the improved variant."""
     return FCOSCriterion(**{"box_loss": "giou", "center_sampling": True, "norm_on_bbox": True, **options})
 
 
 def fcos_improved_postprocess(**options) -> FCOSPostProcess:
-    """The results of the improved form."""
+    """The results of the improved variant."""
     return FCOSPostProcess(**{"iou_threshold": 0.6, "norm_on_bbox": True, **options})
 
 

@@ -1,7 +1,7 @@
-"""FoveaBox: cells near the middle of an object say its class and, as logarithms, its distances.
+"""FoveaBox: cells near the middle of an object predict its class and the logarithms of its distances.
 
 "FoveaBox: Beyond Anchor-based Object Detector", 2019, arXiv:1904.03797.
-Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0). The ``_align`` form samples the map of the classes
+Parameter names: mmdet ``dense_heads/fovea_head.py`` (Apache-2.0). The ``_align`` variant samples the map of the classes
 where the predicted box is.
 
 Mirror notes:
@@ -50,7 +50,7 @@ __all__ = [
     "fovea_r101_fpn",
 ]
 
-EDGES = (16, 32, 64, 128, 256)  # the distances' unit, of every level, in pixels
+EDGES = (16, 32, 64, 128, 256)  # the unit of distances on every level, in pixels
 RANGES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))  # of the square root of the area, in pixels
 NOWHERE = 1e12  # area of an object that a cell does not belong to
 
@@ -61,7 +61,7 @@ class FeatureAlign(nn.Module):
     Args:
         channels: channels of the map.
         kernel_size: of the convolution.
-        deform_groups: channel groups with offsets of their own.
+        deform_groups: channel groups with separate offsets.
 
     x: (N, C, H, W), distances: (N, 4, H, W) -> (N, C, H, W).
     """
@@ -117,7 +117,7 @@ class FoveaHead(DenseHead):
 
 
 class FoveaAlignHead(nn.Module):
-    """The same with group normalisation, and with a map of the classes that is sampled where the box is.
+    """:class:`FoveaHead` with group normalisation, and a map of the classes that is sampled where the box is.
 
     Args:
         channels: channels of the levels and of the convolutions of the boxes' tower.
@@ -125,7 +125,7 @@ class FoveaAlignHead(nn.Module):
         num_convs: convolutions of the boxes' tower.
         norm_groups: groups of the group normalisation.
         deform_groups: see :class:`FeatureAlign`.
-        wide: how many times as many channels the classes' two convolutions have.
+        wide: factor of the channels of the classes' two convolutions.
 
     Inputs and returns: see :class:`FoveaHead`.
     """
@@ -171,11 +171,11 @@ class FoveaAlignHead(nn.Module):
 class FoveaCriterion(nn.Module):
     """Focal loss of the classes, smooth L1 loss of the distances' logarithms.
 
-    An object whose size is in a level's range, and it may be in two, has the cells of that level near its middle; the
-    smallest of several objects has a cell.
+    An object gets the cells near its middle on every level whose range contains its size, at most two; a cell belongs
+    to the smallest of several objects.
 
     Args:
-        sigma: side of an object's middle relative to its own.
+        sigma: size of an object's middle relative to its own.
         alpha, gamma: of the focal loss.
         beta: of the smooth L1 loss.
         strides: of the levels.
@@ -213,7 +213,7 @@ class FoveaCriterion(nn.Module):
         near = self._near(points, boxes[:, :, None], stride[:, None], numbers[:, 4:])
         mine = near & (size >= least) & (size <= most) & targets["valid"][..., None]  # (N, M, P)
         ranked = torch.where(mine, -area[..., None], -NOWHERE)
-        index = boxes.shape[1] - 1 - argmax(torch.flip(ranked, (1,)), 1)  # (N, P); of equal areas the last
+        index = boxes.shape[1] - 1 - argmax(torch.flip(ranked, (1,)), 1)  # (N, P); the last of equal areas
         positive = mine.any(1)
 
         wanted = one_hot(take_rows(targets["labels"], index), positive, logits.shape[-1], logits.dtype)
@@ -228,7 +228,7 @@ class FoveaCriterion(nn.Module):
         return {"loss_cls": classification, "loss_bbox": regression, "total": classification + regression}
 
     def _near(self, points, boxes, stride, highest):
-        """(N, M, P) bool: which cells are near the middle of a box, or are the border's nearest to it."""
+        """(N, M, P) bool: which cells are near the middle of a box, or are the border cells nearest to it."""
         cell = torch.floor(points / stride)  # column and row
         first, last = boxes[..., :2] / stride, boxes[..., 2:] / stride
         half = 0.5 * (last - first)
@@ -242,9 +242,9 @@ class FoveaPostProcess(DensePostProcess):
     """The best boxes, see :class:`DensePostProcess`; the border is the last pixel's centre.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def decode(self, outputs):
@@ -254,7 +254,7 @@ class FoveaPostProcess(DensePostProcess):
         return boxes_of_distances(torch.from_numpy(np.concatenate(levels)).to(found), distances)
 
     def limit(self, boxes, size):
-        """The boxes cut at the last row and column.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
+        """Clip boxes to the last row and column.  (N, B, 4), (2,) or (N, 2) -> (N, B, 4)."""
         return clip_boxes(boxes, size - 1)
 
 

@@ -1,4 +1,5 @@
-"""FreeAnchor: RetinaNet whose anchors are not assigned; of the fifty nearest to an object the likeliest learn it.
+"""FreeAnchor: RetinaNet without a fixed assignment; of the fifty anchors nearest to an object the most probable learn
+it.
 
 "FreeAnchor: Learning to Match Anchors for Visual Object Detection", 2019, arXiv:1909.02466.
 Parameter names and losses: mmdet ``dense_heads/free_anchor_retina_head.py`` (Apache-2.0).
@@ -33,12 +34,12 @@ EPS = 1e-12
 
 
 class FreeAnchorCriterion(nn.Module):
-    """Of every object its bag's probability, and of all anchors that they are background where no object claims them.
+    """Loss of every object's bag probability, and of all anchors being background where no object claims them.
 
     Args:
         bag: anchors of an object's bag, those that overlap it most.
-        threshold: overlap of a prediction with an object from which on it is no background, less and less.
-        alpha: share of the objects in the loss.
+        threshold: overlap of a prediction with an object from which on it gradually stops being background.
+        alpha: weight of the objects in the loss.
         gamma: power of the background's probability.
         box_weight, beta: of the smooth L1 loss, whose negative exponential is a box's probability.
 
@@ -66,7 +67,7 @@ class FreeAnchorCriterion(nn.Module):
         boxes, labels = targets["boxes"].to(deltas.dtype), targets["labels"]
         valid = targets["valid"] & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         slots, size = boxes.shape[1], min(self.bag, len(anchors))
-        boxes = torch.where(valid[..., None], boxes, anchors[0])  # padding has a box with an area: finite, and masked
+        boxes = torch.where(valid[..., None], boxes, anchors[0])  # padding gets a box with an area: finite, and masked
         classes = torch.arange(probability.shape[-1], device=labels.device)
         one_hot = (labels[..., None] == classes).to(deltas.dtype)  # (N, M, K)
 
@@ -98,12 +99,12 @@ class FreeAnchorCriterion(nn.Module):
 
 
 class FreeAnchorPostProcess(RetinaNetPostProcess):
-    """RetinaNet's results as mmdet finds them, with the coder of the losses.
+    """RetinaNet's results as in mmdet, with the coder of the losses.
 
     Args:
         score_threshold, candidates, iou_threshold, detections: see :class:`RetinaNetPostProcess`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""FSAF: no anchors, and every object learns from the level of the pyramid that has the least loss for it.
+"""FSAF: no anchors, and every object is learnt on the level of the pyramid with its smallest loss.
 
 "Feature Selective Anchor-Free Module for Single-Shot Object Detection", 2019, arXiv:1903.00621; its anchor-free branch
 alone, as in mmdet.
@@ -36,8 +36,8 @@ from torch_impl.losses.focal import sigmoid_focal_loss
 __all__ = ["FSAFCriterion", "FSAFHead", "FSAFPostProcess", "fsaf_r50_fpn", "fsaf_r101_fpn"]
 
 SCALE = 4.0  # the distances' unit, in strides
-LEAST = 1e-4  # distances count as at least this
-LEAST_SHARE = 0.01  # of a cell, that an object's core must cover
+LEAST = 1e-4  # lower bound of distances
+LEAST_SHARE = 0.01  # share of a cell that an object's core must cover
 NOWHERE = 1e8  # area of an object that a cell does not belong to
 NO_CELL = 1e6  # loss of an object on a level where it has no cell
 
@@ -70,7 +70,7 @@ class FSAFHead(DenseHead):
 
 
 def decode_distances(distances, cells):
-    """Boxes of distances (N, A, 4) top, bottom, left, right from the centres of cells (A, 4) xyxy -> (N, A, 4) xyxy."""
+    """Boxes from distances (N, A, 4) top, bottom, left, right to the centres of cells (A, 4) xyxy -> (N, A, 4) xyxy."""
     distances = torch.where(distances > LEAST, distances, LEAST)
     top, bottom, left, right = (distances[..., i] * SCALE * (cells[:, 2] - cells[:, 0]) for i in range(4))
     x, y = (cells[:, 0] + cells[:, 2]) / 2, (cells[:, 1] + cells[:, 3]) / 2
@@ -78,13 +78,13 @@ def decode_distances(distances, cells):
 
 
 class FSAFCriterion(nn.Module):
-    """Focal loss of the classes and IoU loss of the boxes, on the level that an object likes best.
+    """Focal loss of the classes and IoU loss of the boxes, on every object's best level.
 
-    A cell belongs to the smallest object whose core it touches and that its centre lies in. For the other objects whose
-    core it touches, the cell is neither positive nor negative; where that is the class it should find, it finds none.
+    A cell belongs to the smallest object whose core it touches and that contains its centre. For the classes of other
+    objects whose core it touches, the cell is neither positive nor negative, even for its own class.
 
     Args:
-        core: side of an object's core relative to its own.
+        core: size of an object's core relative to its own.
         alpha, gamma: of the focal loss.
         strides: of the levels.
 
@@ -121,7 +121,7 @@ class FSAFCriterion(nn.Module):
 
         losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)
         losses = torch.where(ignored > 0, 0.0, losses)  # (N, A, K)
-        # a cell without object has itself for a target: finite, and masked
+        # a cell without an object is its own target: finite, and masked
         target = take_rows(boxes, matched).detach()  # mirror: gradients are cut
         target = torch.where(positive[..., None], target, cells)
         overlaps = torch.where(positive, iou_loss(decode_distances(distances, cells), target), 0.0)  # (N, A)
@@ -149,13 +149,13 @@ class FSAFCriterion(nn.Module):
         return {"loss_cls": classification, "loss_bbox": regression, "total": classification + regression}
 
     def _assign(self, boxes, valid, cells):
-        """(N, A) int64 the object of every cell or -1, (N, A, M) bool the objects that it touches besides."""
+        """(N, A) int64 the object of every cell or -1, (N, A, M) bool the other objects that it touches."""
         centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2 * self.core
         core = torch.cat((centre - half, centre + half), -1)
         touches = (pairwise_iou(cells, core, 1e-6, "iof") > LEAST_SHARE) & valid[:, None]  # (N, A, M)
         centres = ((cells[:, :2] + cells[:, 2:]) / 2)[:, None]
         inside = touches & (distances_to_sides(centres, boxes[:, None]) > 0).all(-1)
-        index = argmax(-torch.where(inside, box_area(boxes)[:, None], NOWHERE), 2)  # of equal areas the first
+        index = argmax(-torch.where(inside, box_area(boxes)[:, None], NOWHERE), 2)  # the first of equal areas
         matched = torch.where(inside.any(2), index, -1)
         slots = torch.arange(boxes.shape[1], device=boxes.device)
         return matched, touches & (slots != matched[..., None])
@@ -165,9 +165,9 @@ class FSAFPostProcess(DensePostProcess):
     """The best boxes, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def decode(self, outputs):

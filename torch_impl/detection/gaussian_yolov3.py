@@ -1,14 +1,14 @@
-"""Gaussian YOLOv3: each number of a box is a normal distribution, whose width says how far to trust it.
+"""Gaussian YOLOv3: each coordinate of a box is a normal distribution, whose width is its uncertainty.
 
 "Gaussian YOLOv3: An Accurate and Fast Object Detector Using Localization Uncertainty for Autonomous Driving", 2019,
 arXiv:1904.04620.
 Losses: jwchoi384/Gaussian_YOLOv3 ``src/gaussian_yolo_layer.c`` (YOLO licence), whose gradients are those of these
-losses but for the sigmoids of centres and widths, whose slopes it leaves out. Parameter names: as of YOLOv3.
-What to look at: the loss of a box is that of its likelihood, and the widths lower the score.
+losses, except that it omits the slopes of the sigmoids of centres and widths. Parameter names: as in YOLOv3.
+What to look at: the loss of a box is its negative log-likelihood, and the widths lower the score.
 
 Mirror notes:
-- gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
-- PyTorch fills tensors of finished layers, Keras gives each layer its initial values.
+- Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
+- PyTorch fills the tensors of finished layers, Keras gives each layer its initial values.
 """
 
 import math
@@ -47,12 +47,12 @@ KITTI_ANCHORS = (
     ((45, 76), (27, 172), (67, 116)),
     ((13, 30), (23, 53), (17, 102)),
 )
-LEAST_WIDTH = 0.3  # added to the width where it divides, not where it scales the distance
+LEAST_WIDTH = 0.3  # added to the width in the divisor, not where it scales the distance
 EPS = 1e-9  # added to the likelihood
 
 
 class GaussianYOLOV3Head(nn.Module):
-    """A 3x3 convolution to twice the width and a 1x1 convolution, of every map its own.
+    """A 3x3 convolution to twice the width and a 1x1 convolution, separately for every map.
 
     Args:
         channels: of the maps.
@@ -70,7 +70,7 @@ class GaussianYOLOV3Head(nn.Module):
         self.convs_pred = nn.ModuleList()
         for c in channels:
             conv = nn.Conv2d(2 * c, anchors * (9 + num_classes), 1)
-            nn.init.normal_(conv.weight, std=0.01)  # mirror: fills tensors
+            nn.init.normal_(conv.weight, std=0.01)  # mirror: fills the tensors
             nn.init.zeros_(conv.bias)
             self.convs_pred.append(conv)
 
@@ -114,29 +114,30 @@ def distributions(rows):
         rows: (N, P, 9 + K).
 
     Returns:
-        means (N, P, 4): x and y in cells inside the anchor's cell, logarithms of width and height by the anchor's;
-        their widths (N, P, 4) in (0, 1).
+        means (N, P, 4): x and y in cells inside the anchor's cell, logarithms of width and height relative to the
+        anchor's; their widths (N, P, 4) in (0, 1).
     """
     means, widths = rows[..., 0:8:2], torch.sigmoid(rows[..., 1:8:2])
     return torch.cat((torch.sigmoid(means[..., :2]), means[..., 2:]), -1), widths
 
 
 def boxes_of(means, anchors, stride):
-    """Boxes of means, see :func:`distributions`, of anchors (P, 4) and strides (P,) -> (N, P, 4) xyxy in pixels."""
+    """Boxes from means, see :func:`distributions`, anchors (P, 4) and strides (P,) -> (N, P, 4) xyxy in pixels."""
     centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + (means[..., :2] - 0.5) * stride[:, None]
     half = torch.exp(means[..., 2:]) * (anchors[:, 2:] - anchors[:, :2]) / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
 class GaussianYOLOV3Criterion(nn.Module):
-    """Half the negative log-likelihood of boxes, cross-entropies of object and classes; sums by the batch's size.
+    """Half the negative log-likelihood of boxes, cross-entropies of object and classes; sums divided by the batch's
+    size.
 
-    An object belongs to the one of the nine anchors of the most similar shape, in the cell of its centre; of several
-    objects at one anchor the last one's box counts, and all their classes do. Anchors whose mean box overlaps an object
-    by more than ``threshold`` are no background.
+    An object belongs to the most similar in shape of the nine anchors, in the cell of its centre; of several objects at
+    one anchor only the last one's box counts, but all their classes. Anchors whose mean box overlaps an object
+    by more than ``threshold`` are not background.
 
     Args:
-        threshold: see there.
+        threshold: as above.
         anchors: widths and heights in pixels, by level from coarse to fine.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -160,7 +161,7 @@ class GaussianYOLOV3Criterion(nn.Module):
         valid = targets["valid"] & (size > 0).all(-1)
         size = torch.where(valid[..., None], size, 1.0)
 
-        # (N, M, P): the object's likeness to the anchors of the cells that hold its centre
+        # (N, M, P): the object's similarity to the anchors of the cell that contains its centre
         shape = anchors[:, 2:] - anchors[:, :2]
         shared = area(torch.minimum(size[:, :, None], shape))  # one corner in common
         likeness = shared / (area(size)[..., None] + area(shape) - shared)
@@ -182,7 +183,7 @@ class GaussianYOLOV3Criterion(nn.Module):
         widths = torch.where(positive[..., None], widths, 1.0)
         distance = torch.where(positive[..., None], wanted - means, 0.0) / widths
         likelihood = torch.exp(-distance.square() / 2) / (math.sqrt(2 * math.pi) * (widths + LEAST_WIDTH))
-        image = finest.shape[2] * finest.shape[3] * 64.0  # pixels, of cells of 8 times 8
+        image = finest.shape[2] * finest.shape[3] * 64.0  # pixels, of cells of 8 x 8
         losses = -torch.log(likelihood + EPS).sum(-1) / 2 * (2 - area(extent) / image)
 
         kinds = torch.arange(rows.shape[-1] - 9, device=rows.device) == labels[..., None]  # (N, M, K)
@@ -199,7 +200,8 @@ class GaussianYOLOV3Criterion(nn.Module):
 
 
 class GaussianYOLOV3PostProcess(nn.Module):
-    """The best boxes of every image: probabilities of object and class, times 1 less the mean width of the box.
+    """The best boxes of every image: scored by the probabilities of object and class times 1 minus the box's mean
+    width.
 
     Args:
         score_threshold: pairs of anchor and class of at most this score are dropped.

@@ -1,4 +1,4 @@
-"""Generalised focal loss: class scores that are qualities, and distances that are distributions.
+"""Generalised focal loss: class scores as qualities, and distances as distributions.
 
 "Generalized Focal Loss: Learning Qualified and Distributed Bounding Boxes for Dense Object Detection", 2020,
 arXiv:2006.04388.
@@ -6,7 +6,7 @@ Parameter names: mmdet ``dense_heads/gfl_head.py`` (Apache-2.0).
 
 Mirror notes:
 - The same formulas in both panels; gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
-- The numbers 0, 1, ... of the distribution are a buffer here, in TensorFlow a variable that is not trained.
+- The numbers 0, 1, ... of the distribution are a buffer here, a non-trainable variable in TensorFlow.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ REG_MAX = 16
 
 
 class Integral(nn.Module):
-    """The numbers 0 to ``reg_max``, whose expected value a distance is; a model keeps them for its checkpoints.
+    """The numbers 0 to ``reg_max``, whose expected value is a distance; a model stores them for its checkpoints.
 
     Args:
         reg_max: the largest number.
@@ -60,18 +60,18 @@ class Integral(nn.Module):
         self.register_buffer("project", torch.linspace(0, reg_max, reg_max + 1))  # mirror: buffer
 
     def forward(self, x):
-        """(..., 4 * (R + 1)) logits, side by side -> (..., 4)."""
+        """(..., 4 * (R + 1)) logits, concatenated -> (..., 4)."""
         return expected_distances(x, self.project.shape[0] - 1)
 
 
 def expected_distances(x, reg_max: int):
-    """(..., 4 * (R + 1)) logits, side by side -> (..., 4) expected values of 0 to R."""
+    """(..., 4 * (R + 1)) logits, concatenated -> (..., 4) expected values of 0 to R."""
     x = torch.softmax(x.reshape(*x.shape[:-1], 4, reg_max + 1), -1)
     return (x * torch.arange(reg_max + 1, device=x.device).to(x)).sum(-1)
 
 
 def distribution_focal_loss(logits, targets, reg_max: int):
-    """Cross-entropy against the two numbers around a target, weighted by nearness (equation 6).
+    """Cross-entropy against the two integers around a target, weighted by closeness (equation 6).
 
     Args:
         logits: (..., 4 * (R + 1)).
@@ -85,7 +85,7 @@ def distribution_focal_loss(logits, targets, reg_max: int):
     shifted = logits - logits.detach().amax(-1, keepdim=True)
     likelihood = shifted - torch.log(torch.exp(shifted).sum(-1, keepdim=True))
     numbers = torch.arange(reg_max + 1, device=logits.device).to(logits)
-    # the two neighbours of a target have 1 less their distance to it, all others 0
+    # a target's two neighbours have 1 minus their distance to it, all others 0
     nearness = torch.clamp(1 - (targets[..., None] - numbers).abs(), min=0.0)
     return -(likelihood * nearness).sum((-1, -2))
 
@@ -171,7 +171,7 @@ class GFLCriterion(nn.Module):
         counts = positive.to(logits.dtype).sum(1)
         count = torch.clamp(counts, min=1.0).sum() + EPS  # every image counts at least 1
 
-        # an anchor without object has itself for a target: finite, and masked
+        # an anchor without an object is its own target: finite, and masked
         wanted = take_rows(boxes, matched).detach()  # mirror: gradients are cut
         wanted = torch.where(positive[..., None], wanted, anchors) / stride
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2 / stride
@@ -199,10 +199,10 @@ class GFLPostProcess(DensePostProcess):
     """The best boxes, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
         reg_max: see :class:`GFLHead`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(

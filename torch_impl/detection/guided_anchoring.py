@@ -1,12 +1,12 @@
-"""Guided anchoring: where anchors are, and of which shape, is predicted; features are adapted to the shapes.
+"""Guided anchoring: the positions and shapes of anchors are predicted; features are adapted to the shapes.
 
 "Region Proposal by Guided Anchoring", 2019, arXiv:1901.03278.
 Parameter names: mmdet ``dense_heads/guided_anchor_head.py``, ``dense_heads/ga_rpn_head.py``,
-``dense_heads/ga_retina_head.py`` (Apache-2.0). Every cell has one anchor, which grows from a square. In evaluation,
-cells that hardly hold an object have none.
+``dense_heads/ga_retina_head.py`` (Apache-2.0). Every cell has one anchor, which starts from a square. In evaluation,
+cells that are unlikely to contain an object have none.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: here the maps need a transposition before they become rows of cells, there none.
+- NCHW here, NHWC in TensorFlow: here the maps are transposed before they become rows of cells, there not.
 - Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
 """
 
@@ -76,7 +76,7 @@ RPN_SIZE, RPN_STRIDES = 8, (4, 8, 16, 32, 64)  # of the squares, in strides
 RETINA_SIZE = 4
 SHAPE_STD, RPN_STDS = 0.14, (0.07, 0.07, 0.11, 0.11)  # of shapes, and of the deltas of guided anchors
 ROI_STDS, ROI_POSITIVE = (0.05, 0.05, 0.1, 0.1), 0.6
-CELLS = 200  # the loss of the locations is divided by the number of cells over this
+CELLS = 200  # the loss of the locations is divided by the number of cells divided by this
 
 
 class FeatureAdaption(nn.Module):
@@ -103,7 +103,7 @@ class FeatureAdaption(nn.Module):
 
 
 def plain(channels: int, outputs: int, bias: float = 0.0) -> nn.Conv2d:
-    """A 1x1 convolution with the bias to begin with."""
+    """A 1x1 convolution with the given initial bias."""
     conv = nn.Conv2d(channels, outputs, 1)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.constant_(conv.bias, bias)
@@ -117,8 +117,8 @@ class GARPNHead(ProposalNetwork):
         channels: of the levels and of the 3x3 convolution.
         candidates, proposals: see :class:`ProposalNetwork`.
 
-    Inputs: as of :class:`ProposalNetwork`.
-    Returns: as of :class:`ProposalNetwork`, whose ``"anchors"`` (A, 4) are the squares; ``"shapes"`` (N, A, 2) and
+    Inputs: as for :class:`ProposalNetwork`.
+    Returns: as for :class:`ProposalNetwork`, whose ``"anchors"`` (A, 4) are the squares; ``"shapes"`` (N, A, 2) and
         ``"locations"`` (N, A) logits.
     """
 
@@ -167,7 +167,7 @@ class GARPNHead(ProposalNetwork):
         }
 
     def best(self, levels, image_size, learning: bool):
-        """The best boxes (N, P, 4), of all cells while learning, otherwise of those that may hold an object."""
+        """The best boxes (N, P, 4), of all cells while learning, otherwise of those that may contain an object."""
         found = []
         for level, (*values, squares) in enumerate(levels):
             logits, deltas, shapes, locations = (x.detach() for x in values)
@@ -185,7 +185,7 @@ class GARPNHead(ProposalNetwork):
 
 
 class GARetinaHead(DenseHead):
-    """Two towers; guided anchors, and what the adapted features say of them.
+    """Two towers; guided anchors, and predictions from the adapted features.
 
     Args:
         channels: channels of the levels and of the convolutions.
@@ -219,7 +219,7 @@ class GARetinaHead(DenseHead):
 
 
 def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
-    """The losses of the anchors' places and of their shapes.
+    """The losses of the anchors' positions and shapes.
 
     Args:
         locations: (N, A) logits.
@@ -227,11 +227,11 @@ def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
         squares: (A, 4).
         boxes, present: (N, M, 4), (N, M) of the objects.
         rules: ``"size"`` and ``"strides"`` of the squares, ``"std"`` of the shapes, ``"positive"``, ``"negative"`` and
-            ``"least"`` overlap of the assignment, ``"samples"`` of an image, ``"inverted"``, see
+            ``"least"`` overlap of the assignment, ``"samples"`` per image, ``"inverted"``, see
             :class:`GARPNCriterion`.
 
     Returns:
-        Scalars: of the places, of the shapes.
+        Scalars: of the positions, of the shapes.
     """
     wanted, weights = location_targets(boxes, present, squares, rules["size"], rules["strides"])
     wanted = ~wanted if rules["inverted"] else wanted
@@ -240,7 +240,7 @@ def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
     overlaps = (rules["positive"], rules["negative"], "forced", rules["least"])
     matched = assign_max_iou(approximate_iou(boxes, squares, 1e-6), present, *overlaps)
     positive, negative = sample(matched >= 0, matched == BACKGROUND, rules["samples"], 0.5)
-    # a square without an object has itself for a target: finite, and masked
+    # a square without an object is its own target: finite, and masked
     wanted = torch.where(positive[..., None], take_rows(boxes, matched), squares)
     losses = bounded_iou_loss(guide_squares(squares, shapes, rules["std"]), wanted).sum(-1)
     of_shapes = torch.where(positive, losses, 0.0).sum() / (sampled(positive, negative, locations.dtype) + EPS)
@@ -248,17 +248,18 @@ def guided_losses(locations, shapes, squares, boxes, present, rules: dict):
 
 
 def sampled(positive, negative, dtype):
-    """Number of the anchors that were sampled; every image counts at least one of each kind."""
+    """Number of sampled anchors; every image counts at least one of each kind."""
     counts = (torch.clamp(kind.to(dtype).sum(1), min=1.0).sum() for kind in (positive, negative))
     return sum(counts)
 
 
 class GARPNCriterion(nn.Module):
-    """Places and shapes of guided anchors, objectness and boxes of some of them.
+    """Losses of guided anchors' positions and shapes, and of the objectness and boxes of a sample.
 
     Args:
-        samples: anchors of an image that the losses are computed of.
-        inverted: a location is what no object is near, as in mmdet 3, whose focal loss takes the label 0 for an object.
+        samples: anchors per image that the losses are computed from.
+        inverted: whether a location means that no object is near, as in mmdet 3, whose focal loss takes the label 0 for
+            an object.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"valid"`` (N, M) bool, False
         for padding; boxes without area take no part.
@@ -305,8 +306,8 @@ class GuidedCriterion(TwoStageCriterion):
     Args:
         samples, inverted: see :class:`GARPNCriterion`.
 
-    Inputs: as of :class:`TwoStageCriterion`.
-    Returns: as of :class:`GARPNCriterion`, and ``"loss_cls"``, ``"loss_bbox"``.
+    Inputs: as for :class:`TwoStageCriterion`.
+    Returns: as for :class:`GARPNCriterion`, and ``"loss_cls"``, ``"loss_bbox"``.
     """
 
     def __init__(self, samples: int = 256, inverted: bool = False):
@@ -323,7 +324,7 @@ class GuidedPostProcess(TwoStagePostProcess):
     Args:
         score_threshold, candidates, iou_threshold, detections: see :class:`TwoStagePostProcess`.
 
-    Inputs and returns: as of :class:`TwoStagePostProcess`.
+    Inputs and returns: as for :class:`TwoStagePostProcess`.
     """
 
     def __init__(
@@ -338,7 +339,7 @@ class GuidedPostProcess(TwoStagePostProcess):
 
 
 class GARoIHead(StandardRoIHead):
-    """The second stage for better proposals: an object needs more overlap.
+    """The second stage for better proposals: objects require more overlap.
 
     Args:
         in_channels, num_classes, units, samples: see :class:`StandardRoIHead`.
@@ -354,11 +355,11 @@ class GARPN(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         bbox_head: a :class:`GARPNHead`.
 
-    Inputs: images (N, 3, H, W) float, normalised, which are taken to fill the batch.
-    Returns: as of :class:`GARPNHead`.
+    Inputs: images (N, 3, H, W) float, normalised, which are assumed to fill the batch.
+    Returns: as for :class:`GARPNHead`.
     """
 
     def __init__(self, backbone, neck, bbox_head):
@@ -370,10 +371,10 @@ class GARPN(nn.Module):
 
 
 class GARetinaCriterion(nn.Module):
-    """Places and shapes of guided anchors, focal loss of their classes, smooth L1 loss of their boxes.
+    """Losses of guided anchors' positions and shapes, focal loss of their classes, smooth L1 loss of their boxes.
 
     Args:
-        samples: anchors of an image that the loss of the shapes is computed of.
+        samples: anchors per image that the loss of the shapes is computed from.
         alpha, gamma: of the focal loss.
         beta: of the smooth L1 loss.
         strides: of the levels.
@@ -424,12 +425,12 @@ class GARetinaCriterion(nn.Module):
 
 
 class GARetinaPostProcess(DensePostProcess):
-    """The best boxes of the cells that may hold an object, see :class:`DensePostProcess`.
+    """The best boxes of the cells that may contain an object, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def decode(self, outputs):

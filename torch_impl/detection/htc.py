@@ -1,14 +1,16 @@
-"""Hybrid task cascade: three stages of boxes and masks, each mask head given the features of those before it.
+"""Hybrid task cascade: three stages of boxes and masks, where each mask head receives the features of the previous
+ones.
 
 "Hybrid Task Cascade for Instance Segmentation", 2019, arXiv:1901.07518.
 Parameter names: mmdet ``roi_heads/htc_roi_head.py``, ``mask_heads/htc_mask_head.py``,
 ``mask_heads/fused_semantic_head.py`` (Apache-2.0). A segmentation of the whole image, if there is one, supports boxes
-and masks. In training the masks of a stage are learned on boxes that its own box head has moved, assigned anew.
+and masks. In training the masks of a stage are learned on boxes refined by its own box head and assigned again.
 
-The masks of the three stages are averaged, as in the publication; mmdet 3 takes those of the last one.
+The masks of the three stages are averaged, as in the publication; mmdet 3 uses those of the last one.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: there the classes of mask logits come first only afterwards, here they do at once.
+- NCHW here, NHWC in TensorFlow: there the classes of mask logits are moved to the front afterwards, here they come
+  first already.
 """
 
 import torch
@@ -86,13 +88,13 @@ class FusedSemanticHead(nn.Module):
 
 
 class HTCMaskHead(FCNMaskHead):
-    """A mask head that is given the features of another one.
+    """A mask head that receives the features of another one.
 
     Args:
         in_channels, channels, num_classes: see :class:`FCNMaskHead`.
-        first: there is no head before.
+        first: whether there is no head before.
 
-    Inputs: features (R, C, B, B); the features of the head before, of the same shape, or None.
+    Inputs: features (R, C, B, B); the previous head's features, of the same shape, or None.
     Returns: logits (R, K, 2 B, 2 B), own features (R, channels, B, B).
     """
 
@@ -114,12 +116,12 @@ class HTCRoIHead(CascadeRoIHead):
     Args:
         in_channels, num_classes, units, samples: see :class:`CascadeRoIHead`.
         mask_channels: width of the masks' convolutions.
-        semantic_channels, semantic_classes: width and classes of the segmentation; no classes: there is none.
+        semantic_channels, semantic_classes: width and classes of the segmentation; without classes there is none.
         score_threshold, pairs, iou_threshold, detections: of the best boxes, see :class:`TwoStagePostProcess`.
 
-    Inputs: as of :class:`RoIHead`.
-    Returns: as of :class:`CascadeMaskRoIHead`, and of the segmentation ``"semantic_logits"`` (N, K, H / 8, W / 8); with
-        targets the masks' own ``"mask_proposals_0"``, ``"mask_matched_0"`` and so on.
+    Inputs: as for :class:`RoIHead`.
+    Returns: as for :class:`CascadeMaskRoIHead`, and of the segmentation ``"semantic_logits"`` (N, K, H / 8, W / 8);
+        with targets the masks' own ``"mask_proposals_0"``, ``"mask_matched_0"`` and so on.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class HTCRoIHead(CascadeRoIHead):
             self.semantic_head = FusedSemanticHead(in_channels, semantic_channels, semantic_classes)
 
     def pooled(self, extractor, maps, boxes):
-        """Features of boxes, and those of the segmentation in the same place."""
+        """Features of boxes plus those of the segmentation at the same place."""
         x = extractor(maps, boxes)
         if self.semantic_head is None:
             return x
@@ -184,7 +186,7 @@ class HTCRoIHead(CascadeRoIHead):
         return {**found, "masks": masks if given else of_class(masks, found["labels"])}
 
     def moved(self, stage: int, boxes, matched, deltas, image_size, targets):
-        """The boxes that a stage makes of its own, without the objects that were added to them."""
+        """A stage's refined boxes, without the objects that were added to them."""
         itself = (boxes == take_rows(targets["boxes"], matched)).all(-1) & (matched >= 0)
         return self.refine(stage, torch.where(itself[..., None], 0.0, boxes), deltas, image_size)
 
@@ -211,10 +213,10 @@ class HTCCriterion(CascadeCriterion):
     Args:
         samples: see :class:`CascadeCriterion`.
 
-    Inputs: as of :class:`MaskCriterion`; ``targets["sem_seg"]`` (N, H, W) int64, 255 is ignored, of a model that
+    Inputs: as for :class:`MaskCriterion`; ``targets["sem_seg"]`` (N, H, W) int64, 255 is ignored, of a model that
         segments.
-    Returns: as of :class:`CascadeMaskCriterion`, and of a model that segments ``"loss_semantic_seg"``, whose divisor
-        counts ignored pixels, too.
+    Returns: as for :class:`CascadeMaskCriterion`, and of a model that segments ``"loss_semantic_seg"``, whose divisor
+        also counts ignored pixels.
     """
 
     def box_losses(self, outputs, targets):

@@ -1,8 +1,8 @@
-"""Mask R-CNN: Faster R-CNN with a mask for every box, of each class for itself.
+"""Mask R-CNN: Faster R-CNN with a mask for every box, separately for each class.
 
 "Mask R-CNN", 2017, arXiv:1703.06870.
 Parameter names: torchvision ``detection/mask_rcnn.py`` (BSD-3); the others: mmdet ``mask_rcnn`` (Apache-2.0). In
-training masks are computed of the positive proposals, otherwise of the boxes that are left after suppression.
+training masks are computed for the positive proposals, otherwise for the boxes that suppression keeps.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow. Keras infers the widths of the maps.
@@ -118,8 +118,8 @@ class MaskRCNN(FasterRCNN):
         mask_channels, score_threshold, pairs, iou_threshold, detections: see :class:`MaskRoIHeads`.
         options: of :class:`FasterRCNN`.
 
-    Inputs: as of :class:`FasterRCNN`.
-    Returns: as of :class:`FasterRCNN`, and what :func:`with_masks` adds.
+    Inputs: as for :class:`FasterRCNN`.
+    Returns: as for :class:`FasterRCNN`, and what :func:`with_masks` adds.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def mask_mmdet_criterion(**options) -> MaskCriterion:
 
 
 def maskrcnn_resnet50_fpn(layers=(3, 4, 6, 3), **options) -> MaskRCNN:
-    """torchvision's."""
+    """torchvision's results."""
     return MaskRCNN(layers=layers, **options)
 
 

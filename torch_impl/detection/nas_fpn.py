@@ -2,10 +2,10 @@
 
 "NAS-FPN: Learning Scalable Feature Pyramid Architecture for Object Detection", 2019, arXiv:1904.07392.
 Parameter names: mmdet ``dense_heads/retina_sepbn_head.py``, ``configs/nas_fpn`` (Apache-2.0).
-What to look at: the towers' convolutions are shared by all levels, and their normalisations are not.
+What to look at: the towers' convolutions are shared by all levels, their normalisations are not.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the heads' maps need a transposition before they become rows of anchors, there none.
+- NCHW here, NHWC in TensorFlow: the heads' maps are transposed before they become rows of anchors, there not.
 """
 
 import torch
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def separate_towers(channels: int, num_convs: int) -> nn.ModuleList:
-    """A tower of convolutions for every level, of the same kernels and of normalisations of its own."""
+    """A tower of convolutions per level, with shared kernels and separate normalisations."""
     first = [ConvModule(channels, channels, 3, 1, 1, norm="batch") for _ in range(num_convs)]
     towers = [nn.ModuleList(first)]
     for _ in LEVELS[1:]:
@@ -46,7 +46,7 @@ def separate_towers(channels: int, num_convs: int) -> nn.ModuleList:
 
 
 class RetinaSepBNHead(nn.Module):
-    """Classes and boxes of every anchor; the levels share all but their batch normalisations.
+    """Classes and boxes of every anchor; the levels share everything except their batch normalisations.
 
     Args:
         channels: channels of the levels and of the convolutions.
@@ -116,7 +116,7 @@ class NASFPNRetinaNet(nn.Module):
 
 
 def nas_fpn_criterion(negative: float = 0.5, **options) -> RetinaNetCriterion:
-    """RetinaNet's losses as mmdet computes them, of anchors none of which are ignored."""
+    """RetinaNet's losses as in mmdet, without ignored anchors."""
     return retinanet_mmdet_criterion(negative=negative, **options)
 
 

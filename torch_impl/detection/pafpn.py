@@ -1,10 +1,10 @@
-"""Faster R-CNN on a pyramid with path aggregation: the coarse levels are reached from the fine ones in a few layers.
+"""Faster R-CNN on a pyramid with path aggregation: a few layers lead from the fine levels to the coarse ones.
 
 "Path Aggregation Network for Instance Segmentation", 2018, arXiv:1803.01534, section 3.1.
 Parameter names: mmdet ``pafpn`` (Apache-2.0).
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 from torch_impl.detection._proposals import RPNHead

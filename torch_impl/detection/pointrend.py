@@ -1,9 +1,9 @@
-"""PointRend: masks that are coarse at first, and computed anew at the places where they are least certain.
+"""PointRend: masks that are coarse at first, and recomputed at the points where they are least certain.
 
 "PointRend: Image Segmentation as Rendering", 2019, arXiv:1912.08193.
 Parameter names: mmdet ``roi_heads/point_rend_roi_head.py``, ``mask_heads/coarse_mask_head.py``,
-``mask_heads/mask_point_head.py`` (Apache-2.0). What is seen of a place are the finest level there and the coarse mask.
-Masks grow by two, and after each step some of their cells are replaced.
+``mask_heads/mask_point_head.py`` (Apache-2.0). A point's features are the finest level and the coarse mask there. Masks
+are upsampled by two, and after each step some of their cells are replaced.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; points follow the channels here, precede them there.
@@ -34,8 +34,8 @@ __all__ = [
     "point_rend_r50_caffe_fpn",
 ]
 
-FINE, STRIDE = "p2", 4  # the level that points look at
-IMPORTANT = 0.75  # of the points of training are the least certain ones
+FINE, STRIDE = "p2", 4  # the level that points sample
+IMPORTANT = 0.75  # of the points in training are the least certain ones
 
 
 class SimpleRoIExtractor(nn.Module):
@@ -60,7 +60,7 @@ class SimpleRoIExtractor(nn.Module):
 
 
 def fine_features(maps, boxes, points):
-    """What the finest level holds at places of boxes.
+    """The finest level's features at points of boxes.
 
     Args:
         maps: dict of levels (N, C, H, W).
@@ -111,7 +111,7 @@ class CoarseMaskHead(nn.Module):
 
 
 class MaskPointHead(nn.Module):
-    """Linear layers of every point by itself, each of which sees the coarse logits again.
+    """Pointwise linear layers, each of which sees the coarse logits again.
 
     Args:
         in_channels: of the fine features.
@@ -140,23 +140,24 @@ class MaskPointHead(nn.Module):
 
 
 class PointRendRoIHead(StandardRoIHead):
-    """The second stage with masks that are refined.
+    """The second stage with refined masks.
 
     Args:
         in_channels, num_classes, units, samples: see :class:`StandardRoIHead`.
         mask_channels: width of the convolution and of the points' layers.
-        points, oversampling: places of a box that the losses are computed at, and how many times as many these are
-            chosen of.
-        subdivisions, subdivision_points: how often masks grow by two, and cells that are replaced then, at most.
+        points, oversampling: points per box that the losses are computed at, and the factor of the candidates.
+        subdivisions, subdivision_points: how often masks are doubled, and how many cells are replaced each time, at
+            most.
         pairs, detections: of the best boxes, see :class:`TwoStagePostProcess`.
 
-    Inputs: as of :class:`RoIHead`; ``targets`` may hold ``"point_candidates"`` (N, P, oversampling * points, 2) and
-        ``"point_choices"`` (N, P, points - 3 / 4 points, 2), shares of the boxes, in place of fixed ones.
-    Returns: as of :class:`RoIHead`; with targets ``"mask_logits"`` (N, P, 7, 7) and ``"point_logits"`` (N, P, points)
+    Inputs: as for :class:`RoIHead`; ``targets`` may hold ``"point_candidates"`` (N, P, oversampling * points, 2) and
+        ``"point_choices"`` (N, P, points - 3 / 4 points, 2), shares of the boxes, instead of fixed ones.
+    Returns: as for :class:`RoIHead`; with targets ``"mask_logits"`` (N, P, 7, 7) and ``"point_logits"`` (N, P, points)
         of the objects' classes for the first P proposals, all positive ones among them, and ``"points"``
         (N, P, points, 2) in pixels; for given proposals ``"mask_logits"`` (N, P, K, 7, 7), which are coarse, and
-        ``"refined_logits"`` (N, P, S, S) of the likeliest classes, with S = 7 * 2 ** subdivisions; otherwise the best
-        boxes, ``"boxes"``, ``"scores"``, ``"labels"``, ``"valid"``, ``"mask_logits"`` (N, D, S, S) of their classes.
+        ``"refined_logits"`` (N, P, S, S) of the most probable classes, with S = 7 * 2 ** subdivisions; otherwise the
+        best boxes, ``"boxes"``, ``"scores"``, ``"labels"``, ``"valid"``, ``"mask_logits"`` (N, D, S, S) of their
+        classes.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class PointRendRoIHead(StandardRoIHead):
         return of_class(logits.reshape(*points.shape[:2], *logits.shape[1:]), labels)
 
     def learn(self, maps, found, targets):
-        """What the losses of masks are computed of."""
+        """What the losses of masks are computed from."""
         boxes = found["proposals"][:, : int(self.samples * SHARE)]
         labels = take_rows(targets["labels"], found["matched"][:, : boxes.shape[1]])
         coarse = single(self.segment(maps, boxes))
@@ -253,8 +254,8 @@ class PointRendCriterion(MaskCriterion):
     Args:
         samples: see :class:`TwoStageCriterion`.
 
-    Inputs: as of :class:`MaskCriterion`. A point should have what the mask of its object holds there, bilinearly.
-    Returns: as of :class:`MaskCriterion`, and ``"loss_point"``.
+    Inputs: as for :class:`MaskCriterion`. A point's target is its object's mask there, interpolated bilinearly.
+    Returns: as for :class:`MaskCriterion`, and ``"loss_point"``.
     """
 
     def __init__(self, samples: int = 256):

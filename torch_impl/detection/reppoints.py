@@ -1,4 +1,4 @@
-"""RepPoints: an object is nine points; deformable convolutions look where the points are, and move them once more.
+"""RepPoints: an object is nine points; deformable convolutions sample at the points, and move them once more.
 
 "RepPoints: Point Set Representation for Object Detection", 2019, arXiv:1904.11490.
 Parameter names: mmdet ``dense_heads/reppoints_head.py`` (Apache-2.0).
@@ -49,17 +49,17 @@ __all__ = [
 ]
 
 POINTS = 9
-# where the taps of a 3x3 kernel are, y and x of each
+# positions of the taps of a 3x3 kernel, y and x of each
 TAPS = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1), indexing="ij"), -1).reshape(-1)
 FOLLOWED = 0.1  # share of the classes' and the refinement's gradient that moves the first points
 LEARNED = 0.01  # share of the gradient that moves the moments' transfer
 FOUR = 4  # points that the partial box encloses
-UNIT = 4  # of the losses, and side of an object of level 0, in strides
+UNIT = 4  # of the losses, and size of an object of level 0, in strides
 FARTHEST = 1e8  # distance of an object that a point does not belong to
 
 
 class PointConv(nn.Module):
-    """A deformable convolution whose kernel is here and whose offsets are given.
+    """A deformable convolution with a kernel of its own and given offsets.
 
     Args:
         channels: channels of the map.
@@ -79,12 +79,12 @@ class PointConv(nn.Module):
 
 
 def boxes_of_points(points, method: str = "moment", moment_transfer=None):
-    """The box that the points of a cell stand for.
+    """The box that the points of a cell represent.
 
     Args:
         points: (N, 18, H, W), y and x of nine points.
-        method: "moment", as many deviations around their mean as the exponentials of two numbers say; "minmax", around
-            all of them; "partial_minmax", around the first four.
+        method: "moment", their mean plus and minus their deviations times the exponentials of two numbers;
+            "minmax", around all of them; "partial_minmax", around the first four.
         moment_transfer: (2,) the numbers for the width and the height, of "moment" only.
 
     Returns:
@@ -102,10 +102,10 @@ def boxes_of_points(points, method: str = "moment", moment_transfer=None):
 
 
 def moments(x):
-    """(N, 9, H, W) -> mean and deviation, the unbiased one, (N, 1, H, W) each."""
+    """(N, 9, H, W) -> mean and unbiased deviation, (N, 1, H, W) each."""
     mean = x.mean(1, True)
     variance = (x - mean).square().sum(1, True) / (POINTS - 1)
-    # the root has no gradient where all points are one, as in the reference
+    # the root has no gradient where all points coincide, as in the reference
     return mean, torch.where(variance > 0, torch.sqrt(torch.where(variance > 0, variance, 1.0)), 0.0)
 
 
@@ -121,7 +121,7 @@ class RepPointsHead(DenseHead):
     Inputs: dict of five levels (N, C, H, W).
     Returns: dict: ``"cls_p3"`` ... (N, K, H, W) logits, ``"init_p3"`` ... and ``"reg_p3"`` ... (N, 4, H, W), the box of
         the first and of the refined points: xyxy from the cell's point, in strides.
-    Raises: ValueError if there is no such method.
+    Raises: ValueError if ``method`` is unknown.
     """
 
     def __init__(
@@ -163,20 +163,20 @@ class RepPointsHead(DenseHead):
 
 
 def assign_nearest(boxes, valid, points, level_of, levels: int):
-    """Give every object the point nearest to its centre, of the one level that suits its size.
+    """Assign to every object the point nearest to its centre, on the level that suits its size.
 
     Args:
         boxes: (N, M, 4) xyxy in pixels.
         valid: (N, M) bool, which slots hold objects.
         points: (P, 2) in pixels.
-        level_of: (P,) number of every point's level, from 0.
+        level_of: (P,) index of every point's level.
         levels: number of levels.
 
     Returns:
-        (N, P) int64: the object, the nearer one of two; -1 for none.
+        (N, P) int64: the object, the nearer of two; -1 for none.
     """
     size = torch.clamp(boxes[..., 2:] - boxes[..., :2], min=1e-6)
-    # the mean of the logarithms of both sides in units of 4 pixels, cut to an integer: powers of 4 of the area
+    # the mean of the logarithms of both sides in units of 4 pixels, truncated to an integer: powers of 4 of the area
     area = size[..., 0] * size[..., 1] / UNIT**2
     suits = sum((area >= 4.0 ** (3 + i)).to(torch.int64) for i in range(1, levels))  # (N, M)
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -267,9 +267,9 @@ class RepPointsPostProcess(DensePostProcess):
     """The best boxes, see :class:`DensePostProcess`.
 
     Args:
-        score_threshold, candidates, iou_threshold, detections, strides: see there.
+        score_threshold, candidates, iou_threshold, detections, strides: as there.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def decode(self, outputs):

@@ -4,7 +4,7 @@
 Parameter names: mmdet ``dense_heads/reppoints_head.py`` with ``use_grid_points`` (Apache-2.0).
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the numbers of a cell are on axis 1, there on the last axis.
+- NCHW here, NHWC in TensorFlow: the values of a cell are on axis 1, there on the last axis.
 - Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
 """
 
@@ -45,7 +45,7 @@ def regressed(numbers, centre, size):
 
     Args:
         numbers: (N, 4, H, W) shift of x and y in sizes, logarithms of the scales of width and height.
-        centre, size: x and y, width and height of the boxes before, (N, 2, H, W) or one number for all.
+        centre, size: x and y, width and height of the previous boxes, (N, 2, H, W) or one number for all.
 
     Returns:
         first corner and size (N, 2, H, W).
@@ -103,7 +103,7 @@ class RepPointsGridHead(DenseHead):
 class RepPointsGridCriterion(RepPointsCriterion):
     """As :class:`RepPointsCriterion`, but the first box is learned where a square of four strides overlaps an object.
 
-    Args, inputs and returns: see there; ``positive`` and ``negative`` are overlaps of both assignments.
+    Args, inputs and returns: as there; ``positive`` and ``negative`` are overlaps of both assignments.
     """
 
     def forward(self, outputs, targets):
@@ -136,5 +136,5 @@ def reppoints_bbox_r50_fpn_gn_grid(
 
 
 def reppoints_bbox_r50_center_fpn_gn_grid(**options) -> DenseDetector:
-    """The same network; the point nearest to an object learns the first box, as with points."""
+    """The same network, where the point nearest to an object learns the first box, as with points."""
     return reppoints_bbox_r50_fpn_gn_grid(**options)

@@ -1,11 +1,11 @@
-"""Faster R-CNN whose results overlap as they like, with scores that are lowered for it.
+"""Faster R-CNN whose results may overlap, with lowered scores.
 
 "Soft-NMS -- Improving Object Detection With One Line of Code", 2017, arXiv:1704.04503.
 Reference: mmdet ``faster_rcnn/faster-rcnn_r50_fpn_soft-nms_1x_coco.py`` (Apache-2.0). The network is that of Faster
 R-CNN.
 
 Mirror notes:
-- The layers are called alike in both panels, and take the words of their framework.
+- The layers have the same names in both panels, and their framework's argument names.
 """
 
 import torch
@@ -27,7 +27,7 @@ class SoftNMSPostProcess(TwoStagePostProcess):
         score_threshold, candidates, iou_threshold, detections: see :class:`TwoStagePostProcess`.
         sigma, min_score, method: see :func:`batched_soft_nms`.
 
-    Inputs, returns: as of :class:`TwoStagePostProcess`; scores are the lowered ones.
+    Inputs, returns: as for :class:`TwoStagePostProcess`; scores are lowered.
     """
 
     def __init__(

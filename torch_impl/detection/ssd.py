@@ -1,4 +1,4 @@
-"""SSD: classes and boxes of default boxes around the cells of six maps, trained with the hardest of the background.
+"""SSD: classes and boxes of default boxes around the cells of six maps, trained with hard negatives.
 
 "SSD: Single Shot MultiBox Detector", 2016, arXiv:1512.02325; SSDLite: "MobileNetV2", 2018, arXiv:1801.04381, section
 6.2, on "Searching for MobileNetV3", 2019, arXiv:1905.02244.
@@ -6,9 +6,8 @@ Parameter names: torchvision ``detection/ssd.py``, ``detection/ssdlite.py`` (BSD
 What to look at: the losses of the background are sorted by size, and only the largest count.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the heads' maps need a transposition before they become rows of boxes, there none.
-- A part of ``nn.Sequential`` keeps the numbers of its layers; a Keras one begins at 0 again, with a layer that does
-  nothing.
+- NCHW here, NHWC in TensorFlow: the heads' maps are transposed before they become rows of boxes, there not.
+- A slice of ``nn.Sequential`` keeps its layers' numbers; Keras counts from 0 again, with a layer that does nothing.
 """
 
 import functools
@@ -58,7 +57,7 @@ EXTRAS_512 = (
 LITE_NORM = {"eps": 1e-3, "momentum": 0.03}
 
 
-def box_rows(x, channels: int):  # mirror: transposition
+def box_rows(x, channels: int):  # mirror: transposed
     """(N, A * channels, H, W), the box outermost -> (N, H * W * A, channels)."""
     n, _, h, w = x.shape
     return x.reshape(n, -1, channels, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, channels)
@@ -73,9 +72,9 @@ def xavier(module) -> None:
 
 
 def normalised(x):
-    """Every pixel's channels divided by their length.  (N, C, H, W) -> the same shape."""
+    """Every pixel's channels divided by their norm.  (N, C, H, W) -> the same shape."""
     square = x.square().sum(1, keepdim=True)
-    positive = square > 1e-24  # the root has no gradient at 0; torchvision's least length is 1e-12
+    positive = square > 1e-24  # the root has no gradient at 0; torchvision's smallest norm is 1e-12
     return x / torch.where(positive, torch.sqrt(torch.where(positive, square, 1.0)), 1e-12)
 
 
@@ -84,12 +83,12 @@ class SSDVGG(nn.Module):
 
     Args:
         depths, widths: of the five stages of :func:`vgg16`.
-        hidden: width of the two convolutions in place of the classifier.
+        hidden: width of the two convolutions that replace the classifier.
         extras: squeezed width, width, kernel size, stride, padding of every pair that follows.
 
     Inputs: (N, 3, H, W) float.
     Returns: list of maps: the last of stride 8, every pixel of length 1 times a learned scale; the last of stride 16;
-        one of each pair.
+        one per pair.
     """
 
     def __init__(
@@ -150,18 +149,18 @@ class SSDLiteMobileNet(nn.Module):
         extras: widths of the pairs that follow.
 
     Inputs: (N, 3, H, W) float.
-    Returns: list of maps: the expansion before the last halving, at stride 16; the last map, at stride 32; one of each
+    Returns: list of maps: the expansion before the last halving, at stride 16; the last map, at stride 32; one per
         pair.
     """
 
     def __init__(self, width: float = 1.0, extras: tuple[int, ...] = (512, 256, 256, 128)):
         super().__init__()
         network = mobilenet_v3_large(reduced_tail=True, width=width)
-        blocks, cut = list(network.features), network.stage_ends[3] + 1  # of these, the block that halves the map last
+        blocks, cut = list(network.features), network.stage_ends[3] + 1  # of these, the last block that halves the map
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = LITE_NORM["momentum"]
-        expansion, rest = blocks[cut].block[0], blocks[cut].block[1:]  # mirror: keeps the numbers
+        expansion, rest = blocks[cut].block[0], blocks[cut].block[1:]  # mirror: keeps its layers' numbers
         self.features = nn.ModuleList(
             [nn.Sequential(*blocks[:cut], expansion), nn.Sequential(rest, *blocks[cut + 1 :])]
         )
@@ -190,7 +189,7 @@ class SSDLiteMobileNet(nn.Module):
 
 
 class SSDPredictions(nn.Module):
-    """One layer for each map, and its numbers as rows.  List of (N, C, H, W) -> (N, sum of H * W * A, columns)."""
+    """One layer per map, with its results as rows.  List of (N, C, H, W) -> (N, sum of H * W * A, columns)."""
 
     def __init__(self, layers, columns: int):
         super().__init__()
@@ -231,7 +230,7 @@ class SSDLiteHead(nn.Module):
 
     Args: those of :class:`SSDHead`.
 
-    Inputs and returns: see there.
+    Inputs and returns: as there.
     """
 
     def __init__(self, channels: tuple[int, ...], num_boxes: tuple[int, ...], num_classes: int):
@@ -255,9 +254,9 @@ class SSD(nn.Module):
     """Trunk, head, default boxes.
 
     Args:
-        backbone: returns a list of maps, and says their ``channels``.
-        head: makes the head, of channels, boxes by cell and classes.
-        num_classes: classes K, the background (0) among them.
+        backbone: returns a list of maps, and has their ``channels``.
+        head: makes the head from channels, boxes per cell and classes.
+        num_classes: classes K, including the background (0).
         ratios, scales, steps, clip: see :func:`default_boxes`.
 
     Inputs: (N, 3, H, W) float, normalised.
@@ -295,12 +294,12 @@ class SSD(nn.Module):
 class SSDCriterion(nn.Module):
     """Cross-entropy of the matched boxes and of the hardest others, smooth L1 loss of the deltas.
 
-    A default box is matched with the object that it overlaps most, if by at least ``threshold``; every object gets the
-    box that it overlaps most, whatever the overlap, the last of several objects.
+    A default box is matched with the object that it overlaps most, if by at least ``threshold``; every object gets its
+    best box whatever the overlap, and the last of several objects wins.
 
     Args:
-        threshold: see there.
-        negatives: background boxes that count in an image for each of its matched ones.
+        threshold: as above.
+        negatives: background boxes that count per matched box of an image.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64 from
         1 on, ``"valid"`` (N, M) bool, False for padding. Boxes without area take no part.
@@ -324,7 +323,7 @@ class SSDCriterion(nn.Module):
         number = foreground.sum(1)  # (N,)
         count = number.sum().clamp(min=1).to(logits.dtype)
 
-        # a box without object has itself for a target: finite, and masked
+        # a box without an object is its own target: finite, and masked
         wanted = torch.where(foreground[..., None], take_rows(boxes, matched), anchors)
         losses = smooth_l1_loss(deltas, self.coder.encode(wanted, anchors))
         regression = torch.where(foreground, losses, 0.0).sum() / count
@@ -344,16 +343,16 @@ class SSDCriterion(nn.Module):
 
 
 class SSDPostProcess(nn.Module):
-    """The best boxes of every image: of each class the best candidates, NMS among them, the best of all classes.
+    """The best boxes of every image: the best candidates of each class, NMS among them, the best of all classes.
 
     Args:
         score_threshold: boxes of at most this probability of a class are dropped.
-        candidates: boxes kept of each class.
+        candidates: boxes kept per class.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
 
     Inputs: ``outputs`` of the model; ``"image_size"`` may also be (N, 2), for images that were padded on the right and
-        below.
+        at the bottom.
     Returns: dict: ``"boxes"`` (N, D, 4) xyxy in pixels, ``"scores"`` (N, D) descending, ``"labels"`` (N, D) int64,
         ``"valid"`` (N, D) bool; where False, the others are 0.
     """

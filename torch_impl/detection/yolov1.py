@@ -1,14 +1,14 @@
-"""YOLOv1: one network sees the whole image and says for each of 7 x 7 cells which class it holds and two boxes.
+"""YOLOv1: one network sees the whole image and predicts a class and two boxes for each of 7 x 7 cells.
 
 "You Only Look Once: Unified, Real-Time Object Detection", 2015, arXiv:1506.02640.
 Parameter names: darknet's configuration files, see ``_darknet.py``; losses: darknet ``src/detection_layer.c``, whose
 gradients are those of these losses.
-What to look at: a fully connected layer gives all numbers at once, classes, then objects, then boxes, without sigmoid;
-the boxes of a cell have no shapes of their own, the better one is trained.
+What to look at: a fully connected layer returns all values at once, classes, then objects, then boxes, without sigmoid;
+the boxes of a cell have no fixed shapes, and the better one is trained.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: numbers that go into a fully connected layer lie as here, after a transposition there.
-- gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
+- NCHW here, NHWC in TensorFlow: the inputs of a fully connected layer have PyTorch's order, after a transpose there.
+- Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
 - Patches: PyTorch's ``unfold`` is nine shifted maps there.
 """
 
@@ -63,7 +63,7 @@ class BiasedConv(DarknetConv):
 
 
 class LocalConv(nn.Module):
-    """3x3 convolution with weights and biases of its own at every place, and leaky ReLU of slope 0.1.
+    """3x3 convolution with separate weights and biases at every position, and leaky ReLU of slope 0.1.
 
     Args:
         in_channels, out_channels: widths.
@@ -87,7 +87,7 @@ class LocalConv(nn.Module):
 
 
 class Connected(nn.Linear):
-    """Fully connected layer of all numbers of a map or row.  (N, ...) -> (N, out_features).
+    """Fully connected layer over all values of a map or row.  (N, ...) -> (N, out_features).
 
     Args:
         in_features, out_features: widths.
@@ -99,16 +99,16 @@ class Connected(nn.Linear):
         self.leaky = LeakyReLU(0.1) if leaky else None
 
     def forward(self, x):
-        y = super().forward(x.flatten(1))  # mirror: transposition
+        y = super().forward(x.flatten(1))  # mirror: a transpose
         return y if self.leaky is None else self.leaky(y)
 
 
 class YOLOV1(nn.Module):
-    """A network of one of darknet's configuration files.
+    """A network from one of darknet's configuration files.
 
     Args:
         rows: ("conv", width, kernel size, stride), with normalisation and leaky ReLU; ("biased", ...), the same with a
-            bias in place of the normalisation; ("max",), of 2 x 2; ("local", width); ("dropout", rate); ("dense",
+            bias instead of the normalisation; ("max",), of 2 x 2; ("local", width); ("dropout", rate); ("dense",
             width), with leaky ReLU; ("plain", width), fully connected without.
         side: cells S per row and column.
 
@@ -124,7 +124,7 @@ class YOLOV1(nn.Module):
             0,
             side * side,
             3,
-        )  # what a fully connected layer gets is size times width numbers
+        )  # a fully connected layer has size times width inputs
         for kind, *values in rows:
             if kind in ("conv", "biased"):
                 number += 1
@@ -146,7 +146,7 @@ class YOLOV1(nn.Module):
 
 
 def parts_of(predictions, side: int, boxes: int):
-    """The results of the model by kind.
+    """The model's predictions, split by kind.
 
     Args:
         predictions: (N, S S (K + 5 B)).
@@ -166,13 +166,13 @@ def parts_of(predictions, side: int, boxes: int):
 
 
 class YOLOV1Criterion(nn.Module):
-    """Half the square errors of place, square roots of size, object and classes; sums by the batch's size.
+    """Half the squared errors of position, square roots of size, object and classes; sums divided by the batch's size.
 
-    An object belongs to the cell of its centre, the first of several, and there to the box that overlaps it most, or
-    if none does, to the one whose numbers are nearest. The probability of an object shall be that overlap.
+    An object, the first of several, belongs to the cell of its centre, and there to the box that overlaps it most or,
+    if none does, to the one with the nearest coordinates. The target of the object's probability is that overlap.
 
     Args:
-        coord_scale, no_object_scale: weights of the boxes' errors and of those of boxes without an object.
+        coord_scale, no_object_scale: weights of the boxes' errors and of the objectness of boxes without an object.
         side, boxes: S and B, see :class:`YOLOV1`.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
@@ -230,7 +230,7 @@ class YOLOV1Criterion(nn.Module):
 
 
 class YOLOV1PostProcess(nn.Module):
-    """The best boxes of every image, the probability of an object times that of a class, suppressed by class.
+    """The best boxes of every image, scored by the probability of an object times that of a class, suppressed by class.
 
     Args:
         score_threshold: pairs of box and class of at most this score are dropped.
@@ -278,7 +278,7 @@ def yolov1_local_postprocess(boxes: int = 3, **options) -> YOLOV1PostProcess:
 
 
 def trunk(kind: str, width: float) -> list[tuple]:
-    """The 24 convolutions, of ``kind``, with ``width`` times the published channels."""
+    """The rows of the 24 convolutions of ``kind``, with ``width`` times the published channels."""
     return [("max",) if row is None else (kind, int(row[0] * width), *row[1:]) for row in TRUNK]
 
 
@@ -300,7 +300,7 @@ def yolov1_small(hidden: tuple[int, ...] = (512, 4096), **options) -> YOLOV1:
 
 
 def yolov1_local(width: float = 1.0, side: int = 7, num_classes: int = 20, boxes: int = 3, drop: float = 0.5) -> YOLOV1:
-    """darknet's later configuration: normalisation, and a local layer in place of a fully connected one."""
+    """darknet's later configuration: normalisation, and a local layer instead of a fully connected one."""
     rows = [*trunk("conv", width), ("local", int(256 * width)), ("dropout", drop)]
     return YOLOV1((*rows, ("plain", side**2 * (num_classes + 5 * boxes))), side)
 

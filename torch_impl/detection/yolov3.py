@@ -1,12 +1,12 @@
-"""YOLOv3: three anchors in each cell of three maps say how likely they hold an object, which, and where.
+"""YOLOv3: three anchors in each cell of three maps predict whether they contain an object, its class, and its box.
 
 "YOLOv3: An Incremental Improvement", 2018, arXiv:1804.02767.
-Parameter names: mmdet ``necks/yolo_neck.py``, ``dense_heads/yolo_head.py`` (Apache-2.0); of the forms with spatial
+Parameter names: mmdet ``necks/yolo_neck.py``, ``dense_heads/yolo_head.py`` (Apache-2.0); of the variants with spatial
 pyramid pooling and of the tiny one: darknet's configuration files, see ``_darknet.py``.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: a map becomes rows of anchors after a transposition here.
-- PyTorch fills biases of finished layers, Keras gives each layer its initial values.
+- NCHW here, NHWC in TensorFlow: a map is transposed here before it becomes rows of anchors.
+- PyTorch fills the biases of finished layers, Keras gives each layer its initial values.
 """
 
 import math
@@ -52,7 +52,7 @@ EPS = 1e-6
 
 
 class DetectionBlock(nn.Module):
-    """Five convolutions, 1x1 and 3x3 in turn.  (N, C, H, W) -> (N, out_channels, H, W)."""
+    """Five convolutions, alternating 1x1 and 3x3.  (N, C, H, W) -> (N, out_channels, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -68,7 +68,7 @@ class DetectionBlock(nn.Module):
 
 
 class YOLOV3Neck(nn.Module):
-    """From coarse to fine: five convolutions, and a narrow copy that is doubled and put before the next map.
+    """From coarse to fine: five convolutions, and a narrow copy that is upsampled and concatenated before the next map.
 
     Args:
         in_channels: of the maps, from coarse to fine.
@@ -95,7 +95,7 @@ class YOLOV3Neck(nn.Module):
 
 
 class YOLOV3Head(nn.Module):
-    """A 3x3 convolution to twice the width and a 1x1 convolution, of every map its own.
+    """A 3x3 convolution to twice the width and a 1x1 convolution, separately for every map.
 
     Args:
         channels: of the maps.
@@ -115,7 +115,7 @@ class YOLOV3Head(nn.Module):
             conv = nn.Conv2d(2 * c, anchors * (5 + num_classes), 1)
             nn.init.normal_(conv.weight, std=0.01)
             with torch.no_grad():
-                conv.bias.copy_(torch.from_numpy(initial_bias(stride, num_classes, anchors)))  # mirror: fills biases
+                conv.bias.copy_(torch.from_numpy(initial_bias(stride, num_classes, anchors)))  # mirror: fills the
             self.convs_pred.append(conv)
 
     def forward(self, maps):
@@ -124,7 +124,7 @@ class YOLOV3Head(nn.Module):
 
 
 def initial_bias(stride: int, num_classes: int, anchors: int) -> np.ndarray:
-    """Eight objects in an image of 608 pixels, and a probability of 0.01 for every class.  (A (5 + K),)."""
+    """Initial bias for eight objects per 608-pixel image, and a probability of 0.01 for every class.  (A (5 + K),)."""
     bias = np.zeros((anchors, 5 + num_classes))
     for begin, p in ((4, 8 / (608 / stride) ** 2), (5, 0.01)):
         bias[:, begin:] = -math.log((1 - p) / p)
@@ -169,7 +169,7 @@ class YOLOV3(nn.Module):
 
 
 class DarknetYOLOV3(DarknetLayers):
-    """A network of one of darknet's configuration files.
+    """A network from one of darknet's configuration files.
 
     Args:
         rows: of the file, see :class:`DarknetLayers`; the results from coarse to fine.
@@ -199,7 +199,7 @@ def rows_of(outputs, anchors):
     for i, (level, of_level) in enumerate(zip(LEVELS, anchors)):
         x, stride = outputs[f"pred_{level}"], STRIDES[i]
         n, _, h, w = x.shape
-        # mirror: transposition
+        # mirror: transposed
         found.append(x.reshape(n, len(of_level), -1, h, w).permute(0, 3, 4, 1, 2).reshape(n, h * w * len(of_level), -1))
         half = np.array(of_level, np.float64) / 2
         boxes.append(grid_anchors(np.concatenate([-half, half], -1), (h, w), (stride, stride), 0.5))
@@ -209,14 +209,14 @@ def rows_of(outputs, anchors):
 
 
 class YOLOV3Criterion(nn.Module):
-    """Cross-entropies of object, classes and place, square errors of the sizes' logarithms; sums over the batch.
+    """Cross-entropies of object, classes and position, squared errors of the sizes' logarithms; sums over the batch.
 
-    An anchor belongs to an object if its cell holds the centre of an object and it overlaps this one by more than
-    ``threshold``; an object always has the best anchors of such cells. Anchors that overlap an object by more than
+    An anchor belongs to an object if its cell contains the object's centre and it overlaps the object by more than
+    ``threshold``; an object always gets the best anchors of such cells. Anchors that overlap an object by more than
     ``threshold`` in other cells are neither objects nor background.
 
     Args:
-        threshold: see there.
+        threshold: as above.
         xy_weight, wh_weight: of the two losses of boxes.
         anchors: widths and heights in pixels, by level from coarse to fine.
 
@@ -240,7 +240,7 @@ class YOLOV3Criterion(nn.Module):
         boxes, valid = targets["boxes"].to(found.dtype), targets["valid"]
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
 
-        # (N, M, P): whether an anchor's cell holds an object's centre
+        # (N, M, P): whether an anchor's cell contains an object's centre
         cell = torch.floor((anchors[:, :2] + anchors[:, 2:]) / 2 / stride[:, None])
         here = torch.floor(centre[:, :, None] / stride[:, None]) == cell
         responsible = (here.all(-1) & valid[..., None]).any(1)  # (N, P)
@@ -279,10 +279,10 @@ class YOLOV3Criterion(nn.Module):
 
 
 class YOLOV3PostProcess(nn.Module):
-    """The best boxes of every image, chosen by the class alone among anchors that hold an object, then by both.
+    """The best boxes of every image, chosen by the class alone among anchors with an object, then scored by both.
 
     Args:
-        object_threshold: anchors of a smaller probability of an object are dropped.
+        object_threshold: anchors with a smaller probability of an object are dropped.
         score_threshold: pairs of anchor and class of at most this probability of the class are dropped.
         candidates: pairs kept.
         iou_threshold: boxes of one class overlap if their IoU is larger.
@@ -336,7 +336,7 @@ def yolov3_d53(depths=(1, 2, 8, 8, 4), **options) -> YOLOV3:
 
 
 def yolov3_spp(width: float = 1.0, depths: tuple[int, ...] = (1, 2, 8, 8, 4), num_classes: int = 80) -> DarknetYOLOV3:
-    """The configuration with spatial pyramid pooling: three poolings of the coarsest map side by side."""
+    """The configuration with spatial pyramid pooling: three parallel poolings of the coarsest map."""
     c = [int(n * width) for n in (32, 64, 128, 256, 512, 1024)]
     rows, ends = [("conv", c[0], 3, 1)], []
     for i, depth in enumerate(depths):

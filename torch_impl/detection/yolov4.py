@@ -1,12 +1,13 @@
-"""YOLOv4: cross-stage partial trunk with Mish, spatial pyramid pooling, and a pyramid that goes up and down again.
+"""YOLOv4: cross-stage partial trunk with Mish, spatial pyramid pooling, and a pyramid with top-down and bottom-up
+paths.
 
 "YOLOv4: Optimal Speed and Accuracy of Object Detection", 2020, arXiv:2004.10934.
 Parameter names and losses: Tianxiaomo/pytorch-YOLOv4 ``models.py``, ``train.py`` (Apache-2.0); decoding of results:
 AlexeyAB/darknet ``cfg/yolov4.cfg``, whose centres reach beyond their cells.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: a map becomes rows of anchors after a transposition here.
-- gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
+- NCHW here, NHWC in TensorFlow: a map is transposed here before it becomes rows of anchors.
+- Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
 """
 
 import numpy as np
@@ -45,7 +46,7 @@ class ConvUnit(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, stride: of the convolution.
         mish: Mish instead of a leaky ReLU of slope 0.1.
-        plain: a bias in place of normalisation and activation.
+        plain: a bias instead of normalisation and activation.
 
     Inputs: (N, C, H, W).  Returns: (N, out_channels, H', W').
     """
@@ -87,7 +88,7 @@ class ResidualBlocks(nn.Module):
 
 
 class FirstStage(nn.Module):
-    """The stem and the first stage, whose two ways are as wide as the stage.
+    """The stem and the first stage, whose two branches are as wide as the stage.
 
     Args:
         in_channels, out_channels: widths of the image and of the stage.
@@ -115,7 +116,7 @@ class FirstStage(nn.Module):
 
 
 class Stage(nn.Module):
-    """A convolution that halves the map, and two ways of half the width, one of them with residual blocks.
+    """A convolution that halves the map, and two branches of half the width, one of them with residual blocks.
 
     Args:
         in_channels, out_channels: widths.
@@ -147,14 +148,14 @@ def numbered(owner, first: int, widths: list[tuple[int, int, int]]) -> None:
 
 
 def apply(owner, x, first: int, last: int):
-    """What the convolutions ``conv{first}`` to ``conv{last}`` of an owner make of a map, one after the other."""
+    """Apply the convolutions ``conv{first}`` to ``conv{last}`` of an owner, one after the other."""
     for i in range(first, last + 1):
         x = getattr(owner, f"conv{i}")(x)
     return x
 
 
 class Neck(nn.Module):
-    """Spatial pyramid pooling of the coarsest map, and the way down to the finest.
+    """Spatial pyramid pooling of the coarsest map, and the path down to the finest.
 
     Args:
         channels: C of the finest of the three maps; the others have 2 C and 4 C.
@@ -184,11 +185,11 @@ class Neck(nn.Module):
 
 
 class Head(nn.Module):
-    """The way back to the coarsest map, and two convolutions for every map.
+    """The path back to the coarsest map, and two convolutions for every map.
 
     Args:
         channels: C of the finest of the three maps; the others have 2 C and 4 C.
-        columns: numbers of a cell.
+        columns: values per cell.
 
     Inputs: list of three maps, from fine to coarse.
     Returns: list of three maps (N, columns, H, W).
@@ -213,7 +214,7 @@ class Head(nn.Module):
 
 
 class YOLOV4(nn.Module):
-    """The whole network.
+    """Trunk, neck and head.
 
     Args:
         depths: residual blocks of the second to fifth stage.
@@ -244,7 +245,7 @@ class YOLOV4(nn.Module):
 def rows_of(x):
     """A level's map as rows of anchors.  (N, A (5 + K), H, W) -> (N, A, H * W, 5 + K)."""
     n, _, h, w = x.shape
-    return x.reshape(n, 3, -1, h * w).transpose(2, 3)  # mirror: transposition
+    return x.reshape(n, 3, -1, h * w).transpose(2, 3)  # mirror: transposed
 
 
 def decoded(rows, size: tuple[int, int], level: int, scale: float = 1.0):
@@ -266,17 +267,17 @@ def decoded(rows, size: tuple[int, int], level: int, scale: float = 1.0):
 
 
 class YOLOV4Criterion(nn.Module):
-    """Cross-entropies of place, object and classes, square errors of the sizes' logarithms; sums over the batch.
+    """Cross-entropies of position, object and classes, squared errors of the sizes' logarithms; sums over the batch.
 
-    An object belongs to the one of the nine anchors that is most like it, in the cell of its centre. Anchors whose
-    prediction overlaps an object by more than ``threshold`` are no background, in the levels that have an object.
+    An object belongs to the most similar of the nine anchors, in the cell of its centre. Anchors whose
+    prediction overlaps an object by more than ``threshold`` are not background, on the levels that have an object.
 
     Args:
-        threshold: see there.
+        threshold: as above.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
-        ``"valid"`` (N, M) bool, False for padding; of several objects at one anchor the last one's box counts, and all
-        their classes do.
+        ``"valid"`` (N, M) bool, False for padding; of several objects at one anchor only the last one's box counts, but
+        all their classes.
     Returns: dict of scalars: ``"loss_xy"``, ``"loss_wh"``, ``"loss_obj"``, ``"loss_cls"``, ``"total"``.
     """
 
@@ -340,7 +341,8 @@ class YOLOV4Criterion(nn.Module):
 
 
 class YOLOV4PostProcess(nn.Module):
-    """The best boxes of every image, the probability of an object times that of its class, suppressed by class.
+    """The best boxes of every image, scored by the probability of an object times that of its class, suppressed by
+    class.
 
     Args:
         score_threshold: pairs of anchor and class of at most this score are dropped.

@@ -1,15 +1,16 @@
-"""YOLOv5: cross-stage partial blocks, a pyramid that goes down and up again, and anchors whose neighbours help.
+"""YOLOv5: cross-stage partial blocks, a pyramid with top-down and bottom-up paths, and objects assigned to neighbouring
+cells too.
 
 ultralytics/yolov5, releases 6.0 to 7.0, 2020 to 2022; no paper. "CSPNet", 2019, arXiv:1911.11929; "Path Aggregation
 Network", 2018, arXiv:1803.01534.
 Parameter names: ultralytics/yolov5 ``models/yolo.py``, ``models/common.py`` (AGPL-3.0; facts only, no code).
-What to look at: an object belongs to the cell of its centre and to the two nearest ones beside it; how much of an
-object an anchor holds is the overlap of its own prediction.
+What to look at: an object belongs to the cell of its centre and to the two nearest neighbours; the target of an
+anchor's objectness is the overlap of its own prediction.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow: the head's maps need a transposition before they are split into anchors here.
-- PyTorch adds to biases of finished layers, Keras gives each layer its initial values.
-- gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
+- NCHW here, NHWC in TensorFlow: the head's maps are transposed before they are split into anchors here.
+- PyTorch adds to the biases of finished layers, Keras gives each layer its initial values.
+- Gradients are cut with ``detach`` here, with ``stop_gradient`` in TensorFlow.
 """
 
 import math
@@ -48,7 +49,7 @@ ANCHORS = (  # width and height in pixels, by level
     ((116, 90), (156, 198), (373, 326)),
 )
 BALANCE = (4.0, 1.0, 0.4)  # of the levels, in the loss of objects
-NEIGHBOURS = ((0, 0), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))  # what is taken from a centre: itself, left, up, ...
+NEIGHBOURS = ((0, 0), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))  # offsets subtracted from a centre: none, left, up, ...
 
 
 class Conv(nn.Module):
@@ -74,7 +75,7 @@ class Conv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 and 3x3 convolution, and a shortcut if asked.  (N, C, H, W) -> the same shape."""
+    """1x1 and 3x3 convolution, and an optional shortcut.  (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int, shortcut: bool):
         super().__init__()
@@ -88,7 +89,7 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-    """Cross-stage partial block: one half of the channels goes through bottlenecks, the other beside them.
+    """Cross-stage partial block: one half of the channels passes bottlenecks, the other bypasses them.
 
     Args:
         in_channels, out_channels: widths.
@@ -114,7 +115,7 @@ class C3(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Three poolings of size 5 after each other, side by side.  (N, C, H, W) -> the same shape."""
+    """A chain of three poolings of size 5, concatenated.  (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -142,19 +143,19 @@ class Detect(nn.Module):
     def __init__(self, channels: tuple[int, ...], num_classes: int):
         super().__init__()
         self.num_classes = num_classes
-        # not used: checkpoints hold the anchors in strides
+        # not used: checkpoints contain the anchors in strides
         self.register_buffer("anchors", torch.from_numpy(relative_anchors()).float())
         convs = [nn.Conv2d(c, 3 * (5 + num_classes), 1) for c in channels]
         for conv, stride in zip(convs, STRIDES):
             with torch.no_grad():
-                conv.bias.add_(torch.from_numpy(initial_bias(stride, num_classes)))  # mirror: adds to biases
+                conv.bias.add_(torch.from_numpy(initial_bias(stride, num_classes)))  # mirror: adds to
         self.m = nn.ModuleList(convs)
 
     def forward(self, maps):
         found = []
         for x, conv in zip(maps, self.m):
             n, _, h, w = x.shape
-            # mirror: transposition
+            # mirror: transposed
             found.append(conv(x).reshape(n, 3, 5 + self.num_classes, h, w).permute(0, 1, 3, 4, 2))
         return found
 
@@ -165,7 +166,7 @@ def relative_anchors() -> np.ndarray:
 
 
 def initial_bias(stride: int, num_classes: int) -> np.ndarray:
-    """Eight objects in an image of 640 pixels, and little for every class.  (A (5 + K),)."""
+    """Initial bias for eight objects per 640-pixel image, and a small probability for every class.  (A (5 + K),)."""
     bias = np.zeros((3, 5 + num_classes))
     bias[:, 4] = math.log(8 / (640 / stride) ** 2)
     bias[:, 5:] = math.log(0.6 / (num_classes - 0.99999))
@@ -178,7 +179,7 @@ def doubled(x):
 
 
 class YOLOV5(nn.Module):
-    """The whole network, whose layers have the numbers of its configuration file.
+    """Trunk, neck and head as one list, whose layers have the indices of the configuration file.
 
     Args:
         depth: multiplier of the bottlenecks.
@@ -239,13 +240,13 @@ class YOLOV5(nn.Module):
 class YOLOV5Criterion(nn.Module):
     """Complete IoU of the boxes, cross-entropies of objects and classes.
 
-    An anchor is one of an object's if their widths and their heights differ by less than ``anchor_ratio``. It counts
-    in the cell of the object's centre, in the cell beside it that is nearer of left and right, and in the nearer of
-    up and down.
+    An anchor matches an object if their widths and heights differ by less than the factor ``anchor_ratio``. It counts
+    in the cell of the object's centre, in the nearer of the left and right neighbours, and in the nearer of the upper
+    and lower ones.
 
     Args:
         box_gain, object_gain, class_gain: weights of the three losses.
-        anchor_ratio: see there.
+        anchor_ratio: as above.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64,
         ``"valid"`` (N, M) bool, False for padding.
@@ -297,7 +298,7 @@ class YOLOV5Criterion(nn.Module):
         cell = torch.trunc(centre[:, None] - offsets[:, None])  # (N, 5, M, 2)
         cell = torch.minimum(torch.clamp(cell, min=0.0), limit - 1)
 
-        # all candidates in one row, in the order in which the last of those at one anchor counts
+        # all candidates in one row, ordered so that the last of those at one anchor counts
         anchor = torch.arange(count, device=device)[:, None]
         index = (anchor * height + cell[..., 1].long()[:, :, None]) * width + cell[..., 0].long()[:, :, None]
         index, mine = index.flatten(1), mine.flatten(1)  # (N, 5 A M)
@@ -322,7 +323,7 @@ class YOLOV5Criterion(nn.Module):
         if columns == 6:
             classes = classes * 0.0
 
-        # an anchor takes the overlap of the last match that has it; the others write into a cell that is cut off
+        # an anchor takes the overlap of its last match; the others write to a cell that is cut off
         later = torch.triu(torch.ones(index.shape[1], index.shape[1], dtype=torch.bool, device=device), 1)
         beaten = ((index[:, :, None] == index[:, None]) & mine[:, None] & later).any(2)
         slot = torch.where(mine & ~beaten, index, cells.shape[1])
@@ -333,10 +334,11 @@ class YOLOV5Criterion(nn.Module):
 
 
 class YOLOV5PostProcess(nn.Module):
-    """The best boxes of every image, the likeliest class of each anchor, suppressed by class.
+    """The best boxes of every image, with the most probable class of each anchor, suppressed by class.
 
     Args:
-        score_threshold: anchors of at most this probability, of an object alone or with its class, are dropped.
+        score_threshold: anchors whose probability of an object, alone or times its class's, is at most this are
+            dropped.
         candidates: anchors kept.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.

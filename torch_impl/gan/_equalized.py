@@ -1,9 +1,9 @@
-"""Layers whose weights are scaled when they are used, so that an optimiser moves all of them alike.
+"""Layers whose weights are scaled when they are used, so that an optimiser moves all of them equally.
 
 "Progressive Growing of GANs for Improved Quality, Stability, and Variation", 2017, arXiv:1710.10196, sections 3 and 4.
 
 Mirror notes:
-- PyTorch keeps the stored weight and scales it in ``forward``; Keras' own convolution is given the scaled kernel.
+- PyTorch keeps the stored weight and scales it in ``forward``; Keras' own convolution receives the scaled kernel.
 """
 
 import math
@@ -21,8 +21,8 @@ class EqualizedConv2d(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, padding: of the convolution, which has a bias.
         gain: sqrt(2) before a leaky ReLU.
-        transposed: the stored weight (in_channels, out_channels, ...) is that of a transposed convolution, which is
-            used mirrored in both axes.
+        transposed: the stored weight (in_channels, out_channels, ...) belongs to a transposed convolution, and is used
+            mirrored in both axes.
 
     x: (N, in_channels, H, W) -> (N, out_channels, H', W').
     """
@@ -49,12 +49,12 @@ class EqualizedConv2d(nn.Module):
 
 
 class EqualizedLinear(nn.Module):
-    """The same for a dense layer.
+    """Dense layer with such weights.
 
     Args:
         in_features, out_features: widths.
         gain: see :class:`EqualizedConv2d`.
-        lr_mul: slows the learning of a layer: weights are stored divided by it, and used times it, like the bias.
+        lr_mul: slows a layer's training: weights are stored divided by it and used multiplied by it, like the bias.
 
     x: (N, in_features) -> (N, out_features).
     """
@@ -75,11 +75,11 @@ def pixel_norm(x):
 
 
 def minibatch_deviation(x, group: int = 4):
-    """One more channel: how much the images of a group differ, as one number for all pixels (section 3).
+    """Append a channel with the deviation within a group of images, one number for all pixels (section 3).
 
     Args:
         x: (N, C, H, W); image n belongs to group n mod (N / G).
-        group: G, images of a group; all of them, if there are fewer.
+        group: G, images per group; all of them if there are fewer.
 
     Returns:
         (N, C + 1, H, W)

@@ -1,4 +1,4 @@
-"""What pix2pix and CycleGAN share: discriminators of patches, losses of one network, initial values.
+"""Common parts of pix2pix and CycleGAN: patch discriminators, losses of one network, initial values.
 
 Parameter names: junyanz/pytorch-CycleGAN-and-pix2pix ``models/networks.py`` (BSD-2-Clause).
 
@@ -24,7 +24,7 @@ NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d, "none": nn.Iden
 
 
 def norm_layer(norm: str):
-    """The normalisation of a name, and whether a convolution before it has a bias: with instance normalisation only."""
+    """A normalisation by name, and whether the convolution before it has a bias: only with instance normalisation."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
     return NORMS[norm], norm == "instance"
@@ -45,7 +45,7 @@ class NLayerDiscriminator(nn.Module):
     """PatchGAN: a logit for every overlapping patch; 70 pixels wide for three layers (arXiv:1611.07004, section 6.1.2).
 
     Args:
-        in_chans: channels of the image, or of both images together.
+        in_chans: channels of the image, or of both images concatenated.
         width: channels of the first layer; doubled up to eightfold.
         layers: convolutions of stride 2.
         norm: "batch", "instance" or "none".
@@ -74,10 +74,10 @@ class NLayerDiscriminator(nn.Module):
 
 
 class PixelDiscriminator(nn.Module):
-    """PixelGAN: a logit for every pixel on its own.
+    """PixelGAN: a separate logit for every pixel.
 
     Args:
-        in_chans: channels of both images together.
+        in_chans: channels of both images concatenated.
         width: channels of the first layer.
         norm: "batch" or "instance".
 
@@ -103,7 +103,7 @@ class PixelDiscriminator(nn.Module):
 
 
 class ReconstructionCriterion(nn.Module):
-    """The generator's distance to the real images alone.
+    """The distance of a generator's images to the real ones, as its only loss.
 
     Args:
         weight: factor of the mean absolute difference.
@@ -141,9 +141,9 @@ class PatchCriterion(nn.Module):
 
 
 class TranslationPostProcess(nn.Module):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator, or of a model that has it under ``"fake_B"``, in [-1, 1].
+    Inputs: ``outputs`` of a generator, or of a model that returns it under ``"fake_B"``, in [-1, 1].
     Returns: dict: ``"images"`` (N, 3, H, W) float in [0, 255].
     """
 

@@ -1,12 +1,12 @@
-"""CycleGAN: translate images between two sets without pairs; a translation there and back has to give the image again.
+"""CycleGAN: translate images between two sets without pairs; translating there and back must reproduce the image.
 
 "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks", 2017, arXiv:1703.10593.
 Parameter names: junyanz/pytorch-CycleGAN-and-pix2pix ``models/networks.py`` (BSD-2-Clause).
-What to look at: the generators move first, against the old discriminators; pix2pix does it the other way round.
+What to look at: the generators move first, against the old discriminators; pix2pix does the opposite.
 
 Mirror notes:
 - A training step needs gradients of two losses: two calls of ``lower`` here, two tapes in TensorFlow.
-- PyTorch ships reflection padding; Keras has a layer for zeros only.
+- PyTorch ships reflection padding; Keras only has zero padding.
 """
 
 import functools
@@ -69,7 +69,8 @@ class ResnetGenerator(nn.Module):
         width: channels of the first layer.
         in_chans, out_chans: channels of the images.
         norm: "instance" or "batch".
-        dropout: rate in the middle of every block; None has no such layer, which the numbers of the next ones show.
+        dropout: rate in the middle of every block; with None there is no such layer, which changes the indices of the
+            next ones.
 
     Inputs: (N, in_chans, H, W) float in [-1, 1]; H and W multiples of 4.
     Returns: (N, out_chans, H, W) in [-1, 1].
@@ -144,7 +145,7 @@ class CycleGANCriterion(nn.Module):
 
     Args:
         lambda_a, lambda_b: weights of the cycles A to B to A and B to A to B.
-        lambda_identity: weight of leaving images of the other set as they are, relative to these.
+        lambda_identity: weight of the identity on images of the target set, relative to these.
         mode: see :func:`adversarial_loss`.
 
     Inputs: ``outputs`` of :class:`CycleGAN`; ``targets["A"]``, ``targets["B"]``, the images of the two sets.
@@ -160,7 +161,7 @@ class CycleGANCriterion(nn.Module):
         self.lambda_a, self.lambda_b, self.lambda_identity, self.mode = lambda_a, lambda_b, lambda_identity, mode
 
     def generators(self, outputs, A, B) -> dict:
-        """The part of both generators."""
+        """The loss of both generators."""
         losses = {
             "G_A": adversarial_loss(outputs["D_A_fake"], True, self.mode),
             "G_B": adversarial_loss(outputs["D_B_fake"], True, self.mode),
@@ -173,7 +174,7 @@ class CycleGANCriterion(nn.Module):
         return {**losses, "G": sum(losses.values())}
 
     def discriminators(self, outputs) -> dict:
-        """The part of both discriminators."""
+        """The loss of both discriminators."""
         losses = {
             name: 0.5
             * (
@@ -190,22 +191,23 @@ class CycleGANCriterion(nn.Module):
 
 
 class ImagePool:
-    """Translations of earlier steps, of which a discriminator sees some in place of new ones (section 4).
+    """Earlier translations, some of which a discriminator sees instead of new ones (section 4).
 
     Args:
-        size: images kept; 0 gives every image back as it is.
+        size: images kept; 0 returns every image unchanged.
     """
 
     def __init__(self, size: int = 50):
         self.size, self.images = size, []
 
     def query(self, images, keep, index):
-        """Images to show: until the pool is full each is stored and shown; then it is shown, or takes another's place.
+        """Images to show: until the pool is full, each image is stored and shown; after that it is shown, or replaces
+        another.
 
         Args:
             images: (N, C, H, W).
-            keep: (N,) booleans, by chance one in two: show the new image, and do not store it.
-            index: (N,) integers below ``size``: which stored image is shown, and replaced, otherwise.
+            keep: (N,) booleans, each with probability 1/2: show the new image without storing it.
+            index: (N,) integers below ``size``: which stored image is otherwise shown and replaced.
 
         Returns:
             (N, C, H, W), without a gradient.
@@ -230,7 +232,7 @@ class CycleGANTrainer:
         model: a :class:`CycleGAN`.
         criterion: its losses.
         learning_rate: of both players; see :func:`linear_decay`.
-        pool: images kept of each set, see :class:`ImagePool`.
+        pool: images kept per set, see :class:`ImagePool`.
     """
 
     def __init__(self, model, criterion, learning_rate: float = 2e-4, pool: int = 50):
@@ -242,13 +244,13 @@ class CycleGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netG_*`` of the loss ``"G"``, ``netD_*`` of ``"D"``."""
+        """Gradients of the last step by name: ``netG_*`` from the loss ``"G"``, ``netD_*`` from ``"D"``."""
         return {**self.generators.gradients, **self.discriminators.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the images ``"A"`` and ``"B"``; the losses as each saw them.
+        """One step of each player from the images ``"A"`` and ``"B"``; returns the losses as each saw them.
 
-        ``inputs["keep"]`` and ``inputs["index"]``, (2, N) for the pools of A and of B, are the pools' chances; without
+        ``inputs["keep"]`` and ``inputs["index"]``, (2, N) are the random choices of the pools of A and of B; without
         them the first images are shown and stored.
         """
         A, B = inputs["A"], inputs["B"]

@@ -1,8 +1,9 @@
-"""ESRGAN: SRGAN with dense blocks inside residual ones, and a discriminator that says which of two images is more real.
+"""ESRGAN: SRGAN with dense blocks inside residual ones, and a discriminator that judges which of two images is more
+real.
 
 "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks", 2018, arXiv:1809.00219.
 Parameter names: xinntao/BasicSR ``rrdbnet_arch.py`` (Apache-2.0); those of the first release are renamed.
-What to look at: both players compare with the mean of the other class, so that the generator sees the real images, too.
+What to look at: both players compare with the mean of the other class, so the generator sees the real images too.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow.
@@ -41,7 +42,7 @@ SLOPE = 0.2
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five convolutions, each of all maps before it.  x: (N, C, H, W) -> (N, C, H, W)."""
+    """Five convolutions, each over all maps before it.  x: (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, channels: int, growth: int):
         super().__init__()
@@ -73,7 +74,7 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """The generator (figures 3 and 4), four times the size.
+    """The generator (figures 3 and 4), which enlarges fourfold.
 
     Args:
         blocks: residual-in-residual blocks.
@@ -106,8 +107,8 @@ class ESRGANCriterion(nn.Module):
     """Both players' losses (equations 1 to 3).
 
     Args:
-        pixel, content, adversarial: weights of the generator's parts; without content there is no classifier.
-        widths: channels of VGG-19's stages; its last convolution is seen before the ReLU.
+        pixel, content, adversarial: weights of the generator's parts; without a content weight there is no classifier.
+        widths: channels of VGG-19's stages; its last convolution is used before the ReLU.
 
     Inputs: ``outputs`` of :class:`SRGAN`; ``targets["hr"]``, the real images.
     Returns: dict of scalars: ``"G_pixel"``, ``"G_content"``, ``"G_gan"``, all weighted, their sum ``"G"``;
@@ -127,7 +128,7 @@ class ESRGANCriterion(nn.Module):
         self.content = PerceptualDistance({34: content}, widths=widths) if content else None
 
     def generator(self, D_real, D_fake, sr, hr) -> dict:
-        """The generator's part; the answers on real images count as constants."""
+        """The generator's loss; the answers on real images are constants."""
         D_real = D_real.detach()
         real = adversarial_loss(D_real - D_fake.mean(), False)
         fake = adversarial_loss(D_fake - D_real.mean(), True)
@@ -137,7 +138,7 @@ class ESRGANCriterion(nn.Module):
         return {**losses, "G": sum(losses.values())}
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part; each class is compared with a constant mean of the other."""
+        """The discriminator's loss; each class is compared with the constant mean of the other."""
         real = 0.5 * adversarial_loss(D_real - D_fake.detach().mean(), True)
         fake = 0.5 * adversarial_loss(D_fake - D_real.detach().mean(), False)
         return {"D_real": real, "D_fake": fake, "D": real + fake}
@@ -174,7 +175,7 @@ class ESRGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netG.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        """Gradients of the last step by name: ``netG.*`` from the loss ``"G"``, ``netD.*`` from ``"D"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
@@ -185,7 +186,7 @@ class ESRGANTrainer:
         self.generator.lower(losses["G"])  # mirror: two tapes
         sr = sr.detach()
         with torch.no_grad():
-            netD(sr)  # NOTE: the reference looks at them once more, which moves the running statistics
+            netD(sr)  # NOTE: the reference evaluates them once more, which moves the running statistics
         losses |= self.criterion.discriminator(netD(hr), netD(sr))
         self.discriminator.lower(losses["D"])
         self.average.update()
@@ -193,10 +194,10 @@ class ESRGANTrainer:
 
 
 def blend(first: Mapping, second: Mapping, share: float) -> dict:
-    """Weights between those of two networks (section 3.4): (1 - share) first + share second.
+    """Interpolate the weights of two networks (section 3.4): (1 - share) first + share second.
 
     Args:
-        first, second: arrays by name, as of ``state_dict``; those of the network trained for pixels come first.
+        first, second: arrays by name, as in ``state_dict``; the network trained for pixels comes first.
         share: of the second, in [0, 1].
     """
     return {name: (1 - share) * value + share * second[name] for name, value in first.items()}

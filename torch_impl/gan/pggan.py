@@ -5,7 +5,7 @@ Parameter names: genforce/genforce ``models/pggan_{generator,discriminator}.py``
 What to look at: the level of detail ``lod`` is a tensor: all resolutions are computed, and blended by clipped weights.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow; a dense kernel belongs to the order C, H, W of the map before it.
+- NCHW here, NHWC in TensorFlow; a dense kernel expects the map before it in the order C, H, W.
 - A training step needs gradients of two losses: two calls of ``lower`` here, two tapes in TensorFlow.
 """
 
@@ -43,22 +43,22 @@ SLOPE = 0.2
 
 
 def channels_at(size: int, base: int, most: int) -> int:
-    """Channels of the maps of a size (table 2)."""
+    """Channels of the maps of a given size (table 2)."""
     return min(base // size, most)
 
 
 def enlarged(x):
-    """Every pixel four times.  (N, C, H, W) -> (N, C, 2H, 2W)."""
+    """Nearest-neighbour upsampling by 2.  (N, C, H, W) -> (N, C, 2H, 2W)."""
     return resize_nearest(x, [2 * n for n in map_size(x)])
 
 
 def blended(a, b, lod, level: int):
-    """``a`` where ``lod`` is at most ``level``, ``b`` from ``level`` + 1 on, and between them in between."""
+    """``a`` where ``lod`` is at most ``level``, ``b`` from ``level`` + 1 on, and a blend between them."""
     return a + (b - a) * (lod[0] - level).clamp(0, 1)
 
 
 def sizes_from_four(size: int) -> list[int]:
-    """4, 8, ... up to a size, which has to be a power of two."""
+    """The sizes 4, 8, ... up to a power of two."""
     if size < 8 or size & (size - 1):
         raise ValueError(f"size={size} must be a power of 2 from 8 on")
     return [2**i for i in range(2, size.bit_length())]
@@ -68,10 +68,10 @@ class PGGANGenerator(nn.Module):
     """The generator (table 2).
 
     Args:
-        size: side of the images.
+        size: height and width of the images.
         z_dim: D, length of a latent vector.
-        base, most: a map of side s has min(base / s, most) channels.
-        fused_scale: enlarge by a transposed convolution, which sees its kernel mirrored.
+        base, most: a map of size s has min(base / s, most) channels.
+        fused_scale: enlarge by a transposed convolution, whose kernel is mirrored.
 
     Inputs: ``z`` (N, D); ``lod`` (1,), level of detail: 0 for all, k for 2^k times coarser images.
     Returns: (N, 3, size, size) about [-1, 1].
@@ -96,7 +96,7 @@ class PGGANGenerator(nn.Module):
             channels = wider
 
     def layer(self, i: int, x):
-        """A convolution, its activation, and a vector of length 1 in every pixel."""
+        """A convolution, its activation, and pixel normalisation."""
         return pixel_norm(F.leaky_relu(getattr(self, f"layer{i}")(x), SLOPE))
 
     def forward(self, z, lod):
@@ -114,10 +114,10 @@ class PGGANDiscriminator(nn.Module):
     """The discriminator (table 2).
 
     Args:
-        size: side of the images.
-        base, most: a map of side s has min(base / s, most) channels.
+        size: height and width of the images.
+        base, most: a map of size s has min(base / s, most) channels.
         fused_scale: average before the activation.
-        group: images that the deviation of a minibatch is taken over.
+        group: images per group of the minibatch deviation.
 
     Inputs: ``images`` (N, 3, size, size) in [-1, 1]; ``lod`` (1,), see :class:`PGGANGenerator`.
     Returns: scores (N, 1).
@@ -139,7 +139,7 @@ class PGGANDiscriminator(nn.Module):
                 setattr(self, f"layer{2 * block + 2}", EqualizedLinear(wider, 1, gain=1.0))
 
     def halving(self, channels: int, wider: int):
-        """The convolution before a map's size is halved."""
+        """A convolution that halves the map's size."""
         return EqualizedConv2d(channels, wider, 3, padding=1)
 
     def layer(self, i: int, x):
@@ -147,7 +147,7 @@ class PGGANDiscriminator(nn.Module):
         return getattr(self, f"layer{i}")(x)
 
     def seen(self, block: int, images):
-        """The first features of images of a block's size."""
+        """The first features of images at a block's size."""
         return F.leaky_relu(getattr(self, f"input{block}")(images), SLOPE)
 
     def forward(self, images, lod):
@@ -160,7 +160,7 @@ class PGGANDiscriminator(nn.Module):
             images = avg_pool2d(images, 2)
             x = blended(x, self.seen(block + 1, images), lod, block)
         x = F.leaky_relu(self.layer(2 * last, minibatch_deviation(x, self.group)), SLOPE)
-        x = F.leaky_relu(self.layer(2 * last + 1, x.flatten(1)), SLOPE)  # mirror: order C, H, W
+        x = F.leaky_relu(self.layer(2 * last + 1, x.flatten(1)), SLOPE)  # mirror: in the order C, H, W
         return self.layer(2 * last + 2, x)
 
 
@@ -216,13 +216,13 @@ class PGGANCriterion(nn.Module):
         self.drift = drift
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         wgan = adversarial_loss(D_real, True, "wgan") + adversarial_loss(D_fake, False, "wgan")
         drift = self.drift * D_real.square().mean()
         return {"D_wgan": wgan, "D_drift": drift, "D": wgan + drift}
 
     def generator(self, G_fake) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         return {"G": adversarial_loss(G_fake, True, "wgan")}
 
     def forward(self, outputs, targets):
@@ -247,18 +247,18 @@ class PGGANTrainer:
         self.restart(learning_rate)
 
     def restart(self, learning_rate: float) -> None:
-        """New optimisers, as whenever the level of detail passes a whole number."""
+        """New optimisers, as whenever the level of detail passes an integer."""
         adam = functools.partial(Adam, lr=learning_rate, betas=(0.0, 0.99))
         self.generator = Player({"generator": self.model.generator}, adam)
         self.discriminator = Player({"discriminator": self.model.discriminator}, adam)
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``discriminator.*`` of the loss ``"D"``, ``generator.*`` of ``"G"``."""
+        """Gradients of the last step by name: ``discriminator.*`` from ``"D"``, ``generator.*`` from ``"G"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the inputs of the model; the losses as each saw them."""
+        """One step of each player from the inputs of the model; returns the losses as each saw them."""
         images, lod = inputs["images"], inputs["lod"]
         G, D = self.model.generator, functools.partial(self.model.discriminator, lod=lod)
         fake = G(inputs["z"], lod).detach()
@@ -273,7 +273,7 @@ class PGGANTrainer:
 
 
 class SynthesisCriterion(nn.Module):
-    """The distance of generated images from given ones.
+    """The distance of generated images to given ones.
 
     Args:
         weight: factor of the mean absolute difference.
@@ -311,9 +311,9 @@ class ScoreCriterion(nn.Module):
 
 
 class PGGANPostProcess(nn.Module):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator, or of a model that has it under ``"fake"``, about [-1, 1].
+    Inputs: ``outputs`` of a generator, or of a model that returns it under ``"fake"``, about [-1, 1].
     Returns: dict: ``"pictures"`` (N, 3, H, W) float in [0, 255].
     """
 
@@ -323,7 +323,7 @@ class PGGANPostProcess(nn.Module):
 
 
 def level_of_detail(kimg: float, size: int = 1024, stable: float = 600.0, fade: float = 600.0) -> float:
-    """The level of detail after so many thousand images: 4x4 first, then each size is faded in and kept."""
+    """The level of detail after a number of thousands of images: 4x4 first, then each size is faded in and kept."""
     most = float(size.bit_length() - 3)
     phase, rest = divmod(kimg, stable + fade)
     return max(0.0, most - phase - max(0.0, rest - stable) / fade)

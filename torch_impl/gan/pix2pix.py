@@ -1,8 +1,8 @@
-"""pix2pix: translate one kind of image into another with a U-Net that has to fool a discriminator of patches.
+"""pix2pix: translate one kind of image into another with a U-Net that has to fool a patch discriminator.
 
 "Image-to-Image Translation with Conditional Adversarial Networks", 2016, arXiv:1611.07004.
 Parameter names: junyanz/pytorch-CycleGAN-and-pix2pix ``models/networks.py`` (BSD-2-Clause). The reference's in-place
-activation overwrites the skip tensor; the ReLU after the concatenation makes that the same function.
+activation overwrites the skip tensor; the ReLU after the concatenation makes this the same function.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; the last axis is concatenated there.
@@ -51,10 +51,11 @@ __all__ = [
 
 
 class UnetSkipConnectionBlock(nn.Module):
-    """One level of the U-Net: halve the size, go through the level below, double the size, and append to the input.
+    """One level of the U-Net: halve the size, apply the level below, double the size, and append the result to the
+    input.
 
     Args:
-        outer, inner: channels of the own output (and of the input, unless ``in_channels`` says otherwise) and of the
+        outer, inner: channels of its output (and of the input, unless ``in_channels`` is given) and of the
             level below.
         submodule: the level below; None for the innermost.
         outermost: no activation before it, no skip around it, tanh after it.
@@ -98,7 +99,7 @@ class UnetGenerator(nn.Module):
     """The generator (section 6.1.1).
 
     Args:
-        num_downs: how often the size is halved; 8 takes 256 pixels to 1.
+        num_downs: how often the size is halved; 8 reduces 256 pixels to 1.
         width: channels of the outermost level; doubled up to eightfold.
         in_chans, out_chans: channels of the images.
         norm: "batch" or "instance".
@@ -147,7 +148,7 @@ class Pix2Pix(nn.Module):
         norm: "batch" or "instance", of both.
         layers: of the discriminator.
 
-    Inputs: ``A``, the images to translate, and ``B``, what they should become: (N, 3, H, W) float in [-1, 1].
+    Inputs: ``A``, the images to translate, and ``B``, their targets: (N, 3, H, W) float in [-1, 1].
     Returns: dict: ``"fake_B"`` (N, 3, H, W), and the discriminator's logits on both pairs, ``"pred_fake"`` and
         ``"pred_real"`` (N, 1, H', W').
     """
@@ -181,13 +182,13 @@ class Pix2PixCriterion(nn.Module):
         self.lambda_l1, self.mode = lambda_l1, mode
 
     def discriminator(self, pred_fake, pred_real) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         fake = adversarial_loss(pred_fake, False, self.mode)
         real = adversarial_loss(pred_real, True, self.mode)
         return {"D_fake": fake, "D_real": real, "D": 0.5 * (fake + real)}
 
     def generator(self, pred_fake, fake_B, B) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         gan = adversarial_loss(pred_fake, True, self.mode)
         l1 = self.lambda_l1 * (fake_B - B).abs().mean()
         return {"G_GAN": gan, "G_L1": l1, "G": gan + l1}
@@ -216,11 +217,11 @@ class Pix2PixTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netD.*`` of the loss ``"D"``, ``netG.*`` of ``"G"``."""
+        """Gradients of the last step by name: ``netD.*`` from the loss ``"D"``, ``netG.*`` from ``"G"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from ``inputs["A"]`` and ``targets["B"]``; the losses as each saw them."""
+        """One step of each player from ``inputs["A"]`` and ``targets["B"]``; returns the losses as each saw them."""
         A, B = inputs["A"], targets["B"]
         netG, netD = self.model.netG, self.model.netD
         fake_B = netG(A)
@@ -232,12 +233,12 @@ class Pix2PixTrainer:
 
 
 def translate(generator, images, mode: str = "train_stats"):
-    """Pictures of a generator.
+    """Images of a generator.
 
     Args:
         generator: a :class:`UnetGenerator`.
         images: (N, 3, H, W) float in [-1, 1].
-        mode: "train_stats" keeps dropout and the batch's own statistics, as in the paper (section 3.4); "eval" doesn't.
+        mode: "train_stats" keeps dropout and the batch's statistics, as in the paper (section 3.4); "eval" does not.
 
     Returns:
         (N, 3, H, W) in [-1, 1].

@@ -1,8 +1,8 @@
-"""pix2pixHD: street scenes from maps of labels, coarse to fine, judged at several scales.
+"""pix2pixHD: street scenes from label maps, coarse to fine, judged at several scales.
 
 "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", 2017, arXiv:1711.11585.
 Parameter names: NVIDIA/pix2pixHD ``models/networks.py`` (NVIDIA's own licence, BSD-like). What to look at: the
-generator is also lowered by how differently the discriminator's layers see its images and the real ones.
+generator also minimises the difference of the discriminator's features between its images and the real ones.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; labels and instances are (N, H, W) in both.
@@ -57,7 +57,7 @@ VGG_WEIGHTS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # of the fi
 
 
 def conv_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution, instance normalisation, ReLU; the 7x7 one reflects the border, the others see zeros."""
+    """A convolution, instance normalisation, ReLU; the 7x7 one pads by reflection, the others by zeros."""
     border = kernel_size == 7
     return [
         *([nn.ReflectionPad2d(3)] if border else []),
@@ -68,7 +68,7 @@ def conv_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int
 
 
 def doubling(in_channels: int, out_channels: int) -> list[nn.Module]:
-    """A transposed convolution to twice the size, instance normalisation, ReLU."""
+    """A transposed convolution that doubles the size, instance normalisation, ReLU."""
     up = nn.ConvTranspose2d(in_channels, out_channels, 3, 2, 1, 1)
     return [up, nn.InstanceNorm2d(out_channels), nn.ReLU()]
 
@@ -93,7 +93,7 @@ class GlobalGenerator(nn.Module):
     """The coarse generator (section 3.2).
 
     Args:
-        in_chans: channels of the map of labels, edges and features.
+        in_chans: channels of labels, edges and features.
         width: channels of the first layer.
         downs: halvings.
         blocks: residual blocks.
@@ -112,10 +112,10 @@ class GlobalGenerator(nn.Module):
 
 
 class LocalEnhancer(nn.Module):
-    """The coarse generator at a fraction of the size, and enhancers that double it with the map at their own size.
+    """The coarse generator at a fraction of the size, and enhancers that double it, given the map at their size.
 
     Args:
-        in_chans: channels of the map of labels, edges and features.
+        in_chans: channels of labels, edges and features.
         width: channels of the last enhancer's first layer.
         downs, blocks: of the coarse generator.
         enhancers: number of enhancers.
@@ -158,7 +158,7 @@ class LocalEnhancer(nn.Module):
 
 
 def one_hot(indices, classes: int, dtype):
-    """Maps of indices (N, H, W) -> (N, classes, H, W), 0 or 1."""
+    """One-hot maps of indices (N, H, W) -> (N, classes, H, W), 0 or 1."""
     return (indices[:, None] == torch.arange(classes, device=indices.device)[:, None, None]).to(dtype)
 
 
@@ -179,12 +179,12 @@ def edges(instances, dtype):
 
 
 def instance_mean(features, instances, count: int):
-    """Every pixel gets the mean of its instance.
+    """Replace every pixel by the mean over its instance.
 
     Args:
         features: (N, C, H, W).
         instances: (N, H, W) integer, below ``count``.
-        count: number of instances, at most.
+        count: maximal number of instances.
 
     Returns:
         (N, C, H, W).
@@ -195,17 +195,17 @@ def instance_mean(features, instances, count: int):
 
 
 class FeatureEncoder(nn.Module):
-    """Features of the appearance of instances, found in an image (section 3.4).
+    """Features of the appearance of instances in an image (section 3.4).
 
     Args:
         width: channels of the first layer.
         downs: halvings.
         features: channels of the result.
-        max_instances: instances of an image, at most.
+        max_instances: maximal number of instances per image.
 
     Inputs: ``images`` (N, 3, H, W) float in [-1, 1], H and W multiples of 2 ** downs; ``instances`` (N, H, W) int64,
-        numbers of instances from 0 to ``max_instances - 1``.
-    Returns: (N, features, H, W) in [-1, 1], the same all over an instance.
+        instance indices from 0 to ``max_instances - 1``.
+    Returns: (N, features, H, W) in [-1, 1], constant over an instance.
     """
 
     def __init__(self, width: int = 16, downs: int = 4, features: int = 3, max_instances: int = 256):
@@ -219,18 +219,19 @@ class FeatureEncoder(nn.Module):
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """Discriminators of patches of an image and of smaller versions of it (section 3.2).
+    """Patch discriminators of an image and of smaller versions of it (section 3.2).
 
     Args:
-        in_chans: channels of the map of labels and edges and of the image.
+        in_chans: channels of labels, edges and image.
         width: channels of the first layer; doubled up to eightfold.
         layers: convolutions of stride 2.
-        num_D: discriminators; the last one judges the full image.
+        num_D: discriminators; the last one sees the full image.
         norm: "instance" or "batch".
 
     Inputs: ``images`` (N, in_chans, H, W) float, and ``others`` of the same shape or None: real and fake.
-    Returns: dict: what layer j of the discriminator of scale i says, of ``images`` under ``"real_i_j"``, of ``others``
-        under ``"fake_i_j"``: (N, C, H', W'), scale 0 being the full image; the last layer's are logits of patches.
+    Returns: dict: the output of layer j of the discriminator of scale i, for ``images`` under ``"real_i_j"``, for
+        ``others`` under ``"fake_i_j"``: (N, C, H', W'), scale 0 being the full image; the last layer's are logits of
+            patches.
     """
 
     def __init__(self, in_chans: int = 39, width: int = 64, layers: int = 3, num_D: int = 2, norm: str = "instance"):
@@ -249,7 +250,7 @@ class MultiscaleDiscriminator(nn.Module):
         initialize(self)
 
     def judge(self, images, name: str) -> dict:
-        """What all layers say of images, by ``name_i_j``."""
+        """Outputs of all layers for images, by ``name_i_j``."""
         found = {}
         for i in range(self.num_D):
             x = images
@@ -265,7 +266,7 @@ class MultiscaleDiscriminator(nn.Module):
 
 
 def scales(outputs, name: str) -> list[list]:
-    """What the layers of every scale said, in their order."""
+    """The layers' outputs of every scale, in order."""
     keys = [key.split("_")[1:] for key in outputs if key.startswith(f"{name}_") and key.count("_") == 2]
     counts = [max(int(number) for number in numbers) + 1 for numbers in zip(*keys)]
     return [[outputs[f"{name}_{i}_{j}"] for j in range(counts[1])] for i in range(counts[0])]
@@ -277,7 +278,7 @@ def scales_loss(found: list[list], real: bool):
 
 
 def feature_matching(fakes: list[list], reals: list[list], weight: float = 10.0):
-    """Mean absolute differences of all layers but the last, averaged over scales (equation 4)."""
+    """Mean absolute differences of all layers except the last, averaged over scales (equation 4)."""
     share = weight * 4 / (len(fakes[0]) - 1) / len(fakes)
     return share * sum(
         (fake - real.detach()).abs().mean()
@@ -287,7 +288,7 @@ def feature_matching(fakes: list[list], reals: list[list], weight: float = 10.0)
 
 
 class MultiscaleCriterion(nn.Module):
-    """Losses that a discriminator alone is good for.
+    """Losses of a discriminator alone.
 
     Args:
         lambda_feat: weight of :func:`feature_matching`.
@@ -311,18 +312,18 @@ class MultiscaleCriterion(nn.Module):
 
 
 class Pix2PixHD(nn.Module):
-    """Generator ``netG``, discriminators ``netD``, encoder ``netE`` of features.
+    """Generator ``netG``, discriminators ``netD``, feature encoder ``netE``.
 
     Args:
-        generator: makes the generator of a number of channels.
-        label_nc: labels.
-        feat_num: features; 0 for no encoder.
+        generator: makes the generator for a number of channels.
+        label_nc: number of labels.
+        feat_num: number of features; 0 for no encoder.
         encoder_width, encoder_downs, max_instances: of the encoder.
         discriminator_width, layers, num_D: of :class:`MultiscaleDiscriminator`.
 
     Inputs: ``labels`` (N, H, W) int64; ``instances`` (N, H, W) int64, see :class:`FeatureEncoder`; ``real``
         (N, 3, H, W) in [-1, 1].
-    Returns: dict: ``"fake_B"`` (N, 3, H, W), and what the discriminators say of it and of the real images, see
+    Returns: dict: ``"fake_B"`` (N, 3, H, W), and the discriminators' outputs for it and for the real images, see
         :class:`MultiscaleDiscriminator`.
     """
 
@@ -349,7 +350,7 @@ class Pix2PixHD(nn.Module):
         return torch.cat([one_hot(labels, self.label_nc, dtype), edges(instances, dtype)], 1)
 
     def generate(self, maps, instances, images):
-        """Images of maps, with the features of other images."""
+        """Images from maps, with the features of other images."""
         return self.netG(maps if self.netE is None else torch.cat([maps, self.netE(images, instances)], 1))
 
     def forward(self, labels, instances, real):
@@ -377,7 +378,7 @@ class Pix2PixHDCriterion(nn.Module):
         self.perceptual = PerceptualDistance(layers, "l1", normalize=False, widths=widths)
 
     def generator(self, outputs, images) -> dict:
-        """The generator's and the encoder's part."""
+        """The generator's and the encoder's loss."""
         reals, fakes = scales(outputs, "real"), scales(outputs, "fake")
         losses = {
             "G_GAN": scales_loss(fakes, True),
@@ -387,7 +388,7 @@ class Pix2PixHDCriterion(nn.Module):
         return {**losses, "G": sum(losses.values())}
 
     def discriminator(self, outputs) -> dict:
-        """The discriminators' part."""
+        """The discriminators' loss."""
         real, fake = scales_loss(scales(outputs, "real"), True), scales_loss(scales(outputs, "fake"), False)
         return {"D_real": real, "D_fake": fake, "D": 0.5 * (real + fake)}
 
@@ -414,11 +415,11 @@ class Pix2PixHDTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netG.*``, ``netE.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        """Gradients of the last step by name: ``netG.*``, ``netE.*`` from the loss ``"G"``, ``netD.*`` from ``"D"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from ``"labels"``, ``"instances"`` and ``"real"``; the losses as each saw them."""
+        """One step of each player from ``"labels"``, ``"instances"``, ``"real"``; the losses as each saw them."""
         model, images, instances = self.model, inputs["real"], inputs["instances"]
         maps = model.encode(inputs["labels"], instances, images.dtype)
         fake = model.generate(maps, instances, images)

@@ -1,13 +1,13 @@
-"""SRGAN: enlarge images so that a classifier's deep layers, and a discriminator, take them for photographs.
+"""SRGAN: enlarge images so that they pass for photographs in a classifier's deep layers and to a discriminator.
 
 "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", 2016, arXiv:1609.04802.
 Parameter names: Lornatang/SRGAN-PyTorch ``model.py`` (Apache-2.0); xinntao/BasicSR ``srresnet_arch.py`` and
 ``discriminator_arch.py`` (Apache-2.0) for ``MSRResNet`` and ``Discriminator128``; leftthomas/SRGAN (MIT) for
 ``PooledDiscriminator``.
-What to look at: the images grow at the very end, where channels become pixels.
+What to look at: images are only enlarged at the very end, where channels become pixels.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow; a dense kernel belongs to the order C, H, W of the map before it.
+- NCHW here, NHWC in TensorFlow; a dense kernel expects the map before it in the order C, H, W.
 - A training step needs gradients of two losses: two calls of ``lower`` here, two tapes in TensorFlow.
 """
 
@@ -61,7 +61,7 @@ OUTPUTS = {
 
 
 def norm_layer(norm: str):
-    """The normalisation of a name, and whether a convolution has a bias, which any normalisation makes superfluous."""
+    """A normalisation by name, and whether a convolution needs a bias, which normalisation makes superfluous."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} must be one of {sorted(NORMS)}")
     return NORMS[norm], norm == "none"
@@ -85,7 +85,7 @@ class ResidualConvBlock(nn.Module):
 
 
 class UpsampleBlock(nn.Module):
-    """Twice the size, from four times the channels.  x: (N, C, H, W) -> (N, C, 2H, 2W)."""
+    """Doubling of the size, from four times the channels.  x: (N, C, H, W) -> (N, C, 2H, 2W)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -103,7 +103,7 @@ class SRResNet(nn.Module):
         blocks: residual blocks.
         width: channels.
         bias: whether the convolutions before a normalisation have a bias.
-        output: "clamp" cuts the result to [0, 1]; "tanh" is (tanh(x) + 1) / 2; "linear" leaves it.
+        output: "clamp" clips the result to [0, 1]; "tanh" is (tanh(x) + 1) / 2; "linear" leaves it unchanged.
 
     Inputs: (N, 3, H, W) in [0, 1].
     Returns: (N, 3, scale H, scale W).
@@ -141,7 +141,7 @@ class PlainResidualBlock(nn.Module):
 
 
 class MSRResNet(nn.Module):
-    """The generator without normalisation, which adds to the bilinearly enlarged image.
+    """The generator without normalisation, which adds to the bilinearly upsampled image.
 
     Args:
         scale: 2, 3 or 4.
@@ -183,10 +183,10 @@ class Discriminator96(nn.Module):
     """The discriminator of 96 pixels: the size is halved and the channels doubled in turn (figure 4).
 
     Args:
-        size: side of the images, a multiple of 16.
+        size: height and width of the images, a multiple of 16.
         width: channels of the first layer.
         norm: "batch", "instance" or "none"; batch normalisation would mix the images of a gradient penalty.
-        hidden: width of the layer before the answer.
+        hidden: width of the layer before the last.
 
     Inputs: (N, 3, size, size) in [0, 1].
     Returns: logits (N, 1).
@@ -208,17 +208,17 @@ class Discriminator96(nn.Module):
         )
 
     def forward(self, images):
-        return self.classifier(self.features(images).flatten(1))  # mirror: order C, H, W
+        return self.classifier(self.features(images).flatten(1))  # mirror: in the order C, H, W
 
 
 class Discriminator128(nn.Module):
     """The discriminator of 128 pixels (BasicSR): a 4x4 kernel where the size is halved.
 
     Args:
-        size: side of the images, a multiple of 32.
+        size: height and width of the images, a multiple of 32.
         width: channels of the first layer.
         norm: "batch", "instance" or "none".
-        hidden: width of the layer before the answer.
+        hidden: width of the layer before the last.
 
     Inputs: (N, 3, size, size) in [0, 1].
     Returns: logits (N, 1).
@@ -253,7 +253,7 @@ class Discriminator128(nn.Module):
 
 
 class PooledDiscriminator(nn.Module):
-    """A discriminator of images of any size: the last map is averaged (leftthomas).
+    """A discriminator for images of any size: the last map is averaged (leftthomas).
 
     Args:
         width: channels of the first layer.
@@ -302,10 +302,10 @@ class SRGAN(nn.Module):
 
 
 class SuperResolutionCriterion(nn.Module):
-    """The distance of enlarged images from the real ones alone.
+    """The distance of enlarged images to the real ones, as the only loss.
 
     Args:
-        weight: its factor.
+        weight: factor of the distance.
         distance: "l1" or "l2".
 
     Inputs: ``outputs`` (N, 3, H, W); ``targets["hr"]``, the real images.
@@ -356,7 +356,7 @@ class SRGANCriterion(nn.Module):
     Returns: dict of scalars: ``"G_pixel"``, ``"G_content"``, ``"G_gan"``, all weighted, their sum ``"G"``;
         ``"D_real"``, ``"D_fake"``, their sum ``"D"``; ``"total"``, the sum of ``"G"`` and ``"D"``, which a training
         step lowers in turn.
-    Raises: ValueError for another mode.
+    Raises: ValueError if ``mode`` is unknown.
     """
 
     def __init__(
@@ -377,7 +377,7 @@ class SRGANCriterion(nn.Module):
         self.content = PerceptualDistance({layer: content}, distance, widths=widths)
 
     def generator(self, D_fake, sr, hr) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         losses = {
             "G_pixel": self.distance(sr, {"hr": hr})["pixel"],
             "G_content": self.content(sr, hr),
@@ -386,7 +386,7 @@ class SRGANCriterion(nn.Module):
         return {**losses, "G": sum(losses.values())}
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         mode = self.mode.split("_")[0]
         real, fake = adversarial_loss(D_real, True, mode), adversarial_loss(D_fake, False, mode)
         return {"D_real": real, "D_fake": fake, "D": real + fake}
@@ -402,10 +402,10 @@ class SRGANTrainer:
 
     Args:
         model: an :class:`SRGAN`.
-        criterion: its losses, whose mode says how the discriminator is held in check.
+        criterion: its losses, whose mode determines how the discriminator is constrained.
         learning_rate: of both players; they have Adam, with "wgan_clip" RMSProp.
         betas: of Adam.
-        clip: largest size of the discriminator's parameters, with "wgan_clip".
+        clip: bound of the discriminator's parameters, with "wgan_clip".
         penalty: weight of the gradient penalty, with "wgan_gp".
         momentum: of the generator's ``average``.
     """
@@ -429,11 +429,11 @@ class SRGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``netG.*`` of the loss ``"G"``, ``netD.*`` of ``"D"``."""
+        """Gradients of the last step by name: ``netG.*`` from the loss ``"G"``, ``netD.*`` from ``"D"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from ``"lr"``, ``"hr"`` and with a penalty ``"mix"``; the losses as each saw them."""
+        """One step of each player from ``"lr"``, ``"hr"`` and any ``"mix"``; returns the losses as each saw them."""
         first, second = self.move_generator, self.move_discriminator
         if self.criterion.mode != "vanilla":
             first, second = second, first
@@ -464,9 +464,9 @@ class SRGANTrainer:
 
 
 class SuperResolutionPostProcess(nn.Module):
-    """Pictures for the screen.
+    """Images with values for display.
 
-    Inputs: ``outputs`` of a generator, or of a model that has it under ``"sr"``, in [0, 1].
+    Inputs: ``outputs`` of a generator, or of a model that returns it under ``"sr"``, in [0, 1].
     Returns: dict: ``"images"`` (N, 3, H, W) float in [0, 255].
     """
 

@@ -1,4 +1,4 @@
-"""StyleGAN: a constant image grows; a vector says at each layer how large its channels are, noise adds the details.
+"""StyleGAN: a constant image grows; at each layer a vector scales its channels, and noise adds the details.
 
 "A Style-Based Generator Architecture for Generative Adversarial Networks", 2018, arXiv:1812.04948.
 Parameter names: genforce/genforce ``models/stylegan_{generator,discriminator}.py`` (MIT).
@@ -46,7 +46,7 @@ __all__ = [
     "stylegan_generator",
 ]
 
-FUSED = 128  # from this size on, checkpoints hold kernels of transposed convolutions, which see them mirrored
+FUSED = 128  # from this size on, checkpoints contain kernels of transposed convolutions, which are mirrored
 
 
 class Blur(nn.Module):
@@ -62,7 +62,7 @@ class Blur(nn.Module):
 
 
 class ApplyNoise(nn.Module):
-    """One map of noise for all channels, times a learnt strength of each.  x: (N, C, H, W) -> (N, C, H, W)."""
+    """Add one map of noise to all channels, times a learnt strength per channel.  x: (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()
@@ -129,7 +129,7 @@ class Mapping(nn.Module):
 
 
 class Truncation(nn.Module):
-    """Styles nearer to their average (appendix B).
+    """Move styles towards their average (appendix B).
 
     Args:
         w_dim: D, length of a style.
@@ -188,14 +188,14 @@ class StyleGANGenerator(nn.Module):
     """The generator (section 2).
 
     Args:
-        size: side of the images.
+        size: height and width of the images.
         z_dim: length of a latent vector.
         w_dim: D, length of a style.
-        mapping_layers: layers from one to the other.
-        base, most: a map of side s has min(base / s, most) channels.
+        mapping_layers: layers of the mapping network.
+        base, most: a map of size s has min(base / s, most) channels.
         psi, truncated_layers: see :class:`Truncation`.
 
-    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), number of the layer from which on the styles are those of ``z2``:
+    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), index of the layer from which on the styles are those of ``z2``:
         L = 2 log2(size) - 2 or more for none; ``lod`` (1,), level of detail; ``noise`` (N, P), the pixels of all
         layers' noise, or None for the buffers.
     Returns: dict: ``"w"`` (N, D), the style of ``z``; ``"wp"`` (N, L, D), styles by layer; ``"fake"`` (N, 3, size,
@@ -239,7 +239,8 @@ class BlurredConv2d(EqualizedConv2d):
 
 
 class StyleGANDiscriminator(PGGANDiscriminator):
-    """That of Progressive GAN, which blurs a map before it halves its size, and averages before the activation.
+    """Progressive GAN's discriminator, which also blurs a map before it halves its size, and averages before the
+    activation.
 
     Args:
         size, base, most, group: see :class:`PGGANDiscriminator`.
@@ -298,7 +299,7 @@ class StyleGAN(nn.Module):
 
 
 class StyleGANCriterion(nn.Module):
-    """Both players' losses (arXiv:1406.2661, the generator's not saturating), without the penalty of the trainer.
+    """Both players' losses (arXiv:1406.2661, non-saturating for the generator), without the penalty of the trainer.
 
     Inputs: ``outputs`` of :class:`StyleGAN`; no targets.
     Returns: dict of scalars: ``"D_real"``, ``"D_fake"``, their sum ``"D"``; ``"G"``; ``"total"``, the sum of ``"G"``
@@ -306,12 +307,12 @@ class StyleGANCriterion(nn.Module):
     """
 
     def discriminator(self, D_real, D_fake) -> dict:
-        """The discriminator's part."""
+        """The discriminator's loss."""
         real, fake = adversarial_loss(D_real, True), adversarial_loss(D_fake, False)
         return {"D_real": real, "D_fake": fake, "D": real + fake}
 
     def generator(self, G_fake) -> dict:
-        """The generator's part."""
+        """The generator's loss."""
         return {"G": adversarial_loss(G_fake, True)}
 
     def forward(self, outputs, targets):
@@ -327,7 +328,7 @@ class StyleGANTrainer:
         criterion: its losses.
         learning_rate: of both players' Adam.
         gamma: twice the weight of the squared gradient on real images.
-        half_life: thousand images after which half of the generator's ``average`` is new.
+        half_life: thousands of images after which half of the generator's ``average`` is new.
     """
 
     def __init__(self, model, criterion, learning_rate: float = 1e-3, gamma: float = 10.0, half_life: float = 10.0):
@@ -339,11 +340,11 @@ class StyleGANTrainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of the last step by name: ``discriminator.*`` of the loss ``"D"``, ``generator.*`` of ``"G"``."""
+        """Gradients of the last step by name: ``discriminator.*`` from ``"D"``, ``generator.*`` from ``"G"``."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the inputs of the model; the losses as each saw them."""
+        """One step of each player from the inputs of the model; returns the losses as each saw them."""
         images, lod = inputs["images"], inputs["lod"]
         drawn = {name: inputs[name] for name in ("z", "cutoff", "noise", "lod")}
         D = functools.partial(self.model.discriminator, lod=lod)
@@ -359,7 +360,7 @@ class StyleGANTrainer:
 
 
 class StyledImageCriterion(nn.Module):
-    """The distance of generated images from given ones.
+    """The distance of generated images to given ones.
 
     Args:
         weight: factor of the mean absolute difference.

@@ -2,10 +2,10 @@
 
 "Analyzing and Improving the Image Quality of StyleGAN", 2019, arXiv:1912.04958.
 Parameter names: NVlabs/stylegan2-ada-pytorch ``training/networks.py`` (names and formulas alone).
-What to look at: scaling the input and the output of a shared convolution is the same as weights of its own per image.
+What to look at: scaling the input and the output of a shared convolution is the same as separate weights per image.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow; a dense kernel belongs to the order C, H, W of the map before it.
+- NCHW here, NHWC in TensorFlow; a dense kernel expects the map before it in the order C, H, W.
 - A transposed convolution here is a convolution between zeros in TensorFlow, which exports and differentiates as one.
 - A training step needs gradients of several losses: calls of ``lower`` here, tapes in TensorFlow.
 - The average of the styles is a buffer, which moves while the model trains.
@@ -62,7 +62,7 @@ def between_zeros(x):
 
 
 def filtered(x, kernel, pads: tuple[int, int], stride: int = 1):
-    """Convolution of every channel with one filter.  x: (N, C, H, W), kernel (4, 4) -> (N, C, H', W')."""
+    """Depthwise convolution with one filter for all channels.  x: (N, C, H, W), kernel (4, 4) -> (N, C, H', W')."""
     kernel = kernel.flip(0, 1).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(F.pad(x, (*pads, *pads)), kernel, stride=stride, groups=x.shape[1])
 
@@ -73,7 +73,7 @@ def activated(x):
 
 
 class ModulatedConv2d(nn.Module):
-    """A convolution whose weights are scaled by a style, for each image of its own (section 2.2).
+    """A convolution whose weights are scaled by a style, per image (section 2.2).
 
     Args:
         in_channels, out_channels, kernel_size, w_dim: of the convolution, and the length of a style.
@@ -89,7 +89,7 @@ class ModulatedConv2d(nn.Module):
         nn.init.ones_(self.affine.bias)
 
     def demodulation(self, styles):
-        """What brings the result back to deviation 1.  (N, in_channels) -> (N, out_channels, 1, 1)."""
+        """The factor that restores deviation 1.  (N, in_channels) -> (N, out_channels, 1, 1)."""
         squares = self.weight.square().sum((2, 3))
         return (styles.square() @ squares.T + 1e-8).rsqrt()[:, :, None, None]
 
@@ -125,7 +125,7 @@ class StyledConv2d(ModulatedConv2d):
 
 
 class ToRGB(ModulatedConv2d):
-    """The colours of a map.  x: (N, in_channels, H, W), w (N, w_dim) -> (N, 3, H, W)."""
+    """Map features to colours.  x: (N, in_channels, H, W), w (N, w_dim) -> (N, 3, H, W)."""
 
     def __init__(self, in_channels: int, w_dim: int):
         super().__init__(in_channels, 3, 1, w_dim)
@@ -214,14 +214,14 @@ class StyleGAN2Generator(nn.Module):
     """The generator with skips (section 4.1).
 
     Args:
-        size: side of the images.
+        size: height and width of the images.
         z_dim, w_dim: lengths of a latent vector and of a style.
-        mapping_layers: layers from one to the other.
-        base, most: a map of side s has min(base / s, most) channels.
+        mapping_layers: layers of the mapping network.
+        base, most: a map of size s has min(base / s, most) channels.
         psi: share of a style's distance from the average that is kept in evaluation mode, in the first
             ``truncated_layers`` layers.
 
-    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), number of the style from which on they are those of ``z2``: L = 2
+    Inputs: ``z``, ``z2`` (N, z_dim); ``cutoff`` (1,), index of the style from which on they are those of ``z2``: L = 2
         log2(size) - 2 or more for none; ``noise`` (N, P), the pixels of all layers' noise, or None for the buffers.
     Returns: dict: ``"ws"`` (N, L, w_dim), styles by layer; ``"fake"`` (N, 3, size, size), about [-1, 1].
     """
@@ -301,7 +301,7 @@ class FilteredConv2d(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions and a skip, half the size (figure 7c).
+    """Two convolutions and a skip connection that halve the size (figure 7c).
 
     x: (N, in_channels, H, W) -> (N, out_channels, H / 2, W / 2).
     """
@@ -333,16 +333,16 @@ class DiscriminatorEpilogue(nn.Module):
 
     def forward(self, x):
         x = self.conv(minibatch_deviation(x, self.group))
-        return self.out(activated(self.fc(x.flatten(1))))  # mirror: order C, H, W
+        return self.out(activated(self.fc(x.flatten(1))))  # mirror: in the order C, H, W
 
 
 class StyleGAN2Discriminator(nn.Module):
     """The residual discriminator (section 4.1).
 
     Args:
-        size: side of the images.
-        base, most: a map of side s has min(base / s, most) channels.
-        group: images that the deviation of a minibatch is taken over.
+        size: height and width of the images.
+        base, most: a map of size s has min(base / s, most) channels.
+        group: images per group of the minibatch deviation.
 
     Inputs: (N, 3, size, size) in [-1, 1].
     Returns: scores (N, 1).
@@ -364,7 +364,8 @@ class StyleGAN2Discriminator(nn.Module):
 
 
 def path_lengths(synthesis, ws, direction, noise=None):
-    """How far an image moves along a random direction for a step of its styles (section 3.2), itself differentiable.
+    """Path lengths: how far an image moves along a random direction for a step of its styles (section 3.2),
+    differentiable.
 
     Args:
         synthesis: from styles and noise to images.
@@ -380,7 +381,7 @@ def path_lengths(synthesis, ws, direction, noise=None):
     image = synthesis(ws, noise)
     moved = (image * direction).sum() / (image.shape[2] * image.shape[3]) ** 0.5
     gradient = torch.autograd.grad(moved, ws, create_graph=True)[0]
-    # the last term is zero; it gives all parameters a gradient, if only of zero
+    # the last term is zero; it gives all parameters a gradient, even if only zero
     return gradient.square().sum(2).mean(1).sqrt() + 0 * moved, gradient
 
 
@@ -433,11 +434,11 @@ class StyleGAN2Trainer:
     Args:
         model: a :class:`StyleGAN2`.
         criterion: its losses.
-        learning_rate: of both players' Adam, which is slowed for the steps that are added to its own.
+        learning_rate: of both players' Adam, which is slowed down to allow for the regularisation steps.
         gamma: twice the weight of the squared gradient on real images.
         path_weight: of the path lengths' squared distance from their mean.
-        every: a step of how many regularises the generator, and the discriminator.
-        half_life: thousand images after which half of the generator's ``average`` is new.
+        every: regularise the generator, and the discriminator, once in this many steps.
+        half_life: thousands of images after which half of the generator's ``average`` is new.
     """
 
     def __init__(
@@ -463,18 +464,18 @@ class StyleGAN2Trainer:
 
     @property
     def gradients(self) -> dict:
-        """Those of each player's last loss by name."""
+        """Gradients of each player's last loss by name."""
         return {**self.generator.gradients, **self.discriminator.gradients}
 
     def path_loss(self, ws, direction, noise):
-        """The path lengths' penalty; their mean follows them before it is compared with them."""
+        """The path lengths' penalty; their running mean is updated before it is compared with them."""
         lengths, _ = path_lengths(self.model.generator.synthesis, ws, direction, noise)
         mean = self.mean_length + 0.01 * (lengths.mean() - self.mean_length)
         self.mean_length = mean.detach()
         return self.path_weight * (lengths - mean).square().mean()
 
     def step(self, inputs, targets) -> dict:
-        """One step of each player from the inputs of the model; the losses as each saw them."""
+        """One step of each player from the inputs of the model; returns the losses as each saw them."""
         images, z, cutoff, noise = (inputs[name] for name in ("images", "z", "cutoff", "noise"))
         G, D = self.model.generator, self.model.discriminator
         losses = self.criterion.generator(D(self.model.generated(0, z, cutoff, noise)))
@@ -489,7 +490,7 @@ class StyleGAN2Trainer:
         self.discriminator.lower(losses["D"])
         if self.steps % self.every[1] == 0:
             losses["D_r1"] = self.gamma / 2 * r1_penalty(D, images)
-            # the last term is zero; it gives all parameters a gradient, if only of zero
+            # the last term is zero; it gives all parameters a gradient, even if only zero
             self.discriminator.lower(losses["D_r1"] * self.every[1] + 0 * D(images).mean())
         self.steps += 1
         self.average.update(0.5 ** (len(images) / (1000 * self.half_life)))
