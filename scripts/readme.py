@@ -46,8 +46,8 @@ def speed() -> str:
     """What was timed how, and one row per model with the ratios to what else computes the same."""
     timed = json.loads(SPEED.read_text(encoding="utf-8"))
     versions = [f"{title} {timed['versions'][package]}" for package, title in PACKAGES.items()]
-    how = f"Median of {timed['runs']} rounds, batch {timed['batch']}, texts of {timed['length']} tokens, "
-    how += f"{timed['threads']['torch']} threads; {', '.join(versions)}."
+    how = f"Median of {timed['runs']} rounds, of 5 for detectors and segmenters of instances, batch {timed['batch']}, "
+    how += f"texts of {timed['length']} tokens, {timed['threads']['torch']} threads; {', '.join(versions)}."
     columns = {  # heading -> how the names of its ratios begin
         "`tf.function` over PyTorch": ("TensorFlow / ",),
         "PyTorch over its reference": tuple(f"ours / {package}." for package in REFERENCES),
