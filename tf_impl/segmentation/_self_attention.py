@@ -1,4 +1,4 @@
-"""Attention between two maps, as ANN and OCRNet have it.
+"""Attention between two maps, as in ANN and OCRNet.
 
 Parameter names: mmsegmentation ``models/utils/self_attention_block.py`` (Apache-2.0).
 
@@ -22,15 +22,15 @@ def flat(x):
 
 @keras.saving.register_keras_serializable("diptych")
 class SelfAttentionBlock(keras.layers.Layer):
-    """Every place of one map receives a weighted sum over the places of another.
+    """Every position of one map receives a weighted sum over the positions of another.
 
     Args:
         inner: channels of keys, queries and values.
         filters: of the result.
-        shared: keys and queries have the same projection.
-        key_pool: makes the places that are summed over, (N, P, C), of a map; all places of it by default.
+        shared: whether keys and queries share one projection.
+        key_pool: makes the positions that are summed over, (N, P, C), from a map; all by default.
         num_convs: convolutions of the projections of keys and queries.
-        value_norm: the projections of values and of the result have normalisation and ReLU.
+        value_norm: whether the projections of values and result have normalisation and ReLU.
 
     Inputs: the query map (N, H, W, Cq), the key map (N, h, w, Ck).
     Returns: (N, H, W, filters).

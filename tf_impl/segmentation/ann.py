@@ -2,7 +2,7 @@
 
 "Asymmetric Non-local Neural Networks for Semantic Segmentation", 2019, arXiv:1908.07678.
 Parameter names: mmsegmentation ``decode_heads/ann_head.py`` (Apache-2.0).
-What to look at: the second block has one projection for keys and queries, known under both names.
+What to look at: the second block has one projection for keys and queries, stored under both names.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def pyramid_places(x, scales: tuple[int, ...]):
-    """The means of s x s bins for every scale s, one after the other.  (N, H, W, C) -> (N, sum of s * s, C)."""
+    """The means of s x s bins for every scale s, concatenated.  (N, H, W, C) -> (N, sum of s * s, C)."""
     return tf.concat([flat(adaptive_avg_pool2d(x, scale)) for scale in scales], 1)
 
 
@@ -89,7 +89,7 @@ class ANNHead(DecodeHead):
     Args:
         in_channels: of the map ``"c5"``.
         filters: of the convolution.
-        num_classes, dropout: see :class:`DecodeHead`; dropout follows the fusion, too.
+        num_classes, dropout: see :class:`DecodeHead`; dropout also follows the fusion.
         project_filters: of keys, queries and values.
         key_pool_scales: grids of the pyramid.
 

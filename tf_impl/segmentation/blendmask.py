@@ -1,8 +1,8 @@
 """BlendMask: bases that all instances share, blended inside a box by the attention that a point of a pyramid predicts.
 
 "BlendMask: Top-Down Meets Bottom-Up for Instance Segmentation", 2020, arXiv:2001.00309. Parameter names:
-aim-uofa/AdelaiDet ``modeling/blendmask`` (non-commercial licence: names and formulas alone). What to look at: YOLACT's
-coefficients with a place in the box.
+aim-uofa/AdelaiDet ``modeling/blendmask`` (non-commercial licence: names and formulas only). What to look at: YOLACT's
+coefficients vary within the box.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; attention is transposed before it is enlarged.
@@ -65,7 +65,7 @@ class FCOSTowers(keras.layers.Layer):
 
     Inputs: dict of levels (N, H, W, C).
     Returns: dict: ``"cls_p3"`` ... (N, H, W, K) logits, ``"reg_p3"`` ... (N, H, W, 4) left, top, right, bottom in
-        strides, ``"ctr_p3"`` ... (N, H, W, 1) logits; and the list of what the tower of boxes returns.
+        strides, ``"ctr_p3"`` ... (N, H, W, 1) logits; and the list of the box tower's outputs.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class FCOSTowers(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class ProposalGenerator(keras.layers.Layer):
-    """Gives :class:`FCOSTowers` its name, ``fcos_head``.
+    """Holds :class:`FCOSTowers` under its name, ``fcos_head``.
 
-    Args, inputs, returns: see there.
+    Args, inputs, returns: as there.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ def conv_norm(filters: int) -> list[keras.layers.Layer]:
 
 @keras.saving.register_keras_serializable("diptych")
 class BasisModule(keras.layers.Layer):
-    """The bases, and for training the classes of places.
+    """The bases, and for training the classes of pixels.
 
     Args:
         channels: channels of the convolutions.
@@ -140,7 +140,7 @@ class BasisModule(keras.layers.Layer):
         num_convs: convolutions before the enlargement.
 
     Inputs: list of P3 to P5 (N, H_i, W_i, C).
-    Returns: bases (N, 2 H, 2 W, B) and logits of places (N, H, W, K + 1), 0 is background; H and W of P3.
+    Returns: bases (N, 2 H, 2 W, B) and pixel logits (N, H, W, K + 1), 0 is background; H and W of P3.
     """
 
     def __init__(self, channels: int, num_bases: int, num_classes: int, num_convs: int = 3, **kwargs):
@@ -170,7 +170,7 @@ class BlendMask(Model):
         num_convs, norm_groups, shared_convs: of the towers, see :class:`FCOSTowers`.
         basis_channels, num_bases, basis_convs: see :class:`BasisModule`.
         attention: height and width A of an instance's attention.
-        last: number of the coarsest level, 5, 6 or 7.
+        last: index of the coarsest level, 5, 6 or 7.
         norm: of the residual network, see :func:`choose_norm`.
 
     Inputs: (N, H, W, 3) float, normalised.
@@ -220,7 +220,7 @@ def pool_bases(bases, boxes, size: int):
 
 
 def blend(pooled, attention):
-    """Sum of the bases, weighted in every place.
+    """Sum of the bases, weighted at every position.
 
     Args:
         pooled: (N, Q, R, R, B) bases inside boxes.
@@ -238,12 +238,12 @@ def blend(pooled, attention):
 
 @keras.saving.register_keras_serializable("diptych")
 class BlendMaskCriterion(FCOSCriterion):
-    """FCOS's losses, a cross-entropy of the blended masks, and one of the classes of places.
+    """FCOS's losses, a cross-entropy of the blended masks, and one of the classes of pixels.
 
     Args:
-        max_masks: points of an image whose masks count, the first ones.
+        max_masks: points per image whose masks count, the first ones.
         size: height and width R of a mask.
-        semantic_weight: of the classes of places.
+        semantic_weight: of the classes of pixels.
         alpha, gamma, strides: see :class:`FCOSCriterion`.
 
     Inputs: ``outputs`` of the model; ``targets``: those of :class:`FCOSCriterion`, and ``"masks"`` (N, M, H, W) 0 or 1,
@@ -272,7 +272,7 @@ class BlendMaskCriterion(FCOSCriterion):
         smaller, larger = tf.where(nearer, distances, wanted), tf.where(nearer, wanted, distances)
         shared, hull = (box_area(boxes_of_distances(origin, x)) for x in (smaller, larger))
         union = area + wanted_area - shared
-        return 1 - (shared + 1) / (union + 1) + (hull - union) / hull  # NOTE: plus one square stride, as the reference
+        return 1 - (shared + 1) / (union + 1) + (hull - union) / hull  # NOTE: plus one square stride, as there
 
     def terms(self, outputs, targets, index, positive):
         found = super().terms(outputs, targets, index, positive)
@@ -296,7 +296,7 @@ class BlendMaskCriterion(FCOSCriterion):
         number = tf.range(1, slots + 1, dtype=masks.dtype)[:, None, None]
         last = tf.reduce_max(inside[:, :, ::SEMANTIC_STRIDE, ::SEMANTIC_STRIDE] * number, 1)
         height, width, classes = outputs["sem"].shape[1:]
-        last = tf.cast(tf.reshape(last, (-1, height * width)), tf.int64)  # of several objects the last; 0 for none
+        last = tf.cast(tf.reshape(last, (-1, height * width)), tf.int64)  # the last of several objects; 0 for none
         labels = tf.where(last > 0, take_rows(targets["labels"], last - 1) + 1, 0)
         logits = tf.reshape(outputs["sem"], (-1, height * width, classes))
         places = self.semantic_weight * cross_entropy(logits, labels)

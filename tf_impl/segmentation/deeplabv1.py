@@ -1,4 +1,4 @@
-"""DeepLab v1: VGG-16 that keeps its last maps at stride 8, by dilation in place of the last strides.
+"""DeepLab v1: VGG-16 that keeps its last maps at stride 8, by dilation instead of the last strides.
 
 "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", 2014, arXiv:1412.7062, the variant
 with a large field of view.
@@ -85,12 +85,12 @@ class DeepLabLargeFOV(Model):
 
 
 def deeplabv1_criterion(**options) -> SegmentationCriterion:
-    """Mean cross-entropy of the pixels that count, of the logits at the size of the labels."""
+    """Mean cross-entropy of the pixels that count, with logits at the size of the labels."""
     return SegmentationCriterion((("ce", "logits", 1.0),), avg_non_ignore=True, align_corners=True, **options)
 
 
 def deeplabv1_postprocess(align_corners: bool = True) -> SegmentationPostProcess:
-    """The class of every pixel, where corners of the logits lie on corners of the image."""
+    """The class of every pixel, with the corners of logits and image aligned."""
     return SegmentationPostProcess(align_corners)
 
 

@@ -7,7 +7,7 @@ What to look at: all blocks of a stage have its dilation, strides are on the fir
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
-- Images are scaled by a factor that is used as given: the reference does not divide the sizes.
+- Images are scaled by the given factor: the reference does not divide the sizes.
 """
 
 import functools
@@ -97,10 +97,10 @@ class DeepLabV2(Model):
     Args:
         num_classes: classes K.
         layers: blocks of the four stages.
-        width: channels of the stem; four times as many come out of the first stage, doubled from stage to stage.
+        width: channels of the stem; the first stage has four times as many, doubled from stage to stage.
         rates: dilations of the parallel convolutions.
 
-    Inputs: (N, H, W, 3) float, BGR, the mean taken away.
+    Inputs: (N, H, W, 3) float, BGR minus the mean.
     Returns: dict: ``"logits"`` (N, H / 8, W / 8, K).
     """
 
@@ -134,7 +134,7 @@ class DeepLabV2(Model):
 def scaled(images, factor: float):
     """Bilinear, floor(factor * size).  (N, H, W, C) -> (N, h, w, C)."""
     for axis, length in enumerate(map_size(images), start=1):
-        place = np.maximum((np.arange(int(length * factor)) + 0.5) / factor - 0.5, 0)  # mirror: as given
+        place = np.maximum((np.arange(int(length * factor)) + 0.5) / factor - 0.5, 0)  # mirror: given factor
         left = np.floor(place).astype(np.int64)
         right = np.minimum(left + 1, length - 1)
         weight = tf.constant((place - left).reshape((-1, *(1,) * (3 - axis))), images.dtype)
@@ -173,8 +173,7 @@ class DeepLabV2Criterion(keras.layers.Layer):
     Args:
         ignore_index: label of pixels that do not count.
 
-    Inputs: ``outputs``, maps of logits (N, h, w, K); ``targets["labels"]`` (N, H, W) int, of which each map sees the
-        nearest.
+    Inputs: ``outputs``, maps of logits (N, h, w, K); ``targets["labels"]`` (N, H, W) int, sampled to each map's size.
     Returns: dict of scalars: one for each map, ``"ce"`` for ``"logits"``; ``"total"``.
     """
 

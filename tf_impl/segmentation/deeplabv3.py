@@ -40,7 +40,7 @@ class ASPPHead(DecodeHead):
         filters: of every convolution.
         num_classes, dropout: see :class:`DecodeHead`.
         dilations: of the parallel convolutions; 1 stands for a 1x1 convolution.
-        conv: makes a dilated convolution of (filters, kernel size, padding, dilation rate).
+        conv: makes a dilated convolution from (filters, kernel size, padding, dilation rate).
         in_map: name of the map.
 
     Inputs: dict of maps (N, H, W, C).

@@ -1,4 +1,4 @@
-"""DeepLabv3+: DeepLabv3 with separable convolutions, and a decoder that looks at an early map again.
+"""DeepLabv3+: DeepLabv3 with separable convolutions, and a decoder that reuses an early map.
 
 "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", 2018, arXiv:1802.02611.
 Parameter names: mmsegmentation ``decode_heads/sep_aspp_head.py`` (Apache-2.0).

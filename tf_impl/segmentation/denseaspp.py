@@ -2,9 +2,9 @@
 
 "DenseASPP for Semantic Segmentation in Street Scenes", CVPR 2018; "Densely Connected Convolutional Networks", 2016,
 arXiv:1608.06993.
-Layer names: DeepMotionAIResearch/DenseASPP ``models/DenseASPP.py`` (names and shapes alone), without dots inside names.
-What to look at: the first block's ReLU works on the features in place in the reference, so all that follows sees them
-after it; the newest features come first.
+Layer names: DeepMotionAIResearch/DenseASPP ``models/DenseASPP.py`` (names and shapes only), without dots inside names.
+What to look at: the first block's ReLU works on the features in place in the reference, so everything after it sees the
+result; the newest features come first.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
@@ -70,7 +70,7 @@ class DenseLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Transition(keras.layers.Layer):
-    """Half the channels, and half the size if asked.  x: (N, H, W, C) -> (N, H', W', filters)."""
+    """Half the channels, and optionally half the size.  x: (N, H, W, C) -> (N, H', W', filters)."""
 
     def __init__(self, filters: int, pool: bool, **kwargs):
         super().__init__(**kwargs)
@@ -136,13 +136,13 @@ class DenseFeatures(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class DenseASPPBlock(keras.layers.Layer):
-    """Normalisation (but in the first block), ReLU, 1x1, and the same with a dilated 3x3.
+    """Normalisation (except in the first block), ReLU, 1x1, and the same with a dilated 3x3.
 
     Args:
         mid_filters, filters: between, and of the result.
         rate: dilation.
         norm: whether there is a first normalisation.
-        dropout: rate after it all.
+        dropout: rate at the end.
 
     x: (N, H, W, C) -> (N, H, W, filters).
     """

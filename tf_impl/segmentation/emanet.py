@@ -1,9 +1,9 @@
-"""EMANet: the map is rebuilt from a few bases, which a few steps of expectation and maximisation find in it.
+"""EMANet: the map is reconstructed from a few bases, found in it by a few steps of expectation and maximisation.
 
 "Expectation-Maximization Attention Networks for Semantic Segmentation", 2019, arXiv:1907.13426.
 Parameter names: mmsegmentation ``decode_heads/ema_head.py`` (Apache-2.0); of :class:`EMANet` those of the authors'
 checkpoints (XiaLiPKU/EMANet ``network.py``).
-What to look at: no gradient goes through the bases and the responsibilities; their start is a moving average.
+What to look at: bases and responsibilities have no gradient; they start from a moving average.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
@@ -39,7 +39,7 @@ __all__ = [
     "emanet_resnet101",
 ]
 
-NORM = functools.partial(BatchNormalization, momentum=1 - 3e-4)  # of the authors' settings
+NORM = functools.partial(BatchNormalization, momentum=1 - 3e-4)  # as in the authors' settings
 
 
 def at_least(divisor):
@@ -64,7 +64,7 @@ def rebuilt_from_bases(places, bases, num_stages: int, guard):
         places: (N, P, C).
         bases: (1, C, K), from which the first step starts.
         num_stages: number of steps, 1 or more.
-        guard: keeps divisors from 0.
+        guard: keeps divisors above 0.
 
     Returns:
         (N, P, C), and the bases of every image (N, C, K).
@@ -84,7 +84,7 @@ class EMAModule(keras.layers.Layer):
     Args:
         num_bases: bases K.
         num_stages: steps of expectation and maximisation.
-        momentum: weight of the bases that a batch found in those that the next one starts from.
+        momentum: weight of a batch's bases in the next batch's initial ones.
 
     x: (N, H, W, C), the same shape out.
     """
@@ -192,7 +192,7 @@ class ConvBNReLU(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class EMAUnit(keras.layers.Layer):
-    """A map, and what its bases rebuild of it, as the authors have it: with 1e-6 added to what is divided by.
+    """A map and its reconstruction from bases, as in the authors' code: with 1e-6 added to the divisors.
 
     The first convolution gets no gradient, as no gradient goes through the steps.
 
@@ -200,7 +200,7 @@ class EMAUnit(keras.layers.Layer):
         filters: width C of the map.
         num_bases: bases K.
         num_stages: steps of expectation and maximisation.
-        momentum: weight of the bases that a batch found in those that the next one starts from.
+        momentum: weight of a batch's bases in the next batch's initial ones.
 
     Inputs: (N, H, W, C).
     Returns: (N, H, W, C), and the bases of every image (N, C, K).
@@ -295,7 +295,7 @@ class EMACriterion(SegmentationCriterion):
     Args:
         ignore_index: label of pixels that add nothing.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`; the one term is ``"ce"``.
+    Inputs and returns: as for :class:`SegmentationCriterion`; the one term is ``"ce"``.
     """
 
     def __init__(self, ignore_index: int = 255, **kwargs):

@@ -1,4 +1,4 @@
-"""EncNet: the places of the map are encoded by learnt code words, and the code scales the channels of the map.
+"""EncNet: the map's positions are encoded by learnt code words, and the code scales the channels of the map.
 
 "Context Encoding for Semantic Segmentation", 2018, arXiv:1803.08904.
 Parameter names: mmsegmentation ``decode_heads/enc_head.py``, ``utils/encoding.py`` (Apache-2.0).
@@ -6,7 +6,7 @@ What to look at: the normalisation after the encoding has one channel per code w
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
-- The code words are axis 1 of an encoding in PyTorch and the last axis in TensorFlow, where normalisation looks.
+- The code words are axis 1 of an encoding in PyTorch and the last axis in TensorFlow, which normalisation uses.
 """
 
 import keras
@@ -31,7 +31,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("diptych")
 class Encoding(keras.layers.Layer):
-    """How far all places are from every code word, each place counting for the words that are near (section 3.1).
+    """Residuals of all positions to every code word, weighted by closeness (section 3.1).
 
     Args:
         num_codes: words K.
@@ -89,7 +89,7 @@ class EncModule(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class EncHead(DecodeHead):
-    """A convolution, the encoding, and classes of places and of the image (section 3.2).
+    """A convolution, the encoding, and classes of pixels and of the image (section 3.2).
 
     Args:
         filters: of every convolution.
@@ -137,7 +137,7 @@ class EncNetCriterion(SegmentationCriterion):
         se_weight: weight of the latter.
         options: of :class:`SegmentationCriterion`.
 
-    Inputs: as of :class:`SegmentationCriterion`, and ``outputs["se_logits"]`` (N, K).
+    Inputs: as for :class:`SegmentationCriterion`, and ``outputs["se_logits"]`` (N, K).
     Returns: dict of scalars: its terms, ``"decode.loss_se"``, ``"total"``.
     """
 

@@ -1,9 +1,9 @@
-"""FCN on VGG-16, as in the paper: fully connected layers become convolutions, and the scores grow by transposed ones.
+"""FCN on VGG-16, as in the paper: fully connected layers become convolutions, and transposed ones upsample the scores.
 
 "Fully Convolutional Networks for Semantic Segmentation", 2014, arXiv:1411.4038.
 Parameter names: wkentaro/pytorch-fcn ``torchfcn/models`` (MIT), after the authors' Caffe networks.
-What to look at: the first convolution pads by 100, and every map is cropped at a fixed place to meet the one it is
-added to; that is what aligns them.
+What to look at: the first convolution pads by 100, and every map is cropped at a fixed offset to align it with the one
+it is added to.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
@@ -32,12 +32,12 @@ __all__ = [
 
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage of VGG-16
-ONCE = (0.01, 0.0001)  # what the maps of pool4 and pool3 are multiplied with when all is trained at once
+ONCE = (0.01, 0.0001)  # factors of the maps of pool4 and pool3 when everything is trained at once
 
 
 @keras.saving.register_keras_serializable("diptych")
 class Bilinear(keras.initializers.Initializer):
-    """Kernel (k, k, C, C) that interpolates every channel by itself."""
+    """Kernel (k, k, C, C) of depthwise bilinear interpolation."""
 
     def __call__(self, shape, dtype=None):
         kernel, factor = shape[0], (shape[0] + 1) // 2
@@ -55,12 +55,12 @@ class FCN(Model):
         num_classes: classes K.
         widths: channels of the five stages.
         fc_width: channels of the convolutions that were fully connected.
-        at_once: the maps of pool4 and pool3 are scaled down, so that all can be trained at once.
+        at_once: whether pool4's and pool3's maps are scaled down, to train everything at once.
         dropout: rate after these.
 
-    Inputs: (N, H, W, 3) float, BGR, the mean (104.00699, 116.66877, 122.67892) taken away.
+    Inputs: (N, H, W, 3) float, BGR, the mean (104.00699, 116.66877, 122.67892) subtracted.
     Returns: dict: ``"logits"`` (N, H, W, K).
-    Raises: ValueError if ``stride`` is another one.
+    Raises: ValueError if ``stride`` is unknown.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class FCNCriterion(keras.layers.Layer):
 
     Inputs: ``outputs["logits"]`` (N, H, W, K); ``targets["labels"]`` (N, H, W) int, -1 does not count.
     Returns: dict of scalars: ``"nll"``, ``"total"``.
-    Raises: ValueError if there is no such ``reduction``.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, reduction: str = "sum", weight: float = 1.0, **kwargs):

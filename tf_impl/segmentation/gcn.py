@@ -111,7 +111,7 @@ class GCN(Model):
 
 
 def up(x, like):
-    """A map at the size of another, corners aligned."""
+    """Resize a map to the size of another, corners aligned."""
     return resize_bilinear(x, map_size(like), align_corners=True)
 
 
@@ -122,7 +122,7 @@ class GCNCriterion(SegmentationCriterion):
     Args:
         ignore_index: label of pixels that do not.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`; the one term is ``"ce"``.
+    Inputs and returns: as for :class:`SegmentationCriterion`; the one term is ``"ce"``.
     """
 
     def __init__(self, ignore_index: int = 255, **kwargs):

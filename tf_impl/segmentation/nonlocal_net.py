@@ -1,4 +1,4 @@
-"""Non-local network: between two convolutions of the head every place receives a weighted sum over all places.
+"""Non-local network: between the head's two convolutions every position receives a weighted sum over all positions.
 
 "Non-local Neural Networks", 2017, arXiv:1711.07971.
 Parameter names: mmsegmentation ``decode_heads/nl_head.py`` (Apache-2.0).

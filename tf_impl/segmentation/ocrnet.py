@@ -1,9 +1,9 @@
-"""OCRNet: the classes of a first head gather their places into regions, and every place attends to the regions.
+"""OCRNet: a first head's classes gather positions into regions, and every position attends to the regions.
 
 "Object-Contextual Representations for Semantic Segmentation", 2019, arXiv:1909.11065.
 Parameter names: mmsegmentation ``decode_heads/ocr_head.py`` (Apache-2.0); of :class:`HRNetOCR` those of the authors'
 checkpoints (HRNet/HRNet-Semantic-Segmentation ``seg_hrnet_ocr.py``, MIT).
-What to look at: two softmaxes, over places where regions are gathered and over classes where places attend; the first
+What to look at: two softmaxes, over positions to gather regions and over classes to attend; the first
 head gets gradients through both losses.
 
 Mirror notes:
@@ -45,14 +45,14 @@ __all__ = [
 
 
 def joined(maps) -> dict:
-    """All maps at the size of the first, one after the other, as the map ``"all"``; the maps themselves with them."""
+    """The maps, and as ``"all"`` all of them concatenated at the size of the first."""
     first, *others = maps.values()
     return {**maps, "all": tf.concat((first, *(resize_bilinear(x, map_size(first)) for x in others)), -1)}
 
 
 @keras.saving.register_keras_serializable("diptych")
 class ObjectAttention(SelfAttentionBlock):
-    """Every place attends to the regions of the classes, and is joined with what it receives (equations 9 to 11).
+    """Every position attends to the classes' regions and is joined with the result (equations 9 to 11).
 
     Args:
         filters: width C of the map and of the regions.
@@ -101,7 +101,7 @@ class OCRHead(DecodeHead):
 
     def call(self, maps, logits, training=False):
         x = self.bottleneck(maps[self.in_map], training=training)
-        shares = tf.nn.softmax(flat(logits), 1)  # of every class, over the places
+        shares = tf.nn.softmax(flat(logits), 1)  # of every class, over the positions
         regions = tf.matmul(shares, flat(x), transpose_a=True)  # (N, K, C)
         return self.classify(self.object_context_block(x, regions[:, :, None], training=training), training)
 
@@ -140,7 +140,7 @@ class OCRCriterion(SegmentationCriterion):
     Args:
         terms, options: see :class:`SegmentationCriterion`.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`.
+    Inputs and returns: as for :class:`SegmentationCriterion`.
     """
 
     def __init__(self, terms=(("decode_1.loss_ce", "logits", 1.0), ("decode_0.loss_ce", "aux_logits", 0.4)), **options):
@@ -195,7 +195,7 @@ def conv_bn_relu(filters: int) -> list[keras.layers.Layer]:
 
 
 def gathered(x, logits):
-    """What each class's places hold on average, those with the higher logits counted more (equation 8).
+    """Mean features of each class's positions, weighted by the logits (equation 8).
 
     Args:
         x: (N, H, W, C).
@@ -204,13 +204,13 @@ def gathered(x, logits):
     Returns:
         Regions (N, K, 1, C).
     """
-    shares = tf.nn.softmax(flat(logits), 1)  # of every class, over the places
+    shares = tf.nn.softmax(flat(logits), 1)  # of every class, over the positions
     return tf.matmul(shares, flat(x), transpose_a=True)[:, :, None]
 
 
 @keras.saving.register_keras_serializable("diptych")
 class ObjectAttentionBlock(keras.layers.Layer):
-    """What every place receives from the regions (equations 9 and 10).
+    """Every position's attention to the regions (equations 9 and 10).
 
     Args:
         filters: width C of the map and of the regions.
@@ -237,7 +237,7 @@ class ObjectAttentionBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class SpatialOCRModule(keras.layers.Layer):
-    """The map, joined with what its places receive from the regions (equation 11).
+    """The map, joined with its positions' attention to the regions (equation 11).
 
     Args:
         filters: width C of the map and of the result.
@@ -309,7 +309,7 @@ class HRNetOCRCriterion(OCRCriterion):
     Args:
         ignore_index: label of pixels that do not.
 
-    Inputs and returns: as of :class:`OCRCriterion`.
+    Inputs and returns: as for :class:`OCRCriterion`.
     """
 
     def __init__(self, ignore_index: int = 255, **kwargs):
@@ -320,7 +320,7 @@ class HRNetOCRCriterion(OCRCriterion):
 class HRNetOCRPostProcess(SegmentationPostProcess):
     """The class of every pixel of the input, corners aligned.
 
-    Inputs and returns: as of :class:`SegmentationPostProcess`.
+    Inputs and returns: as for :class:`SegmentationPostProcess`.
     """
 
     def __init__(self, **kwargs):

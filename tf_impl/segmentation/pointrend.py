@@ -1,8 +1,8 @@
-"""PointRend: a coarse segmentation that is computed anew at the places where it is least certain.
+"""PointRend: a coarse segmentation that is recomputed at the points where it is least certain.
 
 "PointRend: Image Segmentation as Rendering", 2019, arXiv:1912.08193.
-Parameter names: mmsegmentation ``decode_heads/fpn_head.py``, ``decode_heads/point_head.py`` (Apache-2.0). What is seen
-of a place are the finest level of a pyramid there and the coarse logits.
+Parameter names: mmsegmentation ``decode_heads/fpn_head.py``, ``decode_heads/point_head.py`` (Apache-2.0). A point's
+features are a pyramid's finest level and the coarse logits there.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; points precede the channels here, follow them there. Keras infers the input widths.
@@ -36,7 +36,7 @@ __all__ = [
     "pointrend_semantic_r101",
 ]
 
-IMPORTANT = 0.75  # of the points of training are the least certain ones
+IMPORTANT = 0.75  # of the points in training are the least certain ones
 SUBDIVISIONS = 2
 
 
@@ -83,12 +83,12 @@ class FPNHead(DecodeHead):
 
 @keras.saving.register_keras_serializable("diptych")
 class PointHead(keras.layers.Layer):
-    """Linear layers of every point by itself, each of which may see the coarse logits again.
+    """Pointwise linear layers, each of which may see the coarse logits again.
 
     Args:
         num_classes: classes K.
         filters, num_fcs: width and number of the layers.
-        coarse_each_layer: whether all layers see the coarse logits, or the first one alone.
+        coarse_each_layer: whether all layers see the coarse logits, or only the first one.
 
     Inputs: fine features (N, P, C), coarse logits (N, P, K).
     Returns: logits (N, P, K).
@@ -117,7 +117,7 @@ class PointHead(keras.layers.Layer):
 
 
 def uncertainty(logits):
-    """Second largest less largest logit.  (N, P, K) -> (N, P)."""
+    """Second largest minus largest logit.  (N, P, K) -> (N, P)."""
     largest = top_k(logits, 2)[0]
     return largest[..., 1] - largest[..., 0]
 
@@ -128,17 +128,16 @@ class PointRend(Model):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         decode_head: the two heads.
-        points, oversampling: places of an image that the loss is computed at, and how many times as many these are
-            chosen of.
-        subdivision_points: cells that are replaced after each enlargement, at most.
+        points, oversampling: points per image that the loss is computed at, and the factor of the candidates.
+        subdivision_points: largest number of cells replaced after each upsampling.
 
     Inputs: (N, H, W, 3) float, normalised; ``targets`` of the criterion, which may hold ``"point_candidates"``
-        (N, oversampling * points, 2) and ``"point_choices"`` (N, points - 3 / 4 points, 2), shares of the image, in
-        place of fixed ones.
-    Returns: dict: ``"coarse_logits"`` (N, H / 4, W / 4, K) and ``"logits"`` (N, H, W, K), refined; with targets, in
-        place of the latter, ``"points"`` (N, points, 2) and ``"point_logits"`` (N, points, K).
+        (N, oversampling * points, 2) and ``"point_choices"`` (N, points - 3 / 4 points, 2), shares of the image,
+        instead of fixed ones.
+    Returns: dict: ``"coarse_logits"`` (N, H / 4, W / 4, K) and ``"logits"`` (N, H, W, K), refined; with targets,
+        instead of the latter, ``"points"`` (N, points, 2) and ``"point_logits"`` (N, points, K).
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class PointRend(Model):
             image = tf.tile(tf.range(tf.shape(rows, out_type=tf.int64)[0])[:, None], (1, index.shape[1]))
             # mirror: tf.tensor_scatter_nd_update
             rows = tf.tensor_scatter_nd_update(rows, tf.stack([image, index], -1), logits)
-            # by way of NCHW: ONNX Runtime would move a transposition past the next Resize, whose sizes it then loses
+            # via NCHW: ONNX Runtime would move a transpose past the next Resize, whose sizes it then loses
             planes = tf.reshape(tf.transpose(rows, (0, 2, 1)), (-1, rows.shape[-1], *size))
             x = tf.transpose(planes, (0, 2, 3, 1))
         return x
@@ -263,7 +262,7 @@ def pointrend_semantic_r101(
     subdivision_points: int = 8192,
     norm_groups: int = 32,
 ) -> PointRend:
-    """The authors' network: its trunk has no deep stem, and its normalisation is fixed."""
+    """The authors' network: its trunk has no deep stem, and frozen normalisation."""
     backbone = ResNet(Bottleneck, layers, planes=planes, stride_in_1x1=True, norm="frozen", features_only=True)
     neck = FPN(backbone.channels, out_channels, 4)
     heads = [

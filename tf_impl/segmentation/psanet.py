@@ -1,9 +1,9 @@
-"""PSANet: every place collects from, and distributes to, the places around it, with weights that it predicts.
+"""PSANet: every position collects from, and distributes to, the positions around it, with predicted weights.
 
 "PSANet: Point-wise Spatial Attention Network for Scene Parsing", ECCV 2018.
 Parameter names: mmsegmentation ``decode_heads/psa_head.py`` and mmcv ``ops/psa_mask.py`` (Apache-2.0).
-What to look at: a mask larger than the map covers all of it; what lies outside a smaller one has weight exp(0) after
-the softmax, not 0; the last projection pads, so that the map grows by 2 before it is resized.
+What to look at: a mask larger than the map covers all of it; outside a smaller one the weight after the softmax is
+exp(0), not 0; the last projection pads, so the map grows by 2 before it is resized.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
@@ -24,20 +24,20 @@ PSA_TYPES = ("collect", "distribute", "bi-direction")
 
 
 def psa_mask(x, mask_size: tuple[int, int], psa_type: str):
-    """Weights of places around each place, as weights between all places.
+    """Convert weights around each position to weights between all positions.
 
     Args:
-        x: (N, H, W, h * w), for every place a mask of (h, w) that is centred on it.
+        x: (N, H, W, h * w), for every position a mask of (h, w) centred on it.
         mask_size: (h, w).
-        psa_type: "collect": entry [n, source, place] is the mask of the place at the source; "distribute": entry
-            [n, place, target] is the mask of the place at the target.
+        psa_type: "collect": entry [n, source, place] is the place's mask at the source; "distribute": entry
+            [n, place, target] is the place's mask at the target.
 
     Returns:
-        (N, H W, H W); 0 where the mask does not reach.
+        (N, H W, H W); 0 outside the mask.
     """
     (rows, columns), (height, width) = mask_size, map_size(x)
     y, x_ = tf.range(height), tf.range(width)
-    # row and column of the mask of a place (first axis) that lies on another place (second axis)
+    # row and column of one position's mask (first axis) at another position (second axis)
     a = y - y[:, None] + (rows - 1) // 2  # (H, H)
     b = x_ - x_[:, None] + (columns - 1) // 2  # (W, W)
     row, column = a[:, None, :, None], b[None, :, None, :]
@@ -55,19 +55,19 @@ class PSAHead(DecodeHead):
     """The head (section 3.3).
 
     Args:
-        in_filters: of the map ``"c5"``, which the attended map gets, too.
+        in_filters: of the map ``"c5"``, and of the attended map.
         filters: of the attention.
         num_classes, dropout: see :class:`DecodeHead`.
         mask_size: (h, w) of the masks.
         psa_type: "collect", "distribute" or "bi-direction", both.
-        compact: the masks are weights between all places already; h * w is the number of places.
+        compact: whether masks already are weights between all positions; h * w is their number.
         shrink_factor: of the map in the attention.
-        normalization_factor: what the attended map is divided by.
-        psa_softmax: softmax of the weights over the places that are summed over.
+        normalization_factor: divisor of the attended map.
+        psa_softmax: whether weights pass a softmax over the positions summed over.
 
     Inputs: dict of maps (N, H, W, C).
     Returns: logits (N, H, W, K).
-    Raises: ValueError if there is no such ``psa_type``.
+    Raises: ValueError if ``psa_type`` is unknown.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PSAHead(DecodeHead):
         self.bottleneck = conv_bn(filters, 3, padding=1)
 
     def masks(self, filters: int) -> keras.Sequential:
-        """What predicts the mask of every place."""
+        """The layers that predict every position's mask."""
         size = self.mask_size[0] * self.mask_size[1]
         return keras.Sequential([conv_bn(filters, 1), Conv2D(size, 1, use_bias=False)])
 

@@ -1,4 +1,4 @@
-"""PSPNet: the map is averaged over grids of several sizes, and each average is spread over the map again.
+"""PSPNet: the map is averaged over grids of several sizes, and each average is upsampled to the map again.
 
 "Pyramid Scene Parsing Network", 2016, arXiv:1612.01105.
 Parameter names: mmsegmentation ``decode_heads/psp_head.py`` (Apache-2.0).
@@ -45,7 +45,7 @@ class PSPHead(DecodeHead):
     Args:
         filters: of every convolution.
         num_classes, dropout: see :class:`DecodeHead`.
-        pool_scales: bins along a side of each grid.
+        pool_scales: bins per axis of each grid.
         in_map: name of the map.
 
     Inputs: dict of maps (N, H, W, C).

@@ -1,4 +1,4 @@
-"""U-Net, PSPNet, DeepLabv3 and DeepLabv3+ as segmentation-models-pytorch has them: a classifier's trunk as the encoder.
+"""U-Net, PSPNet, DeepLabv3 and DeepLabv3+ as in segmentation-models-pytorch: a classifier's trunk as the encoder.
 
 "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, arXiv:1505.04597; "Pyramid Scene Parsing
 Network", 2016, arXiv:1612.01105; "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017,
@@ -6,7 +6,7 @@ arXiv:1706.05587; "Encoder-Decoder with Atrous Separable Convolution for Semanti
 arXiv:1802.02611.
 Parameter names: segmentation-models-pytorch 0.6 ``decoders`` (MIT).
 What to look at: a dilated stage is dilated from its first block on, and logits are resized with aligned corners;
-PSPNet reads the map of stride 8 and keeps the later stages unused.
+PSPNet reads the map of stride 8; the later stages stay unused.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch; Keras infers the input widths.
@@ -65,7 +65,7 @@ def convolution(filters: int, kernel: int, dilation_rate: int = 1, use_bias: boo
 
 
 def separable(filters: int, dilation_rate: int = 1) -> keras.Sequential:
-    """Depthwise 3x3 and 1x1 convolution, nothing between them."""
+    """Depthwise 3x3 and 1x1 convolution, with nothing in between."""
     depthwise = DepthwiseConv2D(
         3,
         padding=dilation_rate,
@@ -101,7 +101,7 @@ class StemResNet(ResNet):
 
 @keras.saving.register_keras_serializable("diptych")
 class EarlyResNet(ResNet):
-    """A ResNet of which only the map of stride 8, ``"c3"``, is computed; checkpoints have the later stages, too."""
+    """A ResNet of which only the map of stride 8, ``"c3"``, is computed; checkpoints also have the later stages."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, features_only=True, out_indices=(2,), **options)
@@ -124,7 +124,7 @@ class UnetDecoderBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class UnetDecoder(keras.layers.Layer):
-    """The coarsest map, step by step at the sizes of the finer ones, joined with all of them but the image.
+    """The coarsest map, upsampled step by step and joined with all finer maps except the image.
 
     Args:
         filters: of the five blocks.
@@ -151,7 +151,7 @@ class PSPBlock(keras.layers.Layer):
 
     Args:
         filters: of the result.
-        bins: along a side; a single one is not normalised.
+        bins: per axis; a single one is not normalised.
 
     x: (N, H, W, C) -> (N, H, W, filters).
     """
@@ -170,7 +170,7 @@ class PSPBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PSPModule(keras.layers.Layer):
-    """Blocks of 1, 2, 3 and 6 bins along a side, a quarter of the channels each, and the map itself.
+    """Blocks of 1, 2, 3 and 6 bins per axis, a quarter of the channels each, and the map itself.
 
     x: (N, H, W, C) -> (N, H, W, 2 C).
     """
@@ -299,9 +299,9 @@ class SMPSegmenter(Model):
 
     Args:
         encoder: returns maps by name.
-        decoder: makes one map of them.
-        head: makes logits of that map.
-        upsampling: how many times larger the logits are than that map.
+        decoder: makes one map from them.
+        head: makes logits from that map.
+        upsampling: factor of the logits' size over that map's.
 
     Inputs: (N, H, W, 3) float, normalised.
     Returns: dict: ``"logits"`` (N, H', W', K), H' = H and W' = W if the decoder's stride divides them.

@@ -1,11 +1,11 @@
-"""SOLOv2: every cell of a grid makes the kernel of a convolution, and that makes its mask of maps that all share.
+"""SOLOv2: every cell of a grid predicts a kernel, whose convolution with shared maps is its mask.
 
 "SOLOv2: Dynamic and Fast Instance Segmentation", 2020, arXiv:2003.10152. Parameter names: mmdet
-``dense_heads/solov2_head.py`` (Apache-2.0). What to look at: a convolution whose kernels are outputs is one product of
-matrices.
+``dense_heads/solov2_head.py`` (Apache-2.0). What to look at: a convolution whose kernels are outputs is one matrix
+product.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch; the shared maps are turned before the product.
+- NHWC here, NCHW in PyTorch; the shared maps are transposed before the product.
 """
 
 import keras
@@ -56,14 +56,14 @@ def _deformable(filters: int, kernel_size: int, bias_initializer, **options):
 
 
 def norm_conv(filters: int, kernel_size: int, norm_groups: int, deform: bool) -> ConvModule:
-    """A convolution that keeps the size, deformable if asked, and group normalisation."""
+    """A convolution that keeps the size, optionally deformable, and group normalisation."""
     options = {"conv": _deformable} if deform else {"kernel_initializer": SmallNormal}
     return ConvModule(filters, kernel_size, padding=kernel_size // 2, norm="group", norm_groups=norm_groups, **options)
 
 
 @keras.saving.register_keras_serializable("diptych")
 class Enlarged(keras.layers.Layer):
-    """Convolutions ``conv0`` ... of a level, each but that of the finest level followed by a doubling of the size.
+    """Convolutions ``conv0`` ... of a level, each except the finest level's followed by an upsampling by two.
 
     Args:
         filters: channels of the convolutions.
@@ -89,7 +89,7 @@ class Enlarged(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class MaskFeatures(keras.layers.Layer):
-    """The sum of P2 to P5 at the size of P2, P5 with its coordinates, and a 1x1 convolution of it.
+    """The sum of P2 to P5 at the size of P2, P5 with its coordinates, and a 1x1 convolution.
 
     Args:
         mid_filters: channels of the convolutions before the sum.
@@ -120,7 +120,7 @@ class SOLOv2Head(keras.layers.Layer):
         num_classes: classes K.
         channels: channels of the towers.
         num_convs: convolutions of each tower.
-        num_grids: cells S along a side of the grid of every level.
+        num_grids: cells S per axis of the grid of every level.
         mask_channels: channels of the maps before their sum.
         mask_out_channels: channels E of the shared maps and length of the kernels.
         norm_groups: groups of the normalisation after each convolution.
@@ -128,8 +128,8 @@ class SOLOv2Head(keras.layers.Layer):
 
     Inputs: dict of levels P2 to P6, (N, H, W, C).
     Returns: dict: ``"kernel_p2"`` ... (N, S, S, E), ``"cls_p2"`` ... (N, S, S, K) logits, ``"mask_features"``
-        (N, H / 4, W / 4, E). The mask of a cell is the sigmoid of the product of its kernel with every place.
-    Raises: ValueError if there is no such ``deform``.
+        (N, H / 4, W / 4, E). The mask of a cell is the sigmoid of the product of its kernel with every position.
+    Raises: ValueError if ``deform`` is unknown.
     """
 
     def __init__(
@@ -173,16 +173,16 @@ class SOLOv2Head(keras.layers.Layer):
 
 
 def masks_of_kernels(outputs, levels, cells):
-    """Masks of cells (N, Q), which are numbered through the levels, flat: (N, Q, h w)."""
+    """Masks of cells (N, Q), counted through all levels, flat: (N, Q, h w)."""
     kernels = tf.concat([map_rows(outputs[f"kernel_{level}"]) for level in levels], 1)
     return tf.sigmoid(take_rows(kernels, cells) @ flat(outputs["mask_features"]))
 
 
 @keras.saving.register_keras_serializable("diptych")
 class SOLOv2Criterion(SOLOCriterion):
-    """The losses of :class:`SOLOCriterion`; a cell that several objects claim answers for the masks of them all.
+    """The losses of :class:`SOLOCriterion`; a cell that several objects claim learns the masks of all of them.
 
-    Args, inputs, returns: see there.
+    Args, inputs, returns: as there.
     """
 
     def counted(self, owner, row, column, slots):
@@ -197,7 +197,7 @@ class SOLOv2Criterion(SOLOCriterion):
 
 
 def solov2_light_criterion(**options) -> SOLOv2Criterion:
-    """The losses with the ranges of the light form."""
+    """The losses with the ranges of the light variant."""
     return SOLOv2Criterion(**{"ranges": LIGHT_RANGES, **options})
 
 
@@ -205,7 +205,7 @@ def solov2_light_criterion(**options) -> SOLOv2Criterion:
 class SOLOv2PostProcess(SOLOPostProcess):
     """See :class:`SOLOPostProcess`.
 
-    Args, inputs, returns: see there.
+    Args, inputs, returns: as there.
     """
 
     def judged(self, outputs):

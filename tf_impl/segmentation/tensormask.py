@@ -1,8 +1,8 @@
-"""TensorMask: at every place of a pyramid a mask of a window around it, as large as the level is coarse.
+"""TensorMask: every position of a pyramid predicts the mask of a window around it, whose size grows with the stride.
 
 "TensorMask: A Foundation for Dense Object Segmentation", 2019, arXiv:1903.12174. Parameter names: detectron2
-``projects/TensorMask`` (Apache-2.0). What to look at: the network says for a place which windows it belongs to, and
-``swap_align_to_nat`` turns that into the masks of windows, with more pixels where there are fewer places.
+``projects/TensorMask`` (Apache-2.0). What to look at: the network predicts which windows a position belongs to, and
+``swap_align_to_nat`` converts that to masks of windows, with more pixels where there are fewer positions.
 
 Mirror notes:
 - NHWC here, NCHW in PyTorch: the pixels of a place's mask follow each other here, there those of a pixel do.
@@ -41,9 +41,9 @@ __all__ = [
 ]
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6", "p7")
-STRIDE = 4  # of P2, and pixels of the image for a pixel of every mask
-WINDOWS = (11, 15)  # sides of the windows, in places
-MISSING = -6.0  # logit of what the network does not say
+STRIDE = 4  # of P2, and pixels of the image per pixel of every mask
+WINDOWS = (11, 15)  # sizes of the windows, in cells
+MISSING = -6.0  # logit where there is no prediction
 STDS = (2 / 3, 2 / 3, 4 / 3, 4 / 3)
 
 
@@ -52,8 +52,8 @@ def neighbours(side: int, length: int, scale: int) -> list[tuple[np.ndarray, np.
 
     Args:
         side: pixels V of a mask.
-        length: places of the map.
-        scale: see there.
+        length: cells of the map.
+        scale: as there.
 
     Returns:
         (scale * V * ceil(length / scale),) index of pixel and place, pixel by pixel, and weight, 0 beyond the border.
@@ -74,15 +74,15 @@ def neighbours(side: int, length: int, scale: int) -> list[tuple[np.ndarray, np.
 
 
 def swap_align_to_nat(x, scale: int, missing: float = MISSING):
-    """Masks of windows from the answers of places, ``scale`` times finer and for fewer windows.
+    """Masks of windows from the predictions of cells, ``scale`` times finer and for fewer windows.
 
     Args:
-        x: (N, H, W, V^2): what a place says of the V x V windows that it lies in.
+        x: (N, H, W, V^2): a cell's predictions for the V x V windows that contain it.
         scale: factor between the sides of the masks, and between the distances of the windows.
-        missing: what places beyond the border say.
+        missing: the prediction of cells beyond the border.
 
     Returns:
-        (N, ceil(H / scale), ceil(W / scale), (scale V)^2), interpolated linearly between places and between pixels.
+        (N, ceil(H / scale), ceil(W / scale), (scale V)^2), interpolated linearly between cells and between pixels.
 
     Source: equations 4 and 5; detectron2 ``projects/TensorMask/tensor_mask/layers/csrc/SwapAlign2Nat``.
     """
@@ -103,21 +103,21 @@ def swap_align_to_nat(x, scale: int, missing: float = MISSING):
 
 @keras.saving.register_keras_serializable("diptych")
 class TensorMaskHead(keras.layers.Layer):
-    """Classes, boxes and masks of the windows of every place.
+    """Classes, boxes and masks of every cell's windows.
 
     Args:
         channels: channels of the levels and of the classes' convolutions.
         num_classes: classes K.
         mask_channels: channels of the convolutions of boxes and masks.
         num_convs: convolutions of each of the three.
-        windows: sides V of the windows in places; A of them.
-        aligned: a place says what it is of the windows around it, not what is around it (section 4).
-        bipyramid: masks are the finer, the coarser the level; otherwise all have V x V pixels.
+        windows: sizes V of the A windows, in cells.
+        aligned: whether a cell predicts its part in the windows around it, not its surroundings (section 4).
+        bipyramid: whether masks are finer on coarser levels; otherwise all have V x V pixels.
 
     Inputs: dict of levels P2 to P7 (N, H_l, W_l, C).
     Returns: dict: ``"cls_p2"`` ... (N, H_l, W_l, A K) logits, ``"reg_p2"`` ... (N, H_l, W_l, 4 A) deltas,
         ``"mask_p2_0"`` ... (N, H_l, W_l, S^2) logits, S = 2^l V, l counted from P2, or V.
-    Raises: ValueError for a bipyramid that is not aligned.
+    Raises: ValueError if ``bipyramid`` is set without ``aligned``.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class TensorMask(Model):
         mask_channels, num_convs, windows, aligned, bipyramid: of :class:`TensorMaskHead`.
 
     Inputs: (N, H, W, 3) float, normalised.
-    Returns: what the head returns.
+    Returns: the head's result.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class TensorMask(Model):
 
 
 def rows(outputs, key: str, windows: int):
-    """All maps ``key_p2`` ... as rows of windows, place by place: (N, sum of H W A, C)."""
+    """All maps ``key_p2`` ... as rows of windows, cell by cell: (N, sum of H W A, C)."""
     found = [outputs[f"{key}_{level}"] for level in LEVELS]
     found = [tf.reshape(x, (-1, math.prod(x.shape[1:3]) * windows, x.shape[3] // windows)) for x in found]
     return tf.concat(found, 1)
@@ -239,10 +239,10 @@ def window_masks(masks, owner, row, column, level: int, side: int, bipyramid: bo
     Args:
         masks: (N, M, H, W) 0 or 1.
         owner: (N, Q) int64, the object of a window.
-        row, column: (N, Q) int64, the place of the window on its level.
+        row, column: (N, Q) int64, the window's cell on its level.
         level: counted from P2.
-        side: of the window in places.
-        bipyramid: the squares are as large as the places of P2, otherwise as those of the level.
+        side: of the window, in cells.
+        bipyramid: whether squares are as large as P2's cells, otherwise as the level's.
 
     Returns:
         (N, Q, S^2), S = 2^level * side or side.
@@ -254,7 +254,7 @@ def window_masks(masks, owner, row, column, level: int, side: int, bipyramid: bo
     count = [-(-(size + square + 1 - shift) // square) for size in (height, width)]
     before = square - shift
     after = [square * n - size - before for n, size in zip(count, (height, width))]
-    # pixels just outside repeat the border, as RoIAlign has it; beyond them there is nothing
+    # pixels just outside repeat the border, as in RoIAlign; beyond them everything is 0
     padded = tf.pad(masks, ((0, 0), (0, 0), (1, 1), (1, 1)), "SYMMETRIC")
     padded = tf.pad(padded, ((0, 0), (0, 0), *((before - 1, n - 1) for n in after)))
     cells = tf.reshape(padded, (-1, masks.shape[1], count[0], square, count[1], square))
@@ -276,12 +276,12 @@ def window_masks(masks, owner, row, column, level: int, side: int, bipyramid: bo
 class TensorMaskCriterion(keras.layers.Layer):
     """Focal loss of the classes, L1 loss of the deltas, cross-entropy of the masks.
 
-    A window belongs to an object if it contains it, is at most about twice as large, and has its middle within one
-    place of it; a window that several objects claim belongs to none.
+    A window belongs to an object if it contains it, is at most about twice as large, and has its centre within one cell
+    of its own; a window that several objects claim belongs to none.
 
     Args:
         windows: see :class:`TensorMaskHead`.
-        max_masks: windows of an image and level, and of one size, whose masks count, the first ones.
+        max_masks: windows per image, level and size whose masks count, the first ones.
         alpha, gamma: of :func:`focal_star`.
         mask_weight, positive_weight: of the masks, and of their pixels inside the object.
         bipyramid: see :class:`TensorMaskHead`.
@@ -319,7 +319,7 @@ class TensorMaskCriterion(keras.layers.Layer):
         every = tf.range(logits.shape[2], dtype=labels.dtype)
         wanted = tf.cast((labels[..., None] == every) & positive[..., None], logits.dtype)
         classification = tf.reduce_sum(focal_star(logits, wanted, self.alpha, self.gamma)) / count
-        # a window without object has itself for a target: finite, and masked
+        # a window without an object is its own target: finite, and masked
         wanted = self.coder.encode(tf.where(positive[..., None], take_rows(boxes, owner), anchors), anchors)
         regression = tf.reduce_sum(tf.where(positive, l1_loss(deltas, wanted), 0.0)) / count
 
@@ -373,7 +373,7 @@ class TensorMaskPostProcess(keras.layers.Layer):
     Args:
         windows: see :class:`TensorMaskHead`.
         score_threshold: pairs of window and class of at most this probability are dropped.
-        candidates: pairs that are looked at.
+        candidates: pairs considered.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
         mask_threshold: a pixel belongs to a mask if its probability is at least this.

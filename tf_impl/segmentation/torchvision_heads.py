@@ -1,4 +1,4 @@
-"""FCN and DeepLabv3 as torchvision has them: other names, other widths, another order of branches, another loss.
+"""torchvision's FCN and DeepLabv3: other names, other widths, another order of branches, another loss.
 
 "Fully Convolutional Networks for Semantic Segmentation", 2014, arXiv:1411.4038; "Rethinking Atrous Convolution for
 Semantic Image Segmentation", 2017, arXiv:1706.05587.
@@ -105,7 +105,7 @@ class TorchvisionCriterion(SegmentationCriterion):
     Args:
         ignore_index: label of pixels that do not count.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`; the terms are ``"out"`` and ``"aux"``, the latter halved.
+    Inputs and returns: as for :class:`SegmentationCriterion`; the terms are ``"out"`` and ``"aux"``, the latter halved.
     """
 
     def __init__(self, ignore_index: int = 255, **kwargs):

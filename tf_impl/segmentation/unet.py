@@ -50,7 +50,7 @@ class BasicConvBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Upsample(keras.layers.Layer):
-    """Twice the size, bilinear.  x: (N, H, W, C) -> (N, 2 H, 2 W, C)."""
+    """Bilinear upsampling by 2.  x: (N, H, W, C) -> (N, 2 H, 2 W, C)."""
 
     def call(self, x):
         return resize_bilinear(x, tuple(2 * n for n in map_size(x)))
@@ -58,7 +58,7 @@ class Upsample(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class InterpConv(keras.layers.Layer):
-    """Twice the size, then a 1x1 convolution.  x: (N, H, W, C) -> (N, 2 H, 2 W, filters)."""
+    """Bilinear upsampling by 2, then a 1x1 convolution.  x: (N, H, W, C) -> (N, 2 H, 2 W, filters)."""
 
     def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)

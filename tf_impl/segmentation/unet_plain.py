@@ -1,4 +1,4 @@
-"""U-Net as most people train it: no backbone and head apart, padding, batch normalisation.
+"""U-Net in its most common variant: without separate backbone and head, with padding and batch normalisation.
 
 "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, arXiv:1505.04597.
 Parameter names: those of the widespread PyTorch implementation milesial/Pytorch-UNet (GPL-3.0; names and shapes alone).
@@ -61,7 +61,7 @@ class DoubleConv(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Down(keras.layers.Layer):
-    """Half the size, then two convolutions.  x: (N, H, W, C) -> (N, H // 2, W // 2, filters)."""
+    """Max pooling by 2, then two convolutions.  x: (N, H, W, C) -> (N, H // 2, W // 2, filters)."""
 
     def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
@@ -76,9 +76,9 @@ class Up(keras.layers.Layer):
     """Double a map, pad it to the size of another, join both, and two convolutions.
 
     Args:
-        in_channels: of both maps together.
+        in_channels: of both maps, concatenated.
         filters: of the result.
-        bilinear: doubled by interpolation, or by a transposed convolution that halves the channels.
+        bilinear: whether to upsample by interpolation, or by a transposed convolution that halves the channels.
 
     Inputs: the small map, the other map (N, H, W, C).
     Returns: (N, H, W, filters) of the other map.
@@ -98,7 +98,7 @@ class Up(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class OutConv(keras.layers.Layer):
-    """The classifier of the places.  x: (N, H, W, C) -> (N, H, W, K)."""
+    """The classifier of the pixels.  x: (N, H, W, C) -> (N, H, W, K)."""
 
     def __init__(self, num_classes: int, **kwargs):
         super().__init__(**kwargs)
@@ -115,7 +115,7 @@ class PlainUNet(Model):
     Args:
         num_classes: classes K.
         in_chans: channels of the image.
-        bilinear: see :class:`Up`; the bottom has half as many channels then.
+        bilinear: see :class:`Up`; if set, the bottom has half as many channels.
         width: channels of the first stage; doubled from stage to stage.
 
     Inputs: (N, H, W, in_chans) float, 16 pixels or more on each side.
@@ -147,7 +147,7 @@ class PlainUNet(Model):
 
 
 def dice_loss(probabilities, wanted, eps: float = 1e-6):
-    """1 - the overlap of two sets of maps, all of a batch taken together.
+    """Dice loss of two sets of maps over a whole batch.
 
     Args:
         probabilities, wanted: (N, H, W, K), the latter 0 or 1.

@@ -25,7 +25,7 @@ class UPerHead(DecodeHead):
     Args:
         filters: of every convolution.
         num_classes, dropout: see :class:`DecodeHead`.
-        pool_scales: bins along a side of each grid of the pyramid pooling.
+        pool_scales: bins per axis of each grid of the pyramid pooling.
 
     Inputs: dict of the maps ``"c2"`` to ``"c5"`` (N, H, W, C).
     Returns: logits (N, H / 4, W / 4, K).

@@ -1,11 +1,11 @@
-"""YOLACT++: YOLACT with deformable convolutions, more priors, and a small network that says how good a mask is.
+"""YOLACT++: YOLACT with deformable convolutions, more priors, and a small network that predicts how good a mask is.
 
 "YOLACT++: Better Real-time Instance Segmentation", 2019, arXiv:1912.06218. Parameter names: dbolya/yolact
-``yolact.py``, ``backbone.py`` (MIT). What to look at: the network that estimates the masks' IoU sees the masks alone,
-as they are assembled from the prototypes, and its loss reaches these.
+``yolact.py``, ``backbone.py`` (MIT). What to look at: the network that estimates the masks' IoU only sees the masks
+assembled from the prototypes, and its loss trains these.
 
 Mirror notes:
-- NHWC here, NCHW in PyTorch: masks become images of one channel at the end here, in front there.
+- NHWC here, NCHW in PyTorch: masks become images with a channel axis at the end here, in front there.
 """
 
 import functools
@@ -130,7 +130,7 @@ class MaskIoUNet(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class YOLACTPlus(YOLACT):
-    """YOLACT whose masks get scores of their own.
+    """YOLACT whose masks get their own scores.
 
     Args:
         backbone, num_classes, out_channels, prototypes, num_priors: of :class:`YOLACT`.
@@ -142,7 +142,7 @@ class YOLACTPlus(YOLACT):
     Inputs: (N, H, W, 3) float, normalised; ``targets`` of the criterion.
     Returns: dict of :class:`YOLACT`, and of the best detections: ``"masks"`` (N, D, 2 h, 2 w), ``"boxes"``,
         ``"scores"``, ``"labels"``, ``"valid"``, see :func:`best_detections`, and ``"mask_ious"`` (N, D). With targets,
-        in place of these, of the first matched priors: ``"masks"`` (N, Q, 2 h, 2 w), ``"matched"`` (N, Q) int64, the
+        instead of these, of the first matched priors: ``"masks"`` (N, Q, 2 h, 2 w), ``"matched"`` (N, Q) int64, the
         object or -1, its ``"labels"`` (N, Q), ``"mask_ious"`` (N, Q); and ``"positives"`` (N,) int64, how many there
         are.
     """
@@ -185,7 +185,7 @@ class YOLACTPlus(YOLACT):
         return {**outputs, **found, "mask_ious": tf.gather(ious, found["labels"], batch_dims=2)}
 
     def match(self, outputs, anchors, targets) -> dict:
-        """The masks of the first matched priors, cut by the boxes of their objects."""
+        """The masks of the first matched priors, cropped by the boxes of their objects."""
         logits = outputs["conf"]
         height, width = targets["masks"].shape[2:]
         boxes = tf.cast(targets["boxes"], logits.dtype)
@@ -210,12 +210,12 @@ class YOLACTPlusCriterion(YOLACTCriterion):
 
     Args:
         scales, max_size, square, max_masks, threshold, background, crowd_threshold, negatives, box_weight, mask_weight:
-            of :class:`YOLACTCriterion`; the first five as of the model.
+            of :class:`YOLACTCriterion`; the first five as in the model.
         iou_weight: of the new loss.
-        least_area: masks count whose object covers more places of the prototypes than this.
+        least_area: only masks whose object covers more cells of the prototypes than this count.
 
-    Inputs: as of :class:`YOLACTCriterion`; ``outputs`` with targets.
-    Returns: as of :class:`YOLACTCriterion`, and ``"I"``.
+    Inputs: as for :class:`YOLACTCriterion`; ``outputs`` with targets.
+    Returns: as for :class:`YOLACTCriterion`, and ``"I"``.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class YOLACTPlusPostProcess(keras.layers.Layer):
         mask_threshold: a pixel belongs to a mask if its probability is larger.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images.
-    Returns: as of :class:`YOLACTPostProcess`, and ``"mask_scores"`` (N, D): score times IoU of the mask.
+    Returns: as for :class:`YOLACTPostProcess`, and ``"mask_scores"`` (N, D): score times IoU of the mask.
     """
 
     def __init__(self, mask_threshold: float = 0.5, **kwargs):

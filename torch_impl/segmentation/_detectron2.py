@@ -102,7 +102,7 @@ class TopBlock(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the levels.
-        last: number of the coarsest level, 6 or 7.
+        last: index of the coarsest level, 6 or 7.
 
     x: (N, C, H, W) -> dict of ``"p6"`` and, if it is the last, ``"p7"``.
     """
@@ -118,20 +118,20 @@ class TopBlock(nn.Module):
 
 
 class ResNetFPN(nn.Module):
-    """The network ``bottom_up`` and a pyramid of its maps with up to two levels more.
+    """The network ``bottom_up`` and a pyramid of its maps with up to two more levels.
 
     Args:
         layers, planes: of the network.
         out_channels: channels of the levels.
-        first: number of the finest level, 2 or 3.
-        average: a sum from the top down is halved.
+        first: index of the finest level, 2 or 3.
+        average: whether top-down sums are halved.
         top_of_map: P6 comes from the network's last map, otherwise from P5.
-        last: number of the coarsest level, 5, 6 or 7.
+        last: index of the coarsest level, 5, 6 or 7.
         norm: of the network, see :func:`choose_norm`.
 
     Inputs: (N, 3, H, W) float.
     Returns: dict of levels (N, out_channels, H_i, W_i), ``"p2"`` or ``"p3"`` to the last.
-    Raises: ValueError for another last level.
+    Raises: ValueError if ``last`` is unknown.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the segmenters on a backbone share: the composition, the head of plain convolutions, and the dilated ResNets.
+"""Common parts of the segmenters on a backbone: the composition, the plain convolutional head, the dilated ResNets.
 
 Names: mmsegmentation ``models/segmentors/encoder_decoder.py``, ``decode_heads/fcn_head.py`` (Apache-2.0).
 
@@ -56,7 +56,7 @@ def dilated_resnet(depth: int = 50, output_stride: int = 8, width: int = 64, lay
         depth: 18, 50 or 101.
         output_stride: 8 or 16 (dilated last stages), or 32.
         width: nominal channels of the first stage.
-        layers: blocks of each stage, where they are not those of the depth.
+        layers: blocks of each stage, instead of the depth's.
         options: of :class:`ResNet`.
     """
     if depth not in BLOCKS:
@@ -102,7 +102,7 @@ class FCNHead(DecodeHead):
         channels: of the convolutions.
         num_classes, dropout: see :class:`DecodeHead`.
         in_map: name of the map.
-        num_convs: convolutions; 0 classifies the map as it is.
+        num_convs: convolutions; 0 classifies the map directly.
         kernel_size: of the convolutions.
         concat_input: whether the map is appended to the result and a further convolution follows.
 
@@ -130,7 +130,7 @@ class FCNHead(DecodeHead):
             self.conv_cat = conv_bn(in_channels + channels, channels, kernel_size, padding=padding)
 
     def between(self, x):
-        """What comes between the first convolution and the second."""
+        """The layers between the first convolution and the second."""
         return x
 
     def forward(self, maps):
@@ -148,11 +148,11 @@ class EncoderDecoder(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        decode_head: makes logits (N, K, H', W') of the maps, or a dict with ``"logits"``.
-        auxiliary_head: makes logits, too, or is None.
+        decode_head: makes logits (N, K, H', W') from the maps, or a dict with ``"logits"``.
+        auxiliary_head: also makes logits, or is None.
 
     Inputs: (N, 3, H, W) float, normalised.
-    Returns: dict: what the head returns, ``"logits"`` if it is a tensor; ``"aux_logits"`` of the auxiliary head.
+    Returns: dict: the head's result, ``"logits"`` if it is a tensor; ``"aux_logits"`` of the auxiliary head.
     """
 
     def __init__(self, backbone, decode_head, auxiliary_head=None):

@@ -1,4 +1,4 @@
-"""What the segmenters of instances share: the detector around a head of masks, coordinates, boxes around masks.
+"""Common parts of instance segmenters: the detector around a mask head, coordinates, boxes around masks.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; masks of instances are (N, D, H, W) in both.
@@ -19,11 +19,11 @@ class MaskDetector(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         mask_head: makes the maps of every level.
 
     Inputs: (N, 3, H, W) float, normalised; height and width are multiples of 32.
-    Returns: what the head returns: a dict of maps.
+    Returns: the head's result, a dict of maps.
     """
 
     def __init__(self, backbone, neck, mask_head):
@@ -45,7 +45,7 @@ def coordinates(maps):
 
 
 def strided_masks(masks, factor: int):
-    """Masks at a fraction of their size: what is half inside or more, judged by the four middle pixels of a cell.
+    """Downsample masks: 1 for cells at least half inside, judged by their four middle pixels.
 
     Args:
         masks: (N, M, H, W) 0 or 1.

@@ -1,4 +1,4 @@
-"""Attention between two maps, as ANN and OCRNet have it.
+"""Attention between two maps, as in ANN and OCRNet.
 
 Parameter names: mmsegmentation ``models/utils/self_attention_block.py`` (Apache-2.0).
 
@@ -19,16 +19,16 @@ def flat(x):
 
 
 class SelfAttentionBlock(nn.Module):
-    """Every place of one map receives a weighted sum over the places of another.
+    """Every position of one map receives a weighted sum over the positions of another.
 
     Args:
         key_channels, query_channels: of the map that is summed over, and of the one that receives.
         inner: channels of keys, queries and values.
         out_channels: of the result.
-        shared: keys and queries have the same projection.
-        key_pool: makes the places that are summed over, (N, C, P), of a map; all places of it by default.
+        shared: whether keys and queries share one projection.
+        key_pool: makes the positions that are summed over, (N, C, P), from a map; all by default.
         num_convs: convolutions of the projections of keys and queries.
-        value_norm: the projections of values and of the result have normalisation and ReLU.
+        value_norm: whether the projections of values and result have normalisation and ReLU.
 
     Inputs: the query map (N, Cq, H, W), the key map (N, Ck, h, w).
     Returns: (N, out_channels, H, W).

@@ -2,7 +2,7 @@
 
 "Asymmetric Non-local Neural Networks for Semantic Segmentation", 2019, arXiv:1908.07678.
 Parameter names: mmsegmentation ``decode_heads/ann_head.py`` (Apache-2.0).
-What to look at: the second block has one projection for keys and queries, known under both names.
+What to look at: the second block has one projection for keys and queries, stored under both names.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def pyramid_places(x, scales: tuple[int, ...]):
-    """The means of s x s bins for every scale s, one after the other.  (N, C, H, W) -> (N, C, sum of s * s)."""
+    """The means of s x s bins for every scale s, concatenated.  (N, C, H, W) -> (N, C, sum of s * s)."""
     return torch.cat([adaptive_avg_pool2d(x, scale).flatten(2) for scale in scales], 2)
 
 
@@ -86,7 +86,7 @@ class ANNHead(DecodeHead):
     Args:
         in_channels: of the maps ``"c4"`` and ``"c5"``.
         channels: of the convolution.
-        num_classes, dropout: see :class:`DecodeHead`; dropout follows the fusion, too.
+        num_classes, dropout: see :class:`DecodeHead`; dropout also follows the fusion.
         project_channels: of keys, queries and values.
         key_pool_scales: grids of the pyramid.
 

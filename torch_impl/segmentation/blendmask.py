@@ -1,8 +1,8 @@
 """BlendMask: bases that all instances share, blended inside a box by the attention that a point of a pyramid predicts.
 
 "BlendMask: Top-Down Meets Bottom-Up for Instance Segmentation", 2020, arXiv:2001.00309. Parameter names:
-aim-uofa/AdelaiDet ``modeling/blendmask`` (non-commercial licence: names and formulas alone). What to look at: YOLACT's
-coefficients with a place in the box.
+aim-uofa/AdelaiDet ``modeling/blendmask`` (non-commercial licence: names and formulas only). What to look at: YOLACT's
+coefficients vary within the box.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow, where attention is transposed before it is enlarged.
@@ -61,7 +61,7 @@ class FCOSTowers(nn.Module):
 
     Inputs: dict of levels (N, C, H, W).
     Returns: dict: ``"cls_p3"`` ... (N, K, H, W) logits, ``"reg_p3"`` ... (N, 4, H, W) left, top, right, bottom in
-        strides, ``"ctr_p3"`` ... (N, 1, H, W) logits; and the list of what the tower of boxes returns.
+        strides, ``"ctr_p3"`` ... (N, 1, H, W) logits; and the list of the box tower's outputs.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class FCOSTowers(nn.Module):
 
 
 class ProposalGenerator(nn.Module):
-    """Gives :class:`FCOSTowers` its name, ``fcos_head``.
+    """Holds :class:`FCOSTowers` under its name, ``fcos_head``.
 
-    Args, inputs, returns: see there.
+    Args, inputs, returns: as there.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ def conv_norm(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class BasisModule(nn.Module):
-    """The bases, and for training the classes of places.
+    """The bases, and for training the classes of pixels.
 
     Args:
         in_channels: channels of the levels.
@@ -126,7 +126,7 @@ class BasisModule(nn.Module):
         num_convs: convolutions before the enlargement.
 
     Inputs: list of P3 to P5 (N, C, H_i, W_i).
-    Returns: bases (N, B, 2 H, 2 W) and logits of places (N, K + 1, H, W), 0 is background; H and W of P3.
+    Returns: bases (N, B, 2 H, 2 W) and pixel logits (N, K + 1, H, W), 0 is background; H and W of P3.
     """
 
     def __init__(self, in_channels: int, channels: int, num_bases: int, num_classes: int, num_convs: int = 3):
@@ -156,7 +156,7 @@ class BlendMask(nn.Module):
         num_convs, norm_groups, shared_convs: of the towers, see :class:`FCOSTowers`.
         basis_channels, num_bases, basis_convs: see :class:`BasisModule`.
         attention: height and width A of an instance's attention.
-        last: number of the coarsest level, 5, 6 or 7.
+        last: index of the coarsest level, 5, 6 or 7.
         norm: of the residual network, see :func:`choose_norm`.
 
     Inputs: (N, 3, H, W) float, normalised.
@@ -203,7 +203,7 @@ def pool_bases(bases, boxes, size: int):
 
 
 def blend(pooled, attention):
-    """Sum of the bases, weighted in every place.
+    """Sum of the bases, weighted at every position.
 
     Args:
         pooled: (N, Q, B, R, R) bases inside boxes.
@@ -219,12 +219,12 @@ def blend(pooled, attention):
 
 
 class BlendMaskCriterion(FCOSCriterion):
-    """FCOS's losses, a cross-entropy of the blended masks, and one of the classes of places.
+    """FCOS's losses, a cross-entropy of the blended masks, and one of the classes of pixels.
 
     Args:
-        max_masks: points of an image whose masks count, the first ones.
+        max_masks: points per image whose masks count, the first ones.
         size: height and width R of a mask.
-        semantic_weight: of the classes of places.
+        semantic_weight: of the classes of pixels.
         alpha, gamma, strides: see :class:`FCOSCriterion`.
 
     Inputs: ``outputs`` of the model; ``targets``: those of :class:`FCOSCriterion`, and ``"masks"`` (N, M, H, W) 0 or 1,
@@ -252,7 +252,7 @@ class BlendMaskCriterion(FCOSCriterion):
         smaller, larger = torch.where(nearer, distances, wanted), torch.where(nearer, wanted, distances)
         shared, hull = (box_area(boxes_of_distances(origin, x)) for x in (smaller, larger))
         union = area + wanted_area - shared
-        return 1 - (shared + 1) / (union + 1) + (hull - union) / hull  # NOTE: plus one square stride, as the reference
+        return 1 - (shared + 1) / (union + 1) + (hull - union) / hull  # NOTE: plus one square stride, as there
 
     def terms(self, outputs, targets, index, positive):
         found = super().terms(outputs, targets, index, positive)
@@ -275,7 +275,7 @@ class BlendMaskCriterion(FCOSCriterion):
 
         inside = (masks * targets["valid"][..., None, None])[:, :, ::SEMANTIC_STRIDE, ::SEMANTIC_STRIDE]
         number = torch.arange(1, slots + 1, device=masks.device)[:, None, None]
-        last = (inside * number).amax(1).flatten(1).long()  # of several objects the last; 0 for none
+        last = (inside * number).amax(1).flatten(1).long()  # the last of several objects; 0 for none
         labels = torch.where(last > 0, take_rows(targets["labels"], last - 1) + 1, 0)
         places = self.semantic_weight * cross_entropy(outputs["sem"].flatten(2).transpose(1, 2), labels)
         return {**found, "loss_mask": mask, "loss_basis_sem": places}

@@ -1,12 +1,12 @@
-"""CCNet: every place attends to its own row and column; done twice, to the whole map.
+"""CCNet: every position attends to its row and column; applied twice, to the whole map.
 
 "CCNet: Criss-Cross Attention for Semantic Segmentation", 2018, arXiv:1811.11721.
 Parameter names: mmsegmentation ``decode_heads/cc_head.py``, mmcv ``ops/cc_attention.py`` (Apache-2.0).
-What to look at: no loop over places; rows and columns are batches of matrix products.
+What to look at: no loop over positions; rows and columns are batches of matrix products.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
-- The own place counts once: a large negative number masks it in the column, because infinities do not export.
+- A position counts once: a large negative number masks it in its column, because infinities do not export.
 """
 
 import torch
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class CrissCrossAttention(nn.Module):
-    """The weighted sum over row and column of every place, added to the map (section 3.2).
+    """The weighted sum over row and column of every position, added to the map (section 3.2).
 
     Args:
         channels: width C of the map; queries and keys have an eighth.

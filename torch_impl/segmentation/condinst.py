@@ -1,8 +1,8 @@
-"""CondInst: every point of a pyramid makes the weights of a small network that draws the mask of its object.
+"""CondInst: every point of a pyramid predicts the weights of a small network that draws its object's mask.
 
 "Conditional Convolutions for Instance Segmentation", 2020, arXiv:2003.05664. Parameter names: mmdet
-``dense_heads/condinst_head.py`` (Apache-2.0). What to look at: the networks of all instances run at once, as products
-of matrices; their first layer sees where a place is from its instance, which no other part needs to know.
+``dense_heads/condinst_head.py`` (Apache-2.0). What to look at: the networks of all instances run at once, as matrix
+products; only their first layer sees the offset of a position from its instance.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow, where the shared maps are transposed before the product.
@@ -41,7 +41,7 @@ DICE_EPS = 5e-6
 
 
 class CondInstHead(FCOSHead):
-    """FCOS's head with a convolution more, for the weights of the small networks.
+    """FCOS's head with one more convolution, for the weights of the small networks.
 
     Args:
         channels: channels of the levels and of the convolutions.
@@ -72,17 +72,17 @@ class CondInstHead(FCOSHead):
 
 
 def parameter_counts(mask_channels: int) -> tuple[int, ...]:
-    """Numbers of weights of the three layers, then of their biases."""
+    """Number of weights of each of the three layers, then of biases."""
     return (CHANNELS * (mask_channels + 2), CHANNELS * CHANNELS, CHANNELS, CHANNELS, CHANNELS, 1)
 
 
 class LevelConv(nn.Module):
-    """A 3x3 convolution that is called ``conv0``, ``conv1``, ... after its level.
+    """A 3x3 convolution named ``conv0``, ``conv1``, ... after its level.
 
     Args:
         in_channels: channels of the level.
         out_channels: channels of the result.
-        level: its number.
+        level: its index.
 
     x: (N, in_channels, H, W) -> (N, out_channels, H, W).
     """
@@ -97,7 +97,7 @@ class LevelConv(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """The sum of P3 to P5 at the size of P3, and convolutions of it.
+    """The sum of P3 to P5 at the size of P3, and convolutions on it.
 
     Args:
         in_channels: channels of the levels.
@@ -149,12 +149,12 @@ class CondInst(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         bbox_head: see :class:`CondInstHead`.
         mask_head: see :class:`CondInstMaskHead`.
 
     Inputs: (N, 3, H, W) float, normalised; height and width are multiples of 32.
-    Returns: what the head of points returns and ``"mask_features"`` (N, C, H / 8, W / 8).
+    Returns: the point head's result and ``"mask_features"`` (N, C, H / 8, W / 8).
     """
 
     def __init__(self, backbone, neck, bbox_head, mask_head):
@@ -167,11 +167,11 @@ class CondInst(nn.Module):
 
 
 def masks_of_points(outputs, cells, strides: tuple[int, ...] = STRIDES):
-    """What the small networks of points draw.
+    """Masks drawn by the small networks of points.
 
     Args:
         outputs: of the model.
-        cells: (N, Q) int64, points, which are numbered through the levels.
+        cells: (N, Q) int64, points, counted through all levels.
         strides: of the levels.
 
     Returns:
@@ -196,7 +196,7 @@ def masks_of_points(outputs, cells, strides: tuple[int, ...] = STRIDES):
 
 
 def mask_centres(masks):
-    """The middles of masks (N, M, H, W): (N, M, 2), x and y in pixels; 0 for an empty one."""
+    """Centres of masks (N, M, H, W): (N, M, 2), x and y in pixels; 0 for an empty one."""
     height, width = (torch.arange(n, device=masks.device).to(masks.dtype) for n in masks.shape[2:])
     moments = torch.stack([(masks.sum(2) * width).sum(2), (masks.sum(3) * height).sum(2)], -1)
     return moments / torch.clamp(masks.sum((2, 3)), min=1e-6)[..., None]
@@ -206,7 +206,7 @@ class CondInstCriterion(FCOSCriterion):
     """FCOS's losses of points near the middle of their mask, and a dice loss of the first points' masks.
 
     Args:
-        max_masks: points of an image whose masks are drawn.
+        max_masks: points per image whose masks are drawn.
         alpha, gamma, strides: see :class:`FCOSCriterion`.
 
     Inputs: ``outputs`` of the model; ``targets``: those of :class:`FCOSCriterion`, and ``"masks"`` (N, M, H, W) 0 or 1,

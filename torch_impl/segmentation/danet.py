@@ -1,9 +1,9 @@
-"""DANet: two attentions side by side, one between places and one between channels.
+"""DANet: two parallel attentions, one between positions and one between channels.
 
 "Dual Attention Network for Scene Segmentation", 2018, arXiv:1809.02983.
 Parameter names: mmsegmentation ``decode_heads/da_head.py`` (Apache-2.0).
-What to look at: channels attend to the channels that are least like them, because the energies are subtracted from
-their maximum; that is the reference's way.
+What to look at: channels attend to the least similar channels, because energies are subtracted from their maximum, as
+in the reference.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -19,7 +19,7 @@ __all__ = ["CAM", "PAM", "DAHead", "DANetCriterion", "SegmentationPostProcess", 
 
 
 class PAM(nn.Module):
-    """Position attention: every place receives a weighted sum over all places (section 3.2).
+    """Position attention: every position receives a weighted sum over all positions (section 3.2).
 
     Args:
         channels: width C of the map.
@@ -102,7 +102,7 @@ class DANetCriterion(SegmentationCriterion):
         terms: see :class:`SegmentationCriterion`.
         options: of :class:`SegmentationCriterion`.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`.
+    Inputs and returns: as for :class:`SegmentationCriterion`.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ What to look at: all blocks of a stage have its dilation, strides are on the fir
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
-- Images are scaled by a factor that is used as given: the reference does not divide the sizes.
+- Images are scaled by the given factor: the reference does not divide the sizes.
 """
 
 import functools
@@ -72,10 +72,10 @@ class DeepLabV2(nn.Module):
     Args:
         num_classes: classes K.
         layers: blocks of the four stages.
-        width: channels of the stem; four times as many come out of the first stage, doubled from stage to stage.
+        width: channels of the stem; the first stage has four times as many, doubled from stage to stage.
         rates: dilations of the parallel convolutions.
 
-    Inputs: (N, 3, H, W) float, BGR, the mean taken away.
+    Inputs: (N, 3, H, W) float, BGR minus the mean.
     Returns: dict: ``"logits"`` (N, K, H / 8, W / 8).
     """
 
@@ -109,7 +109,7 @@ class DeepLabV2(nn.Module):
 
 def scaled(images, factor: float):
     """Bilinear, floor(factor * size).  (N, C, H, W) -> (N, C, h, w)."""
-    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False)  # mirror: as given
+    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False)  # mirror: given factor
 
 
 class MultiScale(nn.Module):
@@ -141,8 +141,7 @@ class DeepLabV2Criterion(nn.Module):
     Args:
         ignore_index: label of pixels that do not count.
 
-    Inputs: ``outputs``, maps of logits (N, K, h, w); ``targets["labels"]`` (N, H, W) int, of which each map sees the
-        nearest.
+    Inputs: ``outputs``, maps of logits (N, K, h, w); ``targets["labels"]`` (N, H, W) int, sampled to each map's size.
     Returns: dict of scalars: one for each map, ``"ce"`` for ``"logits"``; ``"total"``.
     """
 

@@ -39,7 +39,7 @@ class ASPPHead(DecodeHead):
         channels: of every convolution.
         num_classes, dropout: see :class:`DecodeHead`.
         dilations: of the parallel convolutions; 1 stands for a 1x1 convolution.
-        conv: makes a dilated convolution of (in_channels, channels, kernel size, padding, dilation).
+        conv: makes a dilated convolution from (in_channels, channels, kernel size, padding, dilation).
         in_map: name of the map.
 
     Inputs: dict of maps (N, C, H, W).

@@ -2,9 +2,9 @@
 
 "DenseASPP for Semantic Segmentation in Street Scenes", CVPR 2018; "Densely Connected Convolutional Networks", 2016,
 arXiv:1608.06993.
-Layer names: DeepMotionAIResearch/DenseASPP ``models/DenseASPP.py`` (names and shapes alone), without dots inside names.
-What to look at: the first block's ReLU works on the features in place in the reference, so all that follows sees them
-after it; the newest features come first.
+Layer names: DeepMotionAIResearch/DenseASPP ``models/DenseASPP.py`` (names and shapes only), without dots inside names.
+What to look at: the first block's ReLU works on the features in place in the reference, so everything after it sees the
+result; the newest features come first.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -61,7 +61,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Half the channels, and half the size if asked.  x: (N, C, H, W) -> (N, out_channels, H', W')."""
+    """Half the channels, and optionally half the size.  x: (N, C, H, W) -> (N, out_channels, H', W')."""
 
     def __init__(self, in_channels: int, out_channels: int, pool: bool):
         super().__init__()
@@ -110,13 +110,13 @@ class DenseFeatures(nn.Module):
 
 
 class DenseASPPBlock(nn.Module):
-    """Normalisation (but in the first block), ReLU, 1x1, and the same with a dilated 3x3.
+    """Normalisation (except in the first block), ReLU, 1x1, and the same with a dilated 3x3.
 
     Args:
         in_channels, mid_channels, out_channels: of the input, between, and of the result.
         rate: dilation.
         norm: whether there is a first normalisation.
-        dropout: rate after it all.
+        dropout: rate at the end.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """

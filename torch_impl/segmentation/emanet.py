@@ -1,9 +1,9 @@
-"""EMANet: the map is rebuilt from a few bases, which a few steps of expectation and maximisation find in it.
+"""EMANet: the map is reconstructed from a few bases, found in it by a few steps of expectation and maximisation.
 
 "Expectation-Maximization Attention Networks for Semantic Segmentation", 2019, arXiv:1907.13426.
 Parameter names: mmsegmentation ``decode_heads/ema_head.py`` (Apache-2.0); of :class:`EMANet` those of the authors'
 checkpoints (XiaLiPKU/EMANet ``network.py``).
-What to look at: no gradient goes through the bases and the responsibilities; their start is a moving average.
+What to look at: bases and responsibilities have no gradient; they start from a moving average.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -36,7 +36,7 @@ __all__ = [
     "emanet_resnet101",
 ]
 
-NORM = functools.partial(nn.BatchNorm2d, momentum=3e-4)  # of the authors' settings
+NORM = functools.partial(nn.BatchNorm2d, momentum=3e-4)  # as in the authors' settings
 
 
 def at_least(divisor):
@@ -61,7 +61,7 @@ def rebuilt_from_bases(places, bases, num_stages: int, guard):
         places: (N, C, P).
         bases: (1, C, K), from which the first step starts.
         num_stages: number of steps, 1 or more.
-        guard: keeps divisors from 0.
+        guard: keeps divisors above 0.
 
     Returns:
         (N, C, P), and the bases of every image (N, C, K).
@@ -80,7 +80,7 @@ class EMAModule(nn.Module):
         channels: width C of the map.
         num_bases: bases K.
         num_stages: steps of expectation and maximisation.
-        momentum: weight of the bases that a batch found in those that the next one starts from.
+        momentum: weight of a batch's bases in the next batch's initial ones.
 
     x: (N, C, H, W), the same shape out.
     """
@@ -174,7 +174,7 @@ class ConvBNReLU(nn.Module):
 
 
 class EMAUnit(nn.Module):
-    """A map, and what its bases rebuild of it, as the authors have it: with 1e-6 added to what is divided by.
+    """A map and its reconstruction from bases, as in the authors' code: with 1e-6 added to the divisors.
 
     The first convolution gets no gradient, as no gradient goes through the steps.
 
@@ -182,7 +182,7 @@ class EMAUnit(nn.Module):
         channels: width C of the map.
         num_bases: bases K.
         num_stages: steps of expectation and maximisation.
-        momentum: weight of the bases that a batch found in those that the next one starts from.
+        momentum: weight of a batch's bases in the next batch's initial ones.
 
     Inputs: (N, C, H, W).
     Returns: (N, C, H, W), and the bases of every image (N, C, K).
@@ -262,7 +262,7 @@ class EMACriterion(SegmentationCriterion):
     Args:
         ignore_index: label of pixels that add nothing.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`; the one term is ``"ce"``.
+    Inputs and returns: as for :class:`SegmentationCriterion`; the one term is ``"ce"``.
     """
 
     def __init__(self, ignore_index: int = 255):

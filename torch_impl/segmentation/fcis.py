@@ -1,10 +1,10 @@
-"""FCIS: for every bin of a proposal, and every class, scores of being inside and outside of an object.
+"""FCIS: for every bin of a proposal, and every class, scores of being inside and outside an object.
 
 "Fully Convolutional Instance-aware Semantic Segmentation", 2016, arXiv:1611.07709. Parameter names: msracver/FCIS
 ``fcis/symbols/resnet_v1_101_fcis.py`` (MIT), MXNet's with PyTorch's last parts. What to look at: the larger of the two
-scores says whether there is an object, their softmax where it is, so that one map of scores serves both.
+scores decides whether there is an object, their softmax where it is, so one score map serves both.
 
-Boxes are xyxy in pixels, the right and lower border not included; the reference includes its last pixel.
+Boxes are xyxy in pixels, the right and lower border excluded; the reference includes its last pixel.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -42,13 +42,13 @@ __all__ = [
 ]
 
 STRIDE = 16
-BASE = 16  # pixels, side of the anchor of scale 1
+BASE = 16  # pixels, size of the anchor of scale 1
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 SCALES = (4, 8, 16, 32)
 STDS = (0.2, 0.2, 0.5, 0.5)
-MASK = 0.4  # share from which on a place belongs to a mask
+MASK = 0.4  # share from which on a pixel belongs to a mask
 VOTER = 0.5  # IoU from which on a proposal votes on the mask of a box
-ANCHORS, ROIS = 256, 128  # that an image's losses are computed of
+ANCHORS, ROIS = 256, 128  # that an image's losses are computed from
 MASK_WEIGHT = 10.0
 LEAST_PROPOSAL, LEAST_DETECTION = 2.0, 2.0  # pixels
 
@@ -63,14 +63,14 @@ def fcis_anchors(size: tuple[int, int]) -> np.ndarray:
 
 
 def cut_boxes(boxes, size: tuple[int, int]):
-    """Boxes (N, B, 4) moved into the image, where at least a pixel is left of each."""
+    """Boxes (N, B, 4) clipped to the image, at least one pixel each."""
     limit = torch.tensor(size[::-1], dtype=boxes.dtype, device=boxes.device)
     low = torch.minimum(torch.clamp(boxes[..., :2], min=0.0), limit - 1)
     return torch.cat([low, torch.minimum(torch.clamp(boxes[..., 2:], min=1.0), limit)], -1)
 
 
 def scores_conv(in_channels: int, out_channels: int, kernel_size: int, padding: int = 0) -> nn.Conv2d:
-    """A convolution that starts as small numbers."""
+    """A convolution with small initial values."""
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
@@ -78,7 +78,7 @@ def scores_conv(in_channels: int, out_channels: int, kernel_size: int, padding: 
 
 
 class FCIS(nn.Module):
-    """Trunk, proposals, maps of scores, and what proposals hold.
+    """Trunk, proposals, score maps, and the scores of proposals.
 
     Args:
         num_classes: classes K, without background.
@@ -90,11 +90,11 @@ class FCIS(nn.Module):
 
     Inputs: (N, 3, H, W) float; ``targets`` of the criterion.
     Returns: dict: ``"objectness"`` (N, A, 2) logits, 0 is background, ``"anchor_deltas"`` (N, A, 4), ``"anchors"``
-        (A, 4), ``"image_size"`` (2,) int64; ``"proposals"`` (N, P, 4), rows without area are none, ``"class_logits"``
-        (N, P, K + 1), ``"mask_logits"`` (N, P, 2, S, S), outside and inside, ``"box_deltas"`` (N, P, 4), ``"labels"``
-        (N, P) int64, 0 is background, whose mask it is. With targets, P are the proposals and the objects, the labels
-        theirs, and ``"matched"`` (N, P) says which object it is; otherwise, P are the proposals and their corrections,
-        and the labels the likeliest foreground classes.
+        (A, 4), ``"image_size"`` (2,) int64; ``"proposals"`` (N, P, 4), rows without area are padding,
+        ``"class_logits"`` (N, P, K + 1), ``"mask_logits"`` (N, P, 2, S, S), outside and inside, ``"box_deltas"`` (N, P,
+        4), ``"labels"`` (N, P) int64, 0 is background, whose mask it is. With targets, P are the proposals and the
+        objects, the labels theirs, and ``"matched"`` (N, P) says which object it is; otherwise, P are the proposals and
+        their corrections, and the labels the most probable foreground classes.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class FCIS(nn.Module):
         return {**found, **{key: torch.cat([first[key], second[key]], 1) for key in first}}
 
     def propose(self, x, size: tuple[int, int]):
-        """What the first stage returns, and the proposals (N, P, 4)."""
+        """The first stage's outputs, and the proposals (N, P, 4)."""
         hidden = F.relu(self.rpn_conv_3x3(x))
         logits = self.rpn_cls_score(hidden).unflatten(1, (2, -1)).permute(0, 3, 4, 2, 1).flatten(1, 3)
         deltas = self.rpn_bbox_pred(hidden).unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
@@ -199,7 +199,7 @@ class FCIS(nn.Module):
         return found, torch.where(valid[..., None], take_rows(boxes, index), 0.0)
 
     def classify(self, scores, boxes, proposals, labels=None) -> dict:
-        """What proposals (N, P, 4) hold; without labels, those of the likeliest foreground classes."""
+        """Scores of proposals (N, P, 4); without labels, masks of the most probable foreground classes."""
         grid = self.group_size, self.pooled_size, STRIDE
         pooled = ps_roi_pool(scores, proposals, *grid).unflatten(2, (-1, 2))  # (N, P, K + 1, 2, S, S)
         logits = pooled.amax(3).mean((3, 4))
@@ -216,10 +216,10 @@ class FCIS(nn.Module):
 
 
 def _lines(start, end, length: int, cells: int):
-    """How much every pixel of a line counts for each of the cells that a span of it is resized to.
+    """Weight of every pixel of a line in each cell that a span of it is resized to.
 
     Args:
-        start, end: (N, P) whole numbers, ``end`` above ``start``.
+        start, end: (N, P) integers, ``end`` above ``start``.
 
     Returns:
         (N, P, cells, length).
@@ -254,13 +254,13 @@ def roi_masks(proposals, matched, masks, cells: int):
 
 
 def hard_rois(class_logits, mask_logits, deltas, labels, masks, wanted, positive, used, count: int) -> dict:
-    """Losses of the proposals of every image that lose most.
+    """Losses of every image's hardest proposals.
 
     Args:
         class_logits, mask_logits, deltas: (N, P, K + 1), (N, P, 2, S, S), (N, P, 4).
         labels: (N, P) int64, 0 is background.
-        masks: (N, P, S, S), 0 or 1; wanted: (N, P, 4) deltas, of those that are positive.
-        positive, used: (N, P) bool, which are objects, and which are anything.
+        masks: (N, P, S, S), 0 or 1; wanted: (N, P, 4) deltas, for the positive ones.
+        positive, used: (N, P) bool, which are objects, and which are proposals at all.
         count: proposals of an image.
 
     Returns:
@@ -291,7 +291,7 @@ class FCISCriterion(nn.Module):
     """Objectness and boxes of sampled anchors; classes, masks and boxes of the hardest proposals.
 
     Args:
-        anchors, rois: of an image that the losses are computed of.
+        anchors, rois: how many per image the losses use.
 
     Inputs: ``outputs`` of the model, which was given the targets; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels,
         ``"labels"`` (N, M) int64 from 0 on, ``"masks"`` (N, M, H, W) 0 or 1, ``"valid"`` (N, M) bool, False for
@@ -340,14 +340,14 @@ class FCISCriterion(nn.Module):
 
 
 class FCISPostProcess(nn.Module):
-    """The best boxes of every class, and their masks, which all proposals at the same place vote on.
+    """The best boxes of every class, and their masks, voted on by all proposals at the same place.
 
     Args:
         score_threshold: pairs of proposal and class of at most this probability are dropped.
-        candidates: pairs kept of each image before the suppression.
+        candidates: pairs kept per image before suppression.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
-        voting: masks are voted on, see :func:`voted_masks`, and boxes are those around them; a mask of a single row or
+        voting: whether masks are voted on, see :func:`voted_masks`, with boxes around them; a mask of a single row or
             column is dropped. Otherwise, both are those of the best proposal.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images.
@@ -404,13 +404,13 @@ class FCISPostProcess(nn.Module):
 def voted_masks(masks, proposals, votes, boxes, size):
     """The mean of the masks of all proposals at the place of a box, weighted by their votes; from 0.4 on.
 
-    As the reference does, it draws every proposal: P times the size of an image is what it holds at once.
+    As the reference does, it draws every proposal, which takes P times an image's memory.
 
     Args:
         masks: (N, P, S, S) in [0, 1].
         proposals: (N, P, 4), those without area have no vote.
         votes: (N, D, P), scores of the proposals for the class of each box; 0 or more.
-        boxes: (N, D, 4), which proposals vote on that have an IoU of 0.5 or more.
+        boxes: (N, D, 4), voted on by proposals with an IoU of at least 0.5.
         size: height and width of the image.
 
     Returns:
@@ -423,7 +423,7 @@ def voted_masks(masks, proposals, votes, boxes, size):
     """
     votes = torch.where(pairwise_iou(boxes, proposals) >= VOTER, votes, 0.0)
     total = votes.sum(-1, keepdim=True)
-    weights = votes / torch.where(total > 0, total, 1.0)  # nobody votes on a row of padding
+    weights = votes / torch.where(total > 0, total, 1.0)  # padding rows get no votes
     drawn = drawn_masks(masks, proposals, size).to(weights.dtype)  # (N, P, H, W)
     voted = (weights @ drawn.flatten(2)).unflatten(2, tuple(drawn.shape[2:])) >= MASK
     return voted, boxes_of_masks(voted, boxes.dtype)
@@ -438,7 +438,7 @@ def drawn_masks(masks, boxes, size):
 
 
 def _spread(start, end, length: int, cells: int):
-    """How much every cell counts for each pixel of a span of a line.  (N, D) -> (N, D, length, cells)."""
+    """Weight of every cell in each pixel of a span of a line.  (N, D) -> (N, D, length, cells)."""
     pixel = torch.arange(length, device=start.device).to(start)
     start, end = start[..., None], end[..., None]
     place = torch.clamp((pixel - start + 0.5) * cells / (end - start) - 0.5, min=0.0, max=cells - 1.0)

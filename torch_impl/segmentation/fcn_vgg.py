@@ -1,9 +1,9 @@
-"""FCN on VGG-16, as in the paper: fully connected layers become convolutions, and the scores grow by transposed ones.
+"""FCN on VGG-16, as in the paper: fully connected layers become convolutions, and transposed ones upsample the scores.
 
 "Fully Convolutional Networks for Semantic Segmentation", 2014, arXiv:1411.4038.
 Parameter names: wkentaro/pytorch-fcn ``torchfcn/models`` (MIT), after the authors' Caffe networks.
-What to look at: the first convolution pads by 100, and every map is cropped at a fixed place to meet the one it is
-added to; that is what aligns them.
+What to look at: the first convolution pads by 100, and every map is cropped at a fixed offset to align it with the one
+it is added to.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -29,11 +29,11 @@ __all__ = [
 
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage of VGG-16
-ONCE = (0.01, 0.0001)  # what the maps of pool4 and pool3 are multiplied with when all is trained at once
+ONCE = (0.01, 0.0001)  # factors of the maps of pool4 and pool3 when everything is trained at once
 
 
 def bilinear(channels: int, kernel: int):
-    """Kernel (C, C, k, k) that interpolates every channel by itself."""
+    """Kernel (C, C, k, k) of depthwise bilinear interpolation."""
     factor = (kernel + 1) // 2
     place = torch.arange(kernel) - (factor - 0.5 if kernel % 2 == 0 else factor - 1)
     line = 1 - place.abs() / factor
@@ -48,12 +48,12 @@ class FCN(nn.Module):
         num_classes: classes K.
         widths: channels of the five stages.
         fc_width: channels of the convolutions that were fully connected.
-        at_once: the maps of pool4 and pool3 are scaled down, so that all can be trained at once.
+        at_once: whether pool4's and pool3's maps are scaled down, to train everything at once.
         dropout: rate after these.
 
-    Inputs: (N, 3, H, W) float, BGR, the mean (104.00699, 116.66877, 122.67892) taken away.
+    Inputs: (N, 3, H, W) float, BGR, the mean (104.00699, 116.66877, 122.67892) subtracted.
     Returns: dict: ``"logits"`` (N, K, H, W).
-    Raises: ValueError if ``stride`` is another one.
+    Raises: ValueError if ``stride`` is unknown.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class FCNCriterion(nn.Module):
 
     Inputs: ``outputs["logits"]`` (N, K, H, W); ``targets["labels"]`` (N, H, W) int, -1 does not count.
     Returns: dict of scalars: ``"nll"``, ``"total"``.
-    Raises: ValueError if there is no such ``reduction``.
+    Raises: ValueError if ``reduction`` is unknown.
     """
 
     def __init__(self, reduction: str = "sum", weight: float = 1.0):

@@ -1,4 +1,4 @@
-"""GCNet: between two convolutions of the head every place receives the same context of the whole map.
+"""GCNet: between the head's two convolutions every position receives the same context of the whole map.
 
 "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019, arXiv:1904.11492.
 Parameter names: mmsegmentation ``decode_heads/gc_head.py`` (Apache-2.0).

@@ -1,9 +1,9 @@
-"""OCRNet: the classes of a first head gather their places into regions, and every place attends to the regions.
+"""OCRNet: a first head's classes gather positions into regions, and every position attends to the regions.
 
 "Object-Contextual Representations for Semantic Segmentation", 2019, arXiv:1909.11065.
 Parameter names: mmsegmentation ``decode_heads/ocr_head.py`` (Apache-2.0); of :class:`HRNetOCR` those of the authors'
 checkpoints (HRNet/HRNet-Semantic-Segmentation ``seg_hrnet_ocr.py``, MIT).
-What to look at: two softmaxes, over places where regions are gathered and over classes where places attend; the first
+What to look at: two softmaxes, over positions to gather regions and over classes to attend; the first
 head gets gradients through both losses.
 
 Mirror notes:
@@ -42,13 +42,13 @@ __all__ = [
 
 
 def joined(maps) -> dict:
-    """All maps at the size of the first, one after the other, as the map ``"all"``; the maps themselves with them."""
+    """The maps, and as ``"all"`` all of them concatenated at the size of the first."""
     first, *others = maps.values()
     return {**maps, "all": torch.cat((first, *(resize_bilinear(x, map_size(first)) for x in others)), 1)}
 
 
 class ObjectAttention(SelfAttentionBlock):
-    """Every place attends to the regions of the classes, and is joined with what it receives (equations 9 to 11).
+    """Every position attends to the classes' regions and is joined with the result (equations 9 to 11).
 
     Args:
         channels: width C of the map and of the regions.
@@ -96,7 +96,7 @@ class OCRHead(DecodeHead):
 
     def forward(self, maps, logits):
         x = self.bottleneck(maps[self.in_map])
-        shares = logits.flatten(2).softmax(-1)  # of every class, over the places
+        shares = logits.flatten(2).softmax(-1)  # of every class, over the positions
         regions = x.flatten(2) @ shares.transpose(1, 2)  # (N, C, K)
         return self.classify(self.object_context_block(x, regions[..., None]))
 
@@ -132,7 +132,7 @@ class OCRCriterion(SegmentationCriterion):
     Args:
         terms, options: see :class:`SegmentationCriterion`.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`.
+    Inputs and returns: as for :class:`SegmentationCriterion`.
     """
 
     def __init__(self, terms=(("decode_1.loss_ce", "logits", 1.0), ("decode_0.loss_ce", "aux_logits", 0.4)), **options):
@@ -187,7 +187,7 @@ def conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def gathered(x, logits):
-    """What each class's places hold on average, those with the higher logits counted more (equation 8).
+    """Mean features of each class's positions, weighted by the logits (equation 8).
 
     Args:
         x: (N, C, H, W).
@@ -196,12 +196,12 @@ def gathered(x, logits):
     Returns:
         Regions (N, C, K, 1).
     """
-    shares = logits.flatten(2).softmax(-1)  # of every class, over the places
+    shares = logits.flatten(2).softmax(-1)  # of every class, over the positions
     return (x.flatten(2) @ shares.transpose(1, 2))[..., None]
 
 
 class ObjectAttentionBlock(nn.Module):
-    """What every place receives from the regions (equations 9 and 10).
+    """Every position's attention to the regions (equations 9 and 10).
 
     Args:
         channels: width C of the map and of the regions.
@@ -227,7 +227,7 @@ class ObjectAttentionBlock(nn.Module):
 
 
 class SpatialOCRModule(nn.Module):
-    """The map, joined with what its places receive from the regions (equation 11).
+    """The map, joined with its positions' attention to the regions (equation 11).
 
     Args:
         channels: width C of the map and of the result.
@@ -295,7 +295,7 @@ class HRNetOCRCriterion(OCRCriterion):
     Args:
         ignore_index: label of pixels that do not.
 
-    Inputs and returns: as of :class:`OCRCriterion`.
+    Inputs and returns: as for :class:`OCRCriterion`.
     """
 
     def __init__(self, ignore_index: int = 255):
@@ -305,7 +305,7 @@ class HRNetOCRCriterion(OCRCriterion):
 class HRNetOCRPostProcess(SegmentationPostProcess):
     """The class of every pixel of the input, corners aligned.
 
-    Inputs and returns: as of :class:`SegmentationPostProcess`.
+    Inputs and returns: as for :class:`SegmentationPostProcess`.
     """
 
     def __init__(self):

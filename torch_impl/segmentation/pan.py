@@ -1,4 +1,4 @@
-"""PAN: a small pyramid weighs the last map, and every map that is finer is gated by the mean of the coarser one.
+"""PAN: a small pyramid weights the last map, and every finer map is gated by the mean of the coarser one.
 
 "Pyramid Attention Network for Semantic Segmentation", 2018, arXiv:1805.10180.
 Parameter names: segmentation-models-pytorch ``decoders/pan`` (MIT).
@@ -40,7 +40,7 @@ def resize(x, size: tuple[int, int]):
 
 
 class FPABlock(nn.Module):
-    """Feature pyramid attention: a map, weighed by a pyramid of itself (section 3.1).
+    """Feature pyramid attention: a map, weighted by a pyramid of itself (section 3.1).
 
     Args:
         in_channels, out_channels: of the map, and of the result.

@@ -1,8 +1,8 @@
-"""PointRend: a coarse segmentation that is computed anew at the places where it is least certain.
+"""PointRend: a coarse segmentation that is recomputed at the points where it is least certain.
 
 "PointRend: Image Segmentation as Rendering", 2019, arXiv:1912.08193.
-Parameter names: mmsegmentation ``decode_heads/fpn_head.py``, ``decode_heads/point_head.py`` (Apache-2.0). What is seen
-of a place are the finest level of a pyramid there and the coarse logits.
+Parameter names: mmsegmentation ``decode_heads/fpn_head.py``, ``decode_heads/point_head.py`` (Apache-2.0). A point's
+features are a pyramid's finest level and the coarse logits there.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; points follow the channels here, precede them there. Keras infers the input widths.
@@ -34,7 +34,7 @@ __all__ = [
     "pointrend_semantic_r101",
 ]
 
-IMPORTANT = 0.75  # of the points of training are the least certain ones
+IMPORTANT = 0.75  # of the points in training are the least certain ones
 SUBDIVISIONS = 2
 
 
@@ -80,13 +80,13 @@ class FPNHead(DecodeHead):
 
 
 class PointHead(nn.Module):
-    """Linear layers of every point by itself, each of which may see the coarse logits again.
+    """Pointwise linear layers, each of which may see the coarse logits again.
 
     Args:
         in_channels: of the fine features.
         num_classes: classes K.
         channels, num_fcs: width and number of the layers.
-        coarse_each_layer: whether all layers see the coarse logits, or the first one alone.
+        coarse_each_layer: whether all layers see the coarse logits, or only the first one.
 
     Inputs: fine features (N, C, P), coarse logits (N, K, P).
     Returns: logits (N, K, P).
@@ -118,7 +118,7 @@ class PointHead(nn.Module):
 
 
 def uncertainty(logits):
-    """Second largest less largest logit.  (N, K, P) -> (N, P)."""
+    """Second largest minus largest logit.  (N, K, P) -> (N, P)."""
     largest = top_k(logits.transpose(1, 2), 2)[0]
     return largest[..., 1] - largest[..., 0]
 
@@ -128,17 +128,16 @@ class PointRend(nn.Module):
 
     Args:
         backbone: returns its maps by name.
-        neck: makes levels of them, by name.
+        neck: makes named levels from them.
         decode_head: the two heads.
-        points, oversampling: places of an image that the loss is computed at, and how many times as many these are
-            chosen of.
-        subdivision_points: cells that are replaced after each enlargement, at most.
+        points, oversampling: points per image that the loss is computed at, and the factor of the candidates.
+        subdivision_points: largest number of cells replaced after each upsampling.
 
     Inputs: (N, 3, H, W) float, normalised; ``targets`` of the criterion, which may hold ``"point_candidates"``
-        (N, oversampling * points, 2) and ``"point_choices"`` (N, points - 3 / 4 points, 2), shares of the image, in
-        place of fixed ones.
-    Returns: dict: ``"coarse_logits"`` (N, K, H / 4, W / 4) and ``"logits"`` (N, K, H, W), refined; with targets, in
-        place of the latter, ``"points"`` (N, points, 2) and ``"point_logits"`` (N, K, points).
+        (N, oversampling * points, 2) and ``"point_choices"`` (N, points - 3 / 4 points, 2), shares of the image,
+        instead of fixed ones.
+    Returns: dict: ``"coarse_logits"`` (N, K, H / 4, W / 4) and ``"logits"`` (N, K, H, W), refined; with targets,
+        instead of the latter, ``"points"`` (N, points, 2) and ``"point_logits"`` (N, K, points).
     """
 
     def __init__(
@@ -246,7 +245,7 @@ def pointrend_semantic_r101(
     subdivision_points: int = 8192,
     norm_groups: int = 32,
 ) -> PointRend:
-    """The authors' network: its trunk has no deep stem, and its normalisation is fixed."""
+    """The authors' network: its trunk has no deep stem, and frozen normalisation."""
     backbone = ResNet(Bottleneck, layers, planes=planes, stride_in_1x1=True, norm="frozen", features_only=True)
     neck = FPN(backbone.channels, out_channels, 4)
     heads = [

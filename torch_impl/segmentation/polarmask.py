@@ -1,13 +1,13 @@
-"""PolarMask: every point of a pyramid says its class, its box, and how far the object's outline is along 36 rays.
+"""PolarMask: every point of a pyramid predicts its class, its box, and the outline's distance along 36 rays.
 
 "PolarMask: Single Shot Instance Segmentation with Polar Representation", 2019, arXiv:1909.13226. Parameter names:
 xieenze/PolarMask ``mmdet/models/anchor_heads/polarmask_head.py`` (Apache-2.0). What to look at: the loss of a mask is
-that of 36 numbers; the lengths of the rays take the place of areas in an IoU. What finds the offsets of a deformable
-convolution is called ``conv_offset`` here, in the reference ``conv_offset_mask``, and ``conv2_offset`` in its trunk.
+that of 36 numbers: ray lengths replace areas in an IoU. The convolution that predicts offsets is called ``conv_offset``
+    here, in the reference ``conv_offset_mask``, and ``conv2_offset`` in its trunk.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow, see ``detection/_dense.py``.
-- Crossings are counted by ``scatter_add`` along rows here, by flat places in TensorFlow.
+- Crossings are counted by ``scatter_add`` along rows here, by flat indices in TensorFlow.
 """
 
 import math
@@ -131,7 +131,7 @@ class PolarMaskCriterion(nn.Module):
         alpha, gamma: of the focal loss.
 
     Inputs: ``outputs`` of the model; ``targets`` of all points P, level by level, see ``weights.processing``'s
-        ``polar_targets``: ``"labels"`` (N, P) int64, -1 for a point without object; ``"distances"`` (N, P, 4) and
+        ``polar_targets``: ``"labels"`` (N, P) int64, -1 for a point without an object; ``"distances"`` (N, P, 4) and
         ``"rays"`` (N, P, 36) in pixels, positive everywhere.
     Returns: dict of scalars: ``"loss_cls"``, ``"loss_bbox"``, ``"loss_mask"``, ``"loss_centerness"``, ``"total"``.
     """
@@ -173,7 +173,7 @@ def fill_polygons(polygons, size: tuple[int, int]):
     """The pixels inside polygons: those with an odd number of edges between them and the left border.
 
     Args:
-        polygons: (N, D, V, 2) corners x and y, in pixels whose centres are whole numbers.
+        polygons: (N, D, V, 2) corners x and y, in pixels whose centres are integers.
         size: height and width of the image.
 
     Returns:
@@ -194,17 +194,17 @@ def fill_polygons(polygons, size: tuple[int, int]):
 
 
 class PolarMaskPostProcess(nn.Module):
-    """The best boxes and polygons of every image, by the probability of the class times the centredness plus 0.5.
+    """The best boxes and polygons of every image, scored by the class's probability times the centredness plus 0.5.
 
-    Of each level the best points are kept, by their best class and centredness; of those the best pairs with a class.
+    The best points of each level are kept, by their best class and centredness; of those the best pairs with a class.
 
     Args:
         score_threshold: pairs of at most this probability of the class are dropped.
-        candidates: points kept of each level, and pairs kept of all of them.
+        candidates: points kept per level, and pairs kept over all levels.
         iou_threshold: boxes of one class overlap if their IoU is larger.
         detections: results per image, D.
         strides: of the levels.
-        mask_nms: boxes are those around the polygons, in place of those that the network says.
+        mask_nms: whether boxes are those around the polygons instead of the predicted ones.
 
     Inputs: ``outputs`` of the model; ``input_size``: height and width of the images.
     Returns: dict: ``"masks"`` (N, D, H, W) bool, ``"polygons"`` (N, D, 36, 2) x and y and ``"boxes"`` (N, D, 4) xyxy in
@@ -281,7 +281,7 @@ def polarmask_r50(
 
 
 def polarmask_r50_dcn(deform: bool = True, **options) -> DenseDetector:
-    """With deformable convolutions in the trunk's stages 2 to 4, without a mask, and in the towers."""
+    """PolarMask with deformable convolutions in the trunk's stages 2 to 4, without a mask, and in the towers."""
     return polarmask_r50(deform=deform, **options)
 
 

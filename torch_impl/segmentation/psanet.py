@@ -1,9 +1,9 @@
-"""PSANet: every place collects from, and distributes to, the places around it, with weights that it predicts.
+"""PSANet: every position collects from, and distributes to, the positions around it, with predicted weights.
 
 "PSANet: Point-wise Spatial Attention Network for Scene Parsing", ECCV 2018.
 Parameter names: mmsegmentation ``decode_heads/psa_head.py`` and mmcv ``ops/psa_mask.py`` (Apache-2.0).
-What to look at: a mask larger than the map covers all of it; what lies outside a smaller one has weight exp(0) after
-the softmax, not 0; the last projection pads, so that the map grows by 2 before it is resized.
+What to look at: a mask larger than the map covers all of it; outside a smaller one the weight after the softmax is
+exp(0), not 0; the last projection pads, so the map grows by 2 before it is resized.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -23,20 +23,20 @@ PSA_TYPES = ("collect", "distribute", "bi-direction")
 
 
 def psa_mask(x, mask_size: tuple[int, int], psa_type: str):
-    """Weights of places around each place, as weights between all places.
+    """Convert weights around each position to weights between all positions.
 
     Args:
-        x: (N, h * w, H, W), for every place a mask of (h, w) that is centred on it.
+        x: (N, h * w, H, W), for every position a mask of (h, w) centred on it.
         mask_size: (h, w).
-        psa_type: "collect": entry [n, source, place] is the mask of the place at the source; "distribute": entry
-            [n, place, target] is the mask of the place at the target.
+        psa_type: "collect": entry [n, source, place] is the place's mask at the source; "distribute": entry
+            [n, place, target] is the place's mask at the target.
 
     Returns:
-        (N, H W, H W); 0 where the mask does not reach.
+        (N, H W, H W); 0 outside the mask.
     """
     (rows, columns), (height, width) = mask_size, map_size(x)
     y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-    # row and column of the mask of a place (second axis) that lies on another place (first axis)
+    # row and column of one position's mask (second axis) at another position (first axis)
     a = y[:, None] - y + (rows - 1) // 2  # (H, H)
     b = x_[:, None] - x_ + (columns - 1) // 2  # (W, W)
     row, column = a[:, None, :, None], b[None, :, None, :]
@@ -57,14 +57,14 @@ class PSAHead(DecodeHead):
         num_classes, dropout: see :class:`DecodeHead`.
         mask_size: (h, w) of the masks.
         psa_type: "collect", "distribute" or "bi-direction", both.
-        compact: the masks are weights between all places already; h * w is the number of places.
+        compact: whether masks already are weights between all positions; h * w is their number.
         shrink_factor: of the map in the attention.
-        normalization_factor: what the attended map is divided by.
-        psa_softmax: softmax of the weights over the places that are summed over.
+        normalization_factor: divisor of the attended map.
+        psa_softmax: whether weights pass a softmax over the positions summed over.
 
     Inputs: dict of maps (N, C, H, W).
     Returns: logits (N, K, H, W).
-    Raises: ValueError if there is no such ``psa_type``.
+    Raises: ValueError if ``psa_type`` is unknown.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class PSAHead(DecodeHead):
         self.bottleneck = conv_bn(2 * in_channels, channels, 3, padding=1)
 
     def masks(self, channels: int) -> nn.Sequential:
-        """What predicts the mask of every place."""
+        """The layers that predict every position's mask."""
         size = self.mask_size[0] * self.mask_size[1]
         return nn.Sequential(conv_bn(channels, channels, 1), nn.Conv2d(channels, size, 1, bias=False))
 

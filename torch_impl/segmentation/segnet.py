@@ -1,12 +1,13 @@
-"""SegNet: VGG-16 without its classifier, and the same backwards; a map grows by putting values back where they were.
+"""SegNet: VGG-16 without its classifier, and its mirror image; maps are unpooled by putting values back where they
+were.
 
 "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation", 2015, arXiv:1511.00561.
 Layer names: the authors' prototxt files (alexgkendall/SegNet-Tutorial, CC BY-NC 4.0; names and shapes alone).
-What to look at: an odd map is pooled with its last row and column alone, and grows back to its own size.
+What to look at: an odd map is pooled with its last row and column alone, and is unpooled to its original size.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
-- Dropout alone in training: a module's own mode here, a flag of the model in TensorFlow.
+- Only dropout in training mode: a module's mode here, a flag of the model in TensorFlow.
 """
 
 import torch
@@ -35,7 +36,7 @@ DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage of VGG-16
 
 
 def pool(x):
-    """Half the size, rounded up, and where the values were.
+    """Max pooling by 2, rounded up, and its indices.
 
     x: (N, C, H, W) -> two of (N, C, ceil(H / 2), ceil(W / 2)).
     """
@@ -88,7 +89,7 @@ class SegNet(nn.Module):
             self.add_module(f"{name}_bn", nn.BatchNorm2d(channels))
 
     def layer(self, name: str, x):
-        """Convolution, normalisation and ReLU of a name."""
+        """Convolution, normalisation and ReLU by name."""
         return F.relu(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
 
     def forward(self, images):
@@ -154,7 +155,7 @@ class SegNetCriterion(SegmentationCriterion):
         ignore_index: label of pixels that do not count.
         class_weight: K weights, or None.
 
-    Inputs and returns: as of :class:`SegmentationCriterion`; the one term is ``"ce"``.
+    Inputs and returns: as for :class:`SegmentationCriterion`; the one term is ``"ce"``.
     """
 
     def __init__(self, ignore_index: int = 11, class_weight=None):
@@ -163,12 +164,12 @@ class SegNetCriterion(SegmentationCriterion):
 
 @torch.no_grad()
 def uncertainty(model: SegNet, images, samples: int = 40):
-    """What a network with dropout thinks, and how much of it hangs on what is dropped.
+    """Mean and variance of a network's predictions under dropout.
 
     Args:
-        model: with dropout; its mode is as before afterwards.
+        model: with dropout; its mode is restored afterwards.
         images: (N, 3, H, W).
-        samples: forward passes, each with other units dropped and with running statistics.
+        samples: forward passes with different dropout and running statistics.
 
     Returns:
         probabilities: (N, K, H, W), the mean of all samples.
@@ -178,7 +179,7 @@ def uncertainty(model: SegNet, images, samples: int = 40):
     """
     modes = model.training, model.dropout.training
     model.eval()
-    model.dropout.train()  # mirror: own mode
+    model.dropout.train()  # mirror: a module's mode
     found = torch.stack([model(images)["logits"].softmax(1) for _ in range(samples)])
     model.train(modes[0])
     model.dropout.train(modes[1])

@@ -1,4 +1,4 @@
-"""U-Net, PSPNet, DeepLabv3 and DeepLabv3+ as segmentation-models-pytorch has them: a classifier's trunk as the encoder.
+"""U-Net, PSPNet, DeepLabv3 and DeepLabv3+ as in segmentation-models-pytorch: a classifier's trunk as the encoder.
 
 "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, arXiv:1505.04597; "Pyramid Scene Parsing
 Network", 2016, arXiv:1612.01105; "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017,
@@ -6,7 +6,7 @@ arXiv:1706.05587; "Encoder-Decoder with Atrous Separable Convolution for Semanti
 arXiv:1802.02611.
 Parameter names: segmentation-models-pytorch 0.6 ``decoders`` (MIT).
 What to look at: a dilated stage is dilated from its first block on, and logits are resized with aligned corners;
-PSPNet reads the map of stride 8 and keeps the later stages unused.
+PSPNet reads the map of stride 8; the later stages stay unused.
 
 Mirror notes:
 - NCHW here, NHWC in TensorFlow; Keras infers the input widths.
@@ -54,7 +54,7 @@ def convolution(in_channels: int, out_channels: int, kernel: int, dilation: int 
 
 
 def separable(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
-    """Depthwise 3x3 and 1x1 convolution, nothing between them."""
+    """Depthwise 3x3 and 1x1 convolution, with nothing in between."""
     depthwise = nn.Conv2d(
         in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
     )
@@ -84,7 +84,7 @@ class StemResNet(ResNet):
 
 
 class EarlyResNet(ResNet):
-    """A ResNet of which only the map of stride 8, ``"c3"``, is computed; checkpoints have the later stages, too."""
+    """A ResNet of which only the map of stride 8, ``"c3"``, is computed; checkpoints also have the later stages."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, features_only=True, out_indices=(2,), **options)  # mirror: never called
@@ -103,7 +103,7 @@ class UnetDecoderBlock(nn.Module):
 
 
 class UnetDecoder(nn.Module):
-    """The coarsest map, step by step at the sizes of the finer ones, joined with all of them but the image.
+    """The coarsest map, upsampled step by step and joined with all finer maps except the image.
 
     Args:
         in_channels: of the maps ``"c1"`` to ``"c5"``, by name.
@@ -131,7 +131,7 @@ class PSPBlock(nn.Module):
 
     Args:
         in_channels, out_channels: of the map, and of the result.
-        bins: along a side; a single one is not normalised.
+        bins: per axis; a single one is not normalised.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
@@ -149,7 +149,7 @@ class PSPBlock(nn.Module):
 
 
 class PSPModule(nn.Module):
-    """Blocks of 1, 2, 3 and 6 bins along a side, a quarter of the channels each, and the map itself.
+    """Blocks of 1, 2, 3 and 6 bins per axis, a quarter of the channels each, and the map itself.
 
     x: (N, C, H, W) -> (N, 2 C, H, W).
     """
@@ -274,9 +274,9 @@ class SMPSegmenter(nn.Module):
 
     Args:
         encoder: returns maps by name.
-        decoder: makes one map of them.
-        head: makes logits of that map.
-        upsampling: how many times larger the logits are than that map.
+        decoder: makes one map from them.
+        head: makes logits from that map.
+        upsampling: factor of the logits' size over that map's.
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: dict: ``"logits"`` (N, K, H', W'), H' = H and W' = W if the decoder's stride divides them.

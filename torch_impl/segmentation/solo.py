@@ -1,11 +1,11 @@
-"""SOLO: every cell of a grid answers for the object whose centre lies in it, with a class and a mask of its own.
+"""SOLO: every cell of a grid predicts a class and a mask for the object whose centre lies in it.
 
 "SOLO: Segmenting Objects by Locations", 2019, arXiv:1912.04488. Parameter names: mmdet ``dense_heads/solo_head.py``
-and ``dense_heads/decoupled_solo_head.py`` (Apache-2.0). What to look at: a mask is a channel; the decoupled forms have
-channels for rows and columns, and a mask is the product of two.
+and ``dense_heads/decoupled_solo_head.py`` (Apache-2.0). What to look at: a mask is a channel; the decoupled variants
+have channels for rows and columns, and a mask is the product of two.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow, where the maps of masks are turned before channels are picked.
+- NCHW here, NHWC in TensorFlow, where the mask maps are transposed before channels are picked.
 """
 
 import math
@@ -61,7 +61,7 @@ EPS = 1.1920929e-07
 
 
 def even_levels(maps: dict) -> list:
-    """P2 at half its size and P6 at the size of P5, the others as they are: strides 8, 8, 16, 32, 32."""
+    """P2 at half its size and P6 at the size of P5, the others unchanged: strides 8, 8, 16, 32, 32."""
     first, *middle, before, last = maps.values()
     height, width = map_size(first)
     halved = resize_bilinear(first, (height // 2, width // 2))
@@ -69,7 +69,7 @@ def even_levels(maps: dict) -> list:
 
 
 def upper_left_peaks(scores):
-    """Scores that are as large as those of the neighbours above, to the left and in between; 0 for the others."""
+    """Scores not exceeded by the neighbours above, left and upper left; 0 for the others."""
     return torch.where(F.max_pool2d(F.pad(scores, (1, 0, 1, 0)), 2, 1) == scores, scores, 0.0)
 
 
@@ -83,23 +83,23 @@ def resized(outputs: dict) -> dict:
 
 
 class SOLOHead(nn.Module):
-    """A tower for masks, which is told where every place is, and a tower for the classes of the grid's cells.
+    """A tower for masks, which receives coordinates, and a tower for the classes of the grid's cells.
 
     Args:
         in_channels: channels of the levels.
         num_classes: classes K.
         channels: channels of the convolutions.
         num_convs: convolutions of each tower.
-        num_grids: cells S along a side of the grid of every level.
+        num_grids: cells S per axis of the grid of every level.
         norm_groups: groups of the normalisation after each convolution.
-        evaluated: what mmdet returns in evaluation, see :func:`resized`, in place of logits.
+        evaluated: whether to return mmdet's results in evaluation, see :func:`resized`, not logits.
 
     Inputs: dict of levels P2 to P6, (N, C, H, W).
     Returns: dict: ``"mask_p2"`` ... (N, S^2, 2 h, 2 w) logits, row by row of the grid, at twice the size of the level;
         ``"cls_p2"`` ... (N, K, S, S) logits. The levels have the strides 8, 8, 16, 32, 32.
     """
 
-    extra = {"mask_convs": 2}  # towers for masks, and how many coordinates they are given
+    extra = {"mask_convs": 2}  # towers for masks, and how many coordinates they receive
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class SOLOHead(nn.Module):
         return {"mask": self.conv_mask_list[level](self.tower(self.mask_convs, x, coordinates(x)))}
 
     def tower(self, convs, x, where):
-        """Convolutions of a map and its coordinates, enlarged to twice the size."""
+        """Convolutions on a map and its coordinates, upsampled by two."""
         x = torch.cat([x, where], 1)
         for conv in convs:
             x = conv(x)
@@ -154,10 +154,10 @@ class SOLOHead(nn.Module):
 
 
 class DecoupledSOLOHead(SOLOHead):
-    """The mask of a cell is the product of a map of its column and a map of its row, which have a tower each.
+    """The mask of a cell is the product of a map of its column and a map of its row, each with its own tower.
 
     Args, inputs: see :class:`SOLOHead`.
-    Returns: the same, with ``"mask_x_p2"`` ... and ``"mask_y_p2"`` ... (N, S, 2 h, 2 w) in place of the masks.
+    Returns: the same, with ``"mask_x_p2"`` ... and ``"mask_y_p2"`` ... (N, S, 2 h, 2 w) instead of the masks.
     """
 
     extra = {"mask_convs_x": 1, "mask_convs_y": 1}
@@ -189,12 +189,12 @@ class DecoupledSOLOLightHead(DecoupledSOLOHead):
 
 
 def claimed_cells(targets: dict, grid: int, limits: tuple[float, float], dtype):
-    """Which cells of a level's grid belong to which objects: those around the centre of the mask, nine at most.
+    """Which cells of a level's grid belong to which objects: at most nine around the centre of the mask.
 
     Args:
         targets: see :class:`SOLOCriterion`.
-        grid: cells along a side.
-        limits: least and largest square root of the area of an object's box.
+        grid: cells per axis.
+        limits: smallest and largest square root of the area of an object's box.
         dtype: of the result.
 
     Returns:
@@ -223,7 +223,7 @@ def claimed_cells(targets: dict, grid: int, limits: tuple[float, float], dtype):
 class SOLOCriterion(nn.Module):
     """Focal loss of the cells' classes, dice loss of the masks of the cells that have an object.
 
-    An object belongs to every level in whose range its size is; a cell belongs to the last object that claims it.
+    An object belongs to every level whose range contains its size; a cell belongs to the last object that claims it.
 
     Args:
         ranges: of the levels, of the square root of an object's area in pixels.
@@ -266,7 +266,7 @@ class SOLOCriterion(nn.Module):
         return {"loss_mask": loss_mask, "loss_cls": loss_cls, "total": loss_mask + loss_cls}
 
     def counted(self, owner, row, column, slots):
-        """Which of the cells that objects claim are theirs: (N, M, 9) bool."""
+        """Which of the cells that objects claim they get: (N, M, 9) bool."""
         mine = take_rows(owner.flatten(1), row * owner.shape[1] + column)
         return mine.unflatten(1, (-1, 9)) == slots[:, None]
 
@@ -290,7 +290,7 @@ def probabilities(outputs, level: str, row, column):
 
 
 def decoupled_solo_light_criterion(**options) -> SOLOCriterion:
-    """The losses with the ranges of the light form."""
+    """The losses with the ranges of the light variant."""
     return SOLOCriterion(**{"ranges": LIGHT_RANGES, **options})
 
 
@@ -299,7 +299,7 @@ class SOLOPostProcess(nn.Module):
 
     Args:
         score_threshold: pairs of cell and class of at most this probability are dropped.
-        candidates: pairs that are looked at, C.
+        candidates: pairs considered, C.
         mask_threshold: a pixel belongs to a mask if its probability is larger.
         filter_threshold: masks whose score is smaller after suppression are dropped.
         detections: results per image, D.
@@ -364,7 +364,7 @@ class SOLOPostProcess(nn.Module):
         return found, map_size(next(x for key, x in found.items() if key.startswith("mask")))
 
     def masks_of(self, found, cells, grids: list[int]):
-        """Masks of cells (N, C), which are numbered through all levels: (N, C, h w)."""
+        """Masks of cells (N, C), counted through all levels: (N, C, h w)."""
         if f"mask_{LEVELS[0]}" in found:
             return take_rows(torch.cat([found[f"mask_{level}"] for level in LEVELS], 1).flatten(2), cells)
         lines, start = [], 0

@@ -1,11 +1,11 @@
-"""SOLOv2: every cell of a grid makes the kernel of a convolution, and that makes its mask of maps that all share.
+"""SOLOv2: every cell of a grid predicts a kernel, whose convolution with shared maps is its mask.
 
 "SOLOv2: Dynamic and Fast Instance Segmentation", 2020, arXiv:2003.10152. Parameter names: mmdet
-``dense_heads/solov2_head.py`` (Apache-2.0). What to look at: a convolution whose kernels are outputs is one product of
-matrices.
+``dense_heads/solov2_head.py`` (Apache-2.0). What to look at: a convolution whose kernels are outputs is one matrix
+product.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow, where the shared maps are turned before the product.
+- NCHW here, NHWC in TensorFlow, where the shared maps are transposed before the product.
 """
 
 import torch
@@ -50,7 +50,7 @@ STRIDE = 4  # of the masks
 
 
 def norm_conv(in_channels: int, out_channels: int, kernel_size: int, norm_groups: int, deform: bool) -> ConvModule:
-    """A convolution that keeps the size, deformable if asked, and group normalisation."""
+    """A convolution that keeps the size, optionally deformable, and group normalisation."""
     conv = DEFORM["v2"] if deform else nn.Conv2d
     padding = kernel_size // 2
     return ConvModule(
@@ -59,7 +59,7 @@ def norm_conv(in_channels: int, out_channels: int, kernel_size: int, norm_groups
 
 
 class Enlarged(nn.Sequential):
-    """Convolutions ``conv0`` ... of a level, each but that of the finest level followed by a doubling of the size.
+    """Convolutions ``conv0`` ... of a level, each except the finest level's followed by an upsampling by two.
 
     Args:
         in_channels: channels of the level, with coordinates if there are any.
@@ -86,7 +86,7 @@ class Enlarged(nn.Sequential):
 
 
 class MaskFeatures(nn.Module):
-    """The sum of P2 to P5 at the size of P2, P5 with its coordinates, and a 1x1 convolution of it.
+    """The sum of P2 to P5 at the size of P2, P5 with its coordinates, and a 1x1 convolution.
 
     Args:
         in_channels: channels of the levels.
@@ -121,7 +121,7 @@ class SOLOv2Head(nn.Module):
         num_classes: classes K.
         channels: channels of the towers.
         num_convs: convolutions of each tower.
-        num_grids: cells S along a side of the grid of every level.
+        num_grids: cells S per axis of the grid of every level.
         mask_channels: channels of the maps before their sum.
         mask_out_channels: channels E of the shared maps and length of the kernels.
         norm_groups: groups of the normalisation after each convolution.
@@ -129,8 +129,8 @@ class SOLOv2Head(nn.Module):
 
     Inputs: dict of levels P2 to P6, (N, C, H, W).
     Returns: dict: ``"kernel_p2"`` ... (N, E, S, S), ``"cls_p2"`` ... (N, K, S, S) logits, ``"mask_features"``
-        (N, E, H / 4, W / 4). The mask of a cell is the sigmoid of the product of its kernel with every place.
-    Raises: ValueError if there is no such ``deform``.
+        (N, E, H / 4, W / 4). The mask of a cell is the sigmoid of the product of its kernel with every position.
+    Raises: ValueError if ``deform`` is unknown.
     """
 
     def __init__(
@@ -176,15 +176,15 @@ class SOLOv2Head(nn.Module):
 
 
 def masks_of_kernels(outputs, levels, cells):
-    """Masks of cells (N, Q), which are numbered through the levels, flat: (N, Q, h w)."""
+    """Masks of cells (N, Q), counted through all levels, flat: (N, Q, h w)."""
     kernels = torch.cat([map_rows(outputs[f"kernel_{level}"]) for level in levels], 1)
     return (take_rows(kernels, cells) @ outputs["mask_features"].flatten(2)).sigmoid()
 
 
 class SOLOv2Criterion(SOLOCriterion):
-    """The losses of :class:`SOLOCriterion`; a cell that several objects claim answers for the masks of them all.
+    """The losses of :class:`SOLOCriterion`; a cell that several objects claim learns the masks of all of them.
 
-    Args, inputs, returns: see there.
+    Args, inputs, returns: as there.
     """
 
     def counted(self, owner, row, column, slots):
@@ -197,14 +197,14 @@ class SOLOv2Criterion(SOLOCriterion):
 
 
 def solov2_light_criterion(**options) -> SOLOv2Criterion:
-    """The losses with the ranges of the light form."""
+    """The losses with the ranges of the light variant."""
     return SOLOv2Criterion(**{"ranges": LIGHT_RANGES, **options})
 
 
 class SOLOv2PostProcess(SOLOPostProcess):
     """See :class:`SOLOPostProcess`.
 
-    Args, inputs, returns: see there.
+    Args, inputs, returns: as there.
     """
 
     def judged(self, outputs):

@@ -46,14 +46,14 @@ class BasicConvBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size, bilinear.  x: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
+    """Bilinear upsampling by 2.  x: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
 
     def forward(self, x):
         return resize_bilinear(x, tuple(2 * n for n in map_size(x)))
 
 
 class InterpConv(nn.Module):
-    """Twice the size, then a 1x1 convolution.  x: (N, C, H, W) -> (N, out_channels, 2 H, 2 W)."""
+    """Bilinear upsampling by 2, then a 1x1 convolution.  x: (N, C, H, W) -> (N, out_channels, 2 H, 2 W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()

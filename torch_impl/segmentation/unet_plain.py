@@ -1,4 +1,4 @@
-"""U-Net as most people train it: no backbone and head apart, padding, batch normalisation.
+"""U-Net in its most common variant: without separate backbone and head, with padding and batch normalisation.
 
 "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, arXiv:1505.04597.
 Parameter names: those of the widespread PyTorch implementation milesial/Pytorch-UNet (GPL-3.0; names and shapes alone).
@@ -55,7 +55,7 @@ class DoubleConv(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size, then two convolutions.  x: (N, C, H, W) -> (N, out_channels, H // 2, W // 2)."""
+    """Max pooling by 2, then two convolutions.  x: (N, C, H, W) -> (N, out_channels, H // 2, W // 2)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -71,7 +71,7 @@ class Up(nn.Module):
     Args:
         in_channels: of the small map and, joined, of both.
         out_channels: of the result.
-        bilinear: doubled by interpolation, or by a transposed convolution that halves the channels.
+        bilinear: whether to upsample by interpolation, or by a transposed convolution that halves the channels.
 
     Inputs: the small map, the other map (N, C, H, W).
     Returns: (N, out_channels, H, W) of the other map.
@@ -90,7 +90,7 @@ class Up(nn.Module):
 
 
 class OutConv(nn.Module):
-    """The classifier of the places.  x: (N, C, H, W) -> (N, K, H, W)."""
+    """The classifier of the pixels.  x: (N, C, H, W) -> (N, K, H, W)."""
 
     def __init__(self, in_channels: int, num_classes: int):
         super().__init__()
@@ -106,7 +106,7 @@ class PlainUNet(nn.Module):
     Args:
         num_classes: classes K.
         in_chans: channels of the image.
-        bilinear: see :class:`Up`; the bottom has half as many channels then.
+        bilinear: see :class:`Up`; if set, the bottom has half as many channels.
         width: channels of the first stage; doubled from stage to stage.
 
     Inputs: (N, in_chans, H, W) float, 16 pixels or more on each side.
@@ -136,7 +136,7 @@ class PlainUNet(nn.Module):
 
 
 def dice_loss(probabilities, wanted, eps: float = 1e-6):
-    """1 - the overlap of two sets of maps, all of a batch taken together.
+    """Dice loss of two sets of maps over a whole batch.
 
     Args:
         probabilities, wanted: (N, K, H, W), the latter 0 or 1.

@@ -25,7 +25,7 @@ class UPerHead(DecodeHead):
         in_channels: of the maps ``"c2"`` to ``"c5"``.
         channels: of every convolution.
         num_classes, dropout: see :class:`DecodeHead`.
-        pool_scales: bins along a side of each grid of the pyramid pooling.
+        pool_scales: bins per axis of each grid of the pyramid pooling.
 
     Inputs: dict of maps (N, C, H, W).
     Returns: logits (N, K, H / 4, W / 4).

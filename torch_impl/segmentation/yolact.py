@@ -5,8 +5,8 @@
 ("Fast NMS") lets a suppressed box suppress others.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow, where maps become rows of priors without a transposition.
-- Reversed lists of layers carry the reference's numbers in both panels.
+- NCHW here, NHWC in TensorFlow, where maps become rows of priors without being transposed.
+- Reversed lists of layers have the reference's numbers in both panels.
 """
 
 import numpy as np
@@ -61,7 +61,7 @@ STDS = (0.1, 0.1, 0.2, 0.2)
 IM400 = {"scales": (17, 34, 69, 139, 279), "max_size": 400}
 IM700 = {"scales": (30, 61, 122, 244, 488), "max_size": 700}
 PASCAL = {"scales": (32, 64, 128, 256, 512), "square": False}
-LEAST_LOG = -100.0  # PyTorch's binary cross-entropy cuts logarithms there
+LEAST_LOG = -100.0  # PyTorch's binary cross-entropy clips logarithms there
 LARGEST_SLOPE = 1e12  # and their slope
 
 
@@ -71,8 +71,8 @@ class YOLACTResNet(nn.Module):
     Args:
         layers: blocks of each stage.
         planes: nominal width of each stage.
-        conv, interval: what makes the 3x3 convolutions of every so many blocks of the last three stages, from the first
-            on; 0 for none.
+        conv, interval: makes the 3x3 convolutions of every ``interval``-th block of the last three stages, from the
+            first on; 0 for none.
 
     Inputs: (N, 3, H, W).
     Returns: three maps (N, C_i, H / 8, W / 8) and so on, rounded up.
@@ -156,7 +156,7 @@ class YOLACTDarknet(nn.Module):
 
 
 class YOLACTFPN(nn.Module):
-    """Lateral convolutions, bilinear addition from the top down, 3x3 convolutions with ReLU, and two levels more.
+    """Lateral convolutions, bilinear addition from the top down, 3x3 convolutions with ReLU, and two extra levels.
 
     Args:
         in_channels: channels of the maps, fine to coarse.
@@ -190,8 +190,8 @@ class PredictionModule(nn.Module):
     Args:
         channels: channels of the level.
         num_classes: classes K, without background.
-        num_priors: priors of a cell.
-        prototypes: coefficients E of a prior.
+        num_priors: priors per cell.
+        prototypes: coefficients E per prior.
 
     Inputs: (N, C, H, W).
     Returns: (N, H W A, 4), (N, H W A, K + 1), (N, H W A, E).
@@ -216,16 +216,16 @@ class YOLACT(nn.Module):
     """Backbone, pyramid, prototypes, predictions.
 
     Args:
-        backbone: returns C3 to C5, and says their ``channels``.
+        backbone: returns C3 to C5, and has their ``channels``.
         num_classes: classes K, without background.
         out_channels: channels of the levels.
         prototypes: prototypes E.
-        num_priors: priors of a cell.
+        num_priors: priors per cell.
 
     Inputs: (N, 3, H, W) float, normalised.
     Returns: dict: ``"loc"`` (N, P, 4) deltas, ``"conf"`` (N, P, K + 1) logits, 0 is background, ``"mask"`` (N, P, E)
         coefficients, of all priors, see :func:`priors`; ``"proto"`` (N, 2 h, 2 w, E) prototypes; ``"segm"``
-        (N, K, h, w) logits of the classes of places, for training.
+        (N, K, h, w) pixel logits, for training.
     """
 
     def __init__(
@@ -278,9 +278,10 @@ def priors(size: tuple[int, int], scales, max_size: int, square: bool) -> np.nda
 
     Args:
         size: height and width of P3; every further level is half as large, rounded up.
-        scales: sizes of the priors of every level, in pixels: one or several of a level.
+        scales: sizes of every level's priors, in pixels, one or several per level.
         max_size: height and width of the images that the scales are meant for.
-        square: priors are as high as wide, whatever the ratio: an error of the reference that its weights have learnt.
+        square: whether priors are as high as wide whatever the ratio, an error of the reference that its weights rely
+            on.
 
     Returns:
         (P, 4) xyxy, where the image is the square from 0 to 1.
@@ -300,9 +301,9 @@ def priors(size: tuple[int, int], scales, max_size: int, square: bool) -> np.nda
 
 
 def match_priors(iou, valid):
-    """The object of every prior that overlaps it most, where every object first gets a prior of its own.
+    """Assign to every prior the object that overlaps it most, after every object got its own prior.
 
-    The pair of object and prior with the largest overlap is taken, then that of what is left, and so on.
+    The pair of object and prior with the largest overlap is taken, then the best of the rest, and so on.
 
     Args:
         iou: (N, M, P) overlaps of objects and priors.
@@ -329,7 +330,7 @@ def match_priors(iou, valid):
 
 
 def cut_masks(masks, boxes):
-    """Masks (N, Q, h, w), 0 outside of boxes (N, Q, 4) and of a border of one place around them.
+    """Masks (N, Q, h, w), 0 outside boxes (N, Q, 4) and a border of one cell around them.
 
     Boxes are xyxy, where the image is the square from 0 to 1; their corners may be in any order.
     """
@@ -356,27 +357,27 @@ def resized_masks(masks, size: tuple[int, int]):
 
 
 def assembled(proto, coefficients):
-    """Masks (N, Q, h, w) of prototypes (N, h, w, E) and coefficients (N, Q, E)."""
+    """Masks (N, Q, h, w) from prototypes (N, h, w, E) and coefficients (N, Q, E)."""
     masks = torch.sigmoid(coefficients @ proto.flatten(1, 2).mT)
     return masks.unflatten(2, tuple(proto.shape[1:3]))
 
 
 class YOLACTCriterion(nn.Module):
-    """Losses of boxes, of classes with the hardest negatives, of masks inside their boxes, of the classes of places.
+    """Losses of boxes, of classes with the hardest negatives, of masks inside their boxes, of the classes of pixels.
 
     Args:
         scales, max_size, square: of the priors, see :func:`priors`.
-        max_masks: priors of an image whose masks count, the first ones; the loss is scaled up for the others.
+        max_masks: priors per image whose masks count, the first ones; the loss is scaled up for the others.
         threshold, background: a prior with an overlap below the first belongs to no object; it is background below the
-            second, in between it does not count.
-        crowd_threshold: nor does background of which a larger share than this lies in a crowd.
-        negatives: background priors that count in an image for each of its matched ones.
+            second, ignored in between.
+        crowd_threshold: also ignored is background of which a larger share lies in a crowd.
+        negatives: background priors that count per matched prior of an image.
         box_weight, mask_weight: of the losses.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64 from
         0 on, ``"masks"`` (N, M, H, W) 0 or 1, of the images' height and width, ``"crowd"`` (N, M) bool, many objects in
         one box, ``"valid"`` (N, M) bool, False for padding.
-    Returns: dict of scalars: ``"B"`` of boxes, ``"M"`` of masks, ``"C"`` of classes, ``"S"`` of places, ``"total"``.
+    Returns: dict of scalars: ``"B"`` of boxes, ``"M"`` of masks, ``"C"`` of classes, ``"S"`` of pixels, ``"total"``.
     """
 
     def __init__(
@@ -415,7 +416,7 @@ class YOLACTCriterion(nn.Module):
         number = foreground.sum(1)  # (N,)
         count = number.sum().clamp(min=1).to(logits.dtype)
 
-        # a prior without object has itself for a target: finite, and masked
+        # a prior without an object is its own target: finite, and masked
         wanted = torch.where(foreground[..., None], take_rows(boxes, index), anchors)
         losses = smooth_l1_loss(outputs["loc"], self.coder.encode(wanted, anchors))
         regression = self.box_weight * torch.where(foreground, losses, 0.0).sum() / count
@@ -454,7 +455,7 @@ class YOLACTCriterion(nn.Module):
 
     @staticmethod
     def of_places(logits, masks, labels, valid):
-        """Cross-entropy of the classes of places against the objects' masks, a mean over the places of an image."""
+        """Cross-entropy of the classes of pixels against the objects' masks, averaged over an image."""
         size = map_size(logits)
         small = (resized_masks(masks, size) > 0.5) & valid[..., None, None]  # (N, M, h, w)
         every = torch.arange(logits.shape[1], device=logits.device)[:, None]
@@ -471,7 +472,7 @@ def fast_nms(boxes, scores, iou_threshold: float, candidates: int):
         boxes: (N, P, 4) xyxy.
         scores: (N, K, P); those below 0 take no part.
         iou_threshold: boxes overlap if their IoU is larger.
-        candidates: boxes of each class that are looked at, C.
+        candidates: boxes considered per class, C.
 
     Returns:
         scores: (N, K, C) descending, -1 for suppressed ones.
@@ -497,7 +498,7 @@ def best_detections(
         score_threshold, iou_threshold, candidates, detections: see :class:`YOLACTPostProcess`.
 
     Returns:
-        dict: ``"masks"`` (N, D, h, w) probabilities, 0 outside of the boxes; ``"boxes"`` (N, D, 4) xyxy, where the
+        dict: ``"masks"`` (N, D, h, w) probabilities, 0 outside the boxes; ``"boxes"`` (N, D, 4) xyxy, where the
         image is the square from 0 to 1; ``"scores"`` (N, D) descending; ``"labels"`` (N, D) int64; ``"valid"`` (N, D).
     """
     scores = outputs["conf"].softmax(-1)[..., 1:]  # (N, P, K)
@@ -535,7 +536,7 @@ class YOLACTPostProcess(nn.Module):
         scales, max_size, square: of the priors, see :func:`priors`.
         score_threshold: priors whose best class has at most this probability are dropped.
         iou_threshold: boxes of one class overlap if their IoU is larger.
-        candidates: boxes of each class that are looked at.
+        candidates: boxes considered per class.
         detections: results per image, D.
         mask_threshold: a pixel belongs to a mask if its probability is larger.
 

@@ -1,12 +1,12 @@
-"""YOLACT as mmdet has it: another way to the coarse levels, priors that are not square, and background as last class.
+"""mmdet's YOLACT: other coarse levels, priors that are not square, and background as the last class.
 
 "YOLACT: Real-time Instance Segmentation", 2019, arXiv:1904.02689.
 Parameter names: mmdet ``dense_heads/yolact_head.py``, ``necks/fpn.py`` (Apache-2.0).
-What to look at: the levels have no ReLU, and P6 comes from C5; of several objects with one best prior the last gets
-it. The classes of places are one less than the objects', an error of the reference that its weights have learnt.
+What to look at: the levels have no ReLU, and P6 comes from C5; of several objects with one best prior the last gets it.
+The classes of pixels are one less than the objects', an error of the reference that its weights rely on.
 
 Mirror notes:
-- NCHW here, NHWC in TensorFlow, where maps become rows of priors without a transposition.
+- NCHW here, NHWC in TensorFlow, where maps become rows of priors without being transposed.
 """
 
 from collections.abc import Mapping
@@ -59,9 +59,9 @@ class BilinearFPN(FPN):
     """:class:`FPN` of five levels that enlarges by bilinear interpolation; P6 and P7 from the last map, without ReLU.
 
     Args:
-        in_channels, out_channels: see there.
+        in_channels, out_channels: as there.
 
-    Inputs, returns: as of :class:`FPN`.
+    Inputs, returns: as for :class:`FPN`.
     """
 
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 256):
@@ -85,7 +85,7 @@ class YOLACTHead(nn.Module):
     Args:
         channels: channels of the levels.
         num_classes: classes K, without background.
-        prototypes: coefficients E of a prior.
+        prototypes: coefficients E per prior.
 
     Inputs: dict of levels (N, C, H, W).
     Returns: (N, P, 4), (N, P, K + 1), (N, P, E).
@@ -104,14 +104,14 @@ class YOLACTHead(nn.Module):
         boxes, classes, coefficients = [], [], []
         for x in maps.values():
             x = self.head_convs[0](x)
-            boxes.append(anchor_rows(self.conv_reg(x), 4))  # mirror: transposition
+            boxes.append(anchor_rows(self.conv_reg(x), 4))  # mirror: transposed
             classes.append(anchor_rows(self.conv_cls(x), self.columns[0]))
             coefficients.append(anchor_rows(torch.tanh(self.conv_coeff(x)), self.columns[1]))
         return [torch.cat(parts, 1) for parts in (boxes, classes, coefficients)]
 
 
 class SegmentationModule(nn.Module):
-    """Classes of places, by a 1x1 convolution.  (N, C, H, W) -> (N, K, H, W) logits."""
+    """Classes of pixels, by a 1x1 convolution.  (N, C, H, W) -> (N, K, H, W) logits."""
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
@@ -122,7 +122,7 @@ class SegmentationModule(nn.Module):
 
 
 class YOLACTMaskHead(nn.Module):
-    """Prototypes, and classes of places for training.
+    """Prototypes, and classes of pixels for training.
 
     Args:
         channels: channels of the level.
@@ -176,7 +176,7 @@ class MMDetYOLACT(nn.Module):
     Inputs: (N, 3, H, W) float, normalised.
     Returns: dict: ``"loc"`` (N, P, 4) deltas, ``"conf"`` (N, P, K + 1) logits, the last is background, ``"mask"``
         (N, P, E) coefficients, of all priors, see :func:`level_priors`; ``"proto"`` (N, 2 h, 2 w, E) prototypes;
-        ``"segm"`` (N, K, h, w) logits of the classes of places, for training.
+        ``"segm"`` (N, K, h, w) pixel logits, for training.
     """
 
     def __init__(
@@ -214,13 +214,13 @@ def level_priors(size: tuple[int, int]) -> list[np.ndarray]:
 
 
 class MMDetYOLACTCriterion(nn.Module):
-    """Losses of boxes, of classes with the hardest negatives, of masks inside their boxes, of the classes of places.
+    """Losses of boxes, of classes with the hardest negatives, of masks inside their boxes, of the classes of pixels.
 
     Args:
-        max_masks: priors of an image whose masks count, the first ones.
-        positive, negative: of the assignment, see :func:`assign_max_iou`; besides, every object gets the prior that it
+        max_masks: priors per image whose masks count, the first ones.
+        positive, negative: of the assignment, see :func:`assign_max_iou`; also, every object gets the prior that it
             overlaps most, the last of several objects.
-        negatives: background priors that count in an image for each of its matched ones; all, where there are none.
+        negatives: background priors that count per matched prior of an image; all if there are none.
         box_weight, mask_weight: of the losses.
 
     Inputs: ``outputs`` of the model; ``targets``: ``"boxes"`` (N, M, 4) xyxy in pixels, ``"labels"`` (N, M) int64 from
@@ -252,7 +252,7 @@ class MMDetYOLACTCriterion(nn.Module):
         number = foreground.sum(1)  # (N,)
         count = number.clamp(min=1).sum().to(logits.dtype)
 
-        # a prior without object has itself for a target: finite, and masked
+        # a prior without an object is its own target: finite, and masked
         wanted = torch.where(foreground[..., None], take_rows(boxes, matched), anchors)
         losses = smooth_l1_loss(outputs["loc"], self.coder.encode(wanted, anchors))
         regression = self.box_weight * torch.where(foreground, losses, 0.0).sum() / count
@@ -297,7 +297,7 @@ class MMDetYOLACTCriterion(nn.Module):
 
     @staticmethod
     def of_places(logits, masks, labels, valid):
-        """Cross-entropy of the classes of places, one less than the objects', over the places of all images.
+        """Cross-entropy of the classes of pixels, one less than the objects', over the pixels of all images.
 
         Images without objects take no part.
         """
@@ -315,9 +315,9 @@ class MMDetYOLACTPostProcess(nn.Module):
 
     Args:
         score_threshold: boxes of at most this probability are dropped.
-        level_candidates: priors of each level that are looked at, those with the best classes.
+        level_candidates: priors considered per level, those with the best classes.
         iou_threshold: boxes of one class overlap if their IoU is larger.
-        candidates: boxes of each class that are looked at.
+        candidates: boxes considered per class.
         detections: results per image, D.
         mask_threshold: a pixel belongs to a mask if its probability is larger.
 
