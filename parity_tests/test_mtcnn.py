@@ -116,6 +116,7 @@ def test_similarity_finds_rotation_scale_and_shift():
 
 
 def test_area_resize_is_the_mean_of_whole_pixels():
-    image = np.arange(5.0)[:, None, None]
-    np.testing.assert_allclose(mtcnn.area_resize(image, (2, 1))[:, 0, 0], [1, 3])
-    np.testing.assert_allclose(mtcnn.area_resize(image[:2], (3, 1))[:, 0, 0], [0, 0.5, 1])
+    total = mtcnn.integral(np.arange(5.0)[:, None, None])
+    for window, size, expected in (((0, 0, 1, 5), 2, [1, 3]), ((0, 0, 1, 2), 3, [0, 0.5, 1]), ((0, 3, 1, 5), 1, [3.5])):
+        found = mtcnn.area_resize(total, np.array([window]), (size, 1))
+        np.testing.assert_allclose(found[0, :, 0, 0], expected)

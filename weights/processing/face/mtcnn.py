@@ -15,6 +15,7 @@ __all__ = [
     "align_face",
     "area_resize",
     "detect_faces",
+    "integral",
     "pyramid",
     "select_face",
     "similarity_transform",
@@ -31,22 +32,34 @@ TEMPLATE = np.array(
 Network = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
-def area_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mean over every bin of pixels, whole pixels only, also where the image grows.
+def integral(image: np.ndarray) -> np.ndarray:
+    """Sums of all pixels above and to the left, float64.  (H, W, C) -> (H + 1, W + 1, C)."""
+    total = np.zeros((image.shape[0] + 1, image.shape[1] + 1, image.shape[2]))
+    total[1:, 1:] = image.cumsum(0, dtype=np.float64).cumsum(1)
+    return total
+
+
+def area_resize(total: np.ndarray, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mean over every bin of pixels, whole pixels only, also where a window grows.
 
     Args:
-        image: (H, W, C).
-        size: (h, w); bin i of h covers the rows floor(i H / h) to ceil((i + 1) H / h).
+        total: (H + 1, W + 1, C) of :func:`integral`.
+        windows: (B, 4) int, xyxy of pixels that are resized; x2 and y2 are exclusive.
+        size: (h, w); of a window's H rows, bin i of h covers floor(i H / h) to ceil((i + 1) H / h).
 
     Returns:
-        (h, w, C).
+        (B, h, w, C) float32.
     """
-    for axis, count in enumerate(size):
-        length = image.shape[axis]
-        cell, i = np.arange(length), np.arange(count)[:, None]
-        inside = ((cell >= i * length // count) & (cell < -(-(i + 1) * length // count))).astype(image.dtype)
-        image = np.moveaxis(np.tensordot(inside / inside.sum(1, keepdims=True), image, (1, axis)), 0, axis)
-    return image
+    bounds = []
+    for axis, count in ((1, size[0]), (0, size[1])):
+        first, length = windows[:, axis, None], (windows[:, 2 + axis] - windows[:, axis])[:, None]
+        i = np.arange(count)
+        bounds.append((first + i * length // count, first - (-(i + 1) * length // count)))
+    (top, bottom), (left, right) = bounds
+    sums = total[bottom[:, :, None], right[:, None]] - total[bottom[:, :, None], left[:, None]]
+    sums -= total[top[:, :, None], right[:, None]] - total[top[:, :, None], left[:, None]]
+    pixels = (bottom - top)[:, :, None] * (right - left)[:, None]
+    return (sums / pixels[..., None]).astype(np.float32)
 
 
 def pyramid(height: int, width: int, min_face_size: int = 20, factor: float = 0.709) -> list[float]:
@@ -131,24 +144,28 @@ def squared(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([first, first + longer], 1)
 
 
-def crops(image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-    """What is inside the boxes (B, 4), cut at the border, as (B, 3, size, size); zeros where nothing is inside."""
-    height, width = image.shape[:2]
+def crops(total: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
+    """What is inside the boxes (B, 4), cut at the border, as (B, 3, size, size); zeros where nothing is inside.
+
+    ``total`` is the image's :func:`integral`.
+    """
+    height, width = np.array(total.shape[:2]) - 1
     cut = boxes.astype(np.int64)
-    cut[:, :2] = np.maximum(cut[:, :2], 1)
-    cut[:, 2] = np.minimum(cut[:, 2], width)
-    cut[:, 3] = np.minimum(cut[:, 3], height)
+    first, last = np.maximum(cut[:, :2], 1) - 1, np.minimum(cut[:, 2:], [width, height])
+    inside = (last > first).all(1)
     found = np.full((len(cut), size, size, 3), 127.5, np.float32)
-    for i, (x1, y1, x2, y2) in enumerate(cut):
-        if x2 > x1 - 1 and y2 > y1 - 1:
-            found[i] = area_resize(image[y1 - 1 : y2, x1 - 1 : x2], (size, size))
+    found[inside] = area_resize(total, np.concatenate([first, last], 1)[inside], (size, size))
     return normalised(found)
 
 
-def proposals(image: np.ndarray, network: Network, scale: float, threshold: float) -> np.ndarray:
-    """P-Net's windows of one scale: (B, 9), box, probability, shifts; row by row."""
-    size = tuple(int(n * scale + 1) for n in image.shape[:2])
-    found = network(normalised(area_resize(image, size)[None]))
+def proposals(total: np.ndarray, network: Network, scale: float, threshold: float) -> np.ndarray:
+    """P-Net's windows of one scale: (B, 9), box, probability, shifts; row by row.
+
+    ``total`` is the image's :func:`integral`.
+    """
+    height, width = np.array(total.shape[:2]) - 1
+    size = int(height * scale + 1), int(width * scale + 1)
+    found = network(normalised(area_resize(total, np.array([[0, 0, width, height]]), size)))
     y, x = np.nonzero(found["prob"][0, 1] >= threshold)
     corner = (STRIDE * np.stack([x, y], 1)).astype(np.float32)
     scale = np.float32(scale)  # the reference divides in single precision, which decides some of the floors
@@ -191,12 +208,12 @@ def detect_faces(
         raise ValueError(f"image has shape {image.shape}; (H, W, 3) was expected")
     if nms not in ("hard", "soft_linear", "soft_gaussian"):
         raise ValueError(f"nms={nms!r} must be 'hard', 'soft_linear' or 'soft_gaussian'")
-    image = image.astype(np.float32)
+    total = integral(image)
     stages = {} if stages is None else stages
     found = [np.zeros((0, 9), np.float32)]
     kept = [np.zeros((0, 9), np.float32)]
     for scale in pyramid(*image.shape[:2], min_face_size, factor):
-        windows = proposals(image, pnet, scale, thresholds[0])
+        windows = proposals(total, pnet, scale, thresholds[0])
         found.append(windows)
         kept.append(windows[suppress(windows[:, :4], windows[:, 4], 0.5)])
     stages["candidates"] = np.concatenate(found)
@@ -206,14 +223,14 @@ def detect_faces(
     stages["proposals"] = np.concatenate([boxes, windows[:, 4:5]], 1)
     scores, landmarks = windows[:, 4], np.zeros((0, 5, 2), np.float32)
     if len(boxes):
-        refined = rnet(crops(image, boxes, 24))
+        refined = rnet(crops(total, boxes, 24))
         passed = refined["prob"][:, 1] > thresholds[1]
         boxes, scores, shifts = boxes[passed], refined["prob"][passed, 1], refined["box"][passed]
         best = suppress(boxes, scores, 0.7)
         boxes, scores = squared(moved(boxes[best], shifts[best], 1.0)), scores[best]
     stages["refined"] = np.concatenate([boxes, scores[:, None]], 1)
     if len(boxes):
-        last = onet(crops(image, boxes, 48))
+        last = onet(crops(total, boxes, 48))
         passed = last["prob"][:, 1] > thresholds[2]
         boxes, scores, points = boxes[passed], last["prob"][passed, 1], last["landmarks"][passed]
         side = boxes[:, 2:] - boxes[:, :2] + 1
