@@ -139,10 +139,11 @@ def ask(
     # the first run traces and warms up
     outputs = {name: in_batches(function, feed, asked_for.batch) for name, function in functions.items()}
     results = {name: results_of(panels["torch"], feed, found) for name, found in outputs.items()}
+    found = {name: outputs[name] | results[name] for name in functions}
     if draw is not None:
         from scripts.draw import save
 
-        save(asked_for.draw(results if model.postprocess else outputs), draw)
+        save(asked_for.draw(found), draw)
     vertices = {}
     if asked_for.mesh is not None:
         surfaces = {name: asked_for.mesh(found) for name, found in outputs.items()}
@@ -158,7 +159,8 @@ def ask(
             start = time.perf_counter()
             function(feed)
             seconds[name].append(time.perf_counter() - start)
-    answers = {name: asked_for.read(outputs[name], results[name]) for name in functions}
+    common = asked_for.common(found) if asked_for.common else []
+    answers = {name: asked_for.read(outputs[name], results[name]) + common for name in functions}
     paths = {name: str(path) for name, path in files.items()}
     told = answered(model.name, weights or entry.name, request.inputs, agreement(outputs), paths, seconds, answers)
     return told | vertices
@@ -188,9 +190,10 @@ def answered(
 
 
 def print_answers(found: dict, times: str = f"median of {RUNS} runs") -> None:
-    """The answers side by side; ``times`` says what was timed."""
+    """The answers side by side, without those whose share is 0 everywhere; ``times`` says what was timed."""
     answers = {name: engine["answers"] for name, engine in found["engines"].items()}
-    rows = [[row[0]["row"], *(cell["text"] for cell in row)] for row in zip(*answers.values(), strict=True)]
+    cells = [row for row in zip(*answers.values(), strict=True) if any(cell.get("share", 1) for cell in row)]
+    rows = [[row[0]["row"], *(cell["text"] for cell in row)] for row in cells]
     timed = [f"{engine['milliseconds']:.1f} ms" for engine in found["engines"].values()]
     table(
         ["", *answers],

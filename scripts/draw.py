@@ -24,16 +24,17 @@ def colour(number: int) -> tuple[int, int, int]:
     return tuple(channels)
 
 
-def class_map(picture: Image.Image, classes: np.ndarray) -> Image.Image:
+def class_map(picture: Image.Image, classes: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
     """A picture under the translucent colours of its pixels' classes.
 
     Args:
         picture: of any size; it is given that of the map.
         classes: (H, W) int.
+        colours: red, green and blue of each class, 0 to 255.
     """
-    colours = np.array([colour(k) for k in range(int(classes.max(initial=0)) + 1)], np.uint8)[classes]
     height, width = classes.shape
-    return Image.blend(picture.convert("RGB").resize((width, height)), Image.fromarray(colours), 0.6)
+    over = Image.fromarray(np.array(colours, np.uint8)[classes])
+    return Image.blend(picture.convert("RGB").resize((width, height)), over, 0.6)
 
 
 def boxes(picture: Image.Image, found: Sequence[Mapping]) -> Image.Image:

@@ -20,6 +20,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channe
 TANH = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "channels": "RGB"}
 RETINA = {"mean": [104, 117, 123], "scale": 1, "channels": "BGR"}
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of pictures in a folder
+DATA_SETS = {11: "camvid", 19: "cityscapes", 21: "voc", 150: "ade20k"}  # what maps of so many classes are trained on
 BATCH = 16  # pictures of a folder that are looked at together
 SIDE = 160  # longer side of a drawn picture, where many stand beside each other, in pixels
 
@@ -51,9 +52,9 @@ class Question:
     """The input of a model, made from what a user gave, and how its outputs are read.
 
     ``read`` takes outputs, and what the post-process makes of them, and returns one answer per row of the table: "row",
-    "text" and the numbers after it. ``draw`` makes a picture of what all engines' post-processes found, or of their
-    outputs where there is no post-process. No more than ``batch`` rows go through a network at once. ``mesh`` makes a
-    surface of outputs.
+    "text" and the numbers after it. ``draw`` makes a picture of all engines' outputs and of what their post-processes
+    found, ``common`` such rows as are the same for all engines. No more than ``batch`` rows are given to a network at
+    once. ``mesh`` makes a surface of outputs.
     """
 
     feed: Arrays
@@ -61,6 +62,7 @@ class Question:
     draw: Callable[[dict[str, Arrays]], object] | None = None
     batch: int | None = None
     mesh: Callable[[Arrays], object] | None = None
+    common: Callable[[dict[str, Arrays]], list[dict]] | None = None
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -108,23 +110,40 @@ def pictures(model: catalog.Model, entry, request: Request) -> Question:
     return Question({name: np.concatenate(pictures)}, read)
 
 
+def listed(name: str | None) -> list[list[str]]:
+    """The lines of a file of classes: the name, and the colour where the data set has one of its own."""
+    path = Path(catalog.__file__).parent.parent / "classes" / f"{(name or '').removesuffix('.txt')}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [line.split("\t") for line in lines]
+
+
 def names(entry, count: int) -> list[str]:
     """Names of classes; numbers where the checkpoint has no list of that length."""
-    classes = Path(catalog.__file__).parent.parent / "classes" / f"{(entry.classes or '').removesuffix('.txt')}.txt"
-    names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
-    return names if len(names) == count else [f"class {k}" for k in range(count)]
+    found = [line[0] for line in listed(entry.classes)]
+    return found if len(found) == count else [f"class {k}" for k in range(count)]
+
+
+def map_classes(entry, count: int) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names and colours of the classes of a map: the checkpoint's, or those of the data set with so many classes."""
+    from scripts.draw import colour
+
+    lines = listed(entry.classes or DATA_SETS.get(count))
+    if len(lines) != count:
+        lines = [[f"class {k}"] for k in range(count)]
+    colours = [tuple(map(int, line[1].split())) if line[1:] else colour(k) for k, line in enumerate(lines)]
+    return [line[0] for line in lines], colours
 
 
 def class_maps(model: catalog.Model, entry, request: Request) -> Question:
-    """Segmentation: the share of the classes in the picture."""
+    """Segmentation: the share of the classes in the picture, and of the pixels that are the same for all engines."""
     from scripts import draw
     from weights.processing.images import image_input, open_picture
 
     path = one_picture(model, request)
     (name,) = model.inputs
-    labels = names(entry, model.outputs["logits"].shape[1])
 
     def read(outputs, results=None):
+        labels, _ = map_classes(entry, outputs["logits"].shape[1])
         counts = np.bincount(results["labels"][0].ravel(), minlength=len(labels))
         share = counts / counts.sum()
         return [
@@ -132,15 +151,21 @@ def class_maps(model: catalog.Model, entry, request: Request) -> Question:
             for k in range(len(labels))
         ]
 
-    def drawn(results):
+    def drawn(found):
+        labels, colours = map_classes(entry, next(iter(found.values()))["logits"].shape[1])
         picture = open_picture(path)
-        maps = {engine: draw.class_map(picture, found["labels"][0]) for engine, found in results.items()}
-        shown = sorted({int(k) for found in results.values() for k in np.unique(found["labels"][0])})
+        maps = {engine: draw.class_map(picture, one["labels"][0], colours) for engine, one in found.items()}
+        shown = np.unique([one["labels"] for one in found.values()])
+        legend = {labels[k]: colours[k] for k in shown}
         size = next(iter(maps.values())).size
-        legend = {labels[k]: draw.colour(k) for k in shown}
         return draw.side_by_side({"input": picture.convert("RGB").resize(size), **maps}, legend)
 
-    return Question({name: image_input(path, entry.preprocessing)}, read, drawn)
+    def common(found):
+        first, *others = (one["labels"] for one in found.values())
+        share = float(np.all([other == first for other in others], axis=0).mean())
+        return [{"row": "all four agree", "text": f"{share:.2%}", "agreement": share}]
+
+    return Question({name: image_input(path, entry.preprocessing)}, read, drawn, common=common)
 
 
 def summary(row: str, image: np.ndarray) -> dict:
