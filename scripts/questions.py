@@ -500,6 +500,10 @@ def question_of(model: catalog.Model) -> Callable | None:
 
         kinds = {"face.tddfa": meshes.face_mesh, "face.prnet": meshes.position_mesh, "body.hmr": meshes.body_mesh}
         return kinds[model.module]
+    if "volumes" in model.inputs:
+        from scripts import volumes
+
+        return volumes.volume_maps
     pictures_alone = len(model.inputs) == 1 and next(iter(model.inputs.values())).layout == "NCHW"
     if model.family == "classification" and len(model.outputs) == 1:
         return pictures
