@@ -1,6 +1,6 @@
-"""How fast parts of detectors are beside torchvision's, as JSON: ``python -m scripts.speed_parts``.
+"""How fast parts of detectors are compared with torchvision's, as JSON: ``python -m scripts.speed_parts``.
 
-torchvision is not among this project's packages; an environment that has it, and all of those, is needed.
+torchvision is not among this project's packages; it needs an environment with both.
 """
 
 import json
