@@ -25,6 +25,7 @@ def _kinds() -> dict:
 
 KINDS = _kinds()
 CLASSIFIERS = [name for name, case in KINDS.items() if case.entry.family == "classification"]
+OTHERS = [name for name in KINDS if name not in CLASSIFIERS]
 
 
 def over(names):
@@ -90,7 +91,7 @@ def test_a_saved_model_and_a_copy_give_the_same_numbers(name, tmp_path):
     equal(called(copy, given), expected)
 
 
-@each
+@every_kind
 def test_layers_are_named_after_their_attributes(name):
     model, _ = made(name)
     lines = []
@@ -109,6 +110,15 @@ def test_training_compiles_with_xla(name):
     model.compile("sgd", loss["output"] if single else loss, jit_compile=True)
     history = model.fit(images, labels["output"] if single else labels, batch_size=2, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+@over(sorted(set(OTHERS) - {"two_stage"}))  # which XLA compiles too, but in a minute
+def test_other_kinds_compile_with_xla(name):
+    model, given = made(name)
+    given = given if isinstance(given, list) else [given]
+    compiled = tf.function(lambda *inputs: model(*inputs, training=False), jit_compile=True)
+    for x, y in zip(keras.tree.flatten(compiled(*given)), keras.tree.flatten(called(model, given)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
 
 
 @each

@@ -1,4 +1,4 @@
-"""``diptych predict fomm``: a picture that moves as the frames of a video do, frame by frame in four engines."""
+"""``diptych predict fomm``: a photo that moves like the frames of a video, frame by frame in four engines."""
 
 import contextlib
 import itertools
@@ -30,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def state_of(model: catalog.Model, weights: str | None, options: Mapping | None, key: str | None) -> Arrays:
-    """Tensors of both networks under the whole's names; a published file has a set for each of them."""
+    """Tensors of both networks under the whole model's names; a published file has a set for each of them."""
     if weights and key is None and weights.lower().endswith(TORCH_FILES) and Path(weights).is_file():
         with contextlib.suppress(Problem):  # one set of all
             sets = {part: read(Path(weights), part) for part in PARTS}
@@ -39,7 +39,7 @@ def state_of(model: catalog.Model, weights: str | None, options: Mapping | None,
 
 
 def parts_of(model: catalog.Model, weights: str | None, folder: Path, options: Mapping, key: str | None) -> list[Part]:
-    """Detector of points and generator."""
+    """Build the point detector and the generator."""
     state = state_of(model, weights, options, key)
     shared = {name: value for name, value in options.items() if name in SHARED}
     detector = {OF_DETECTOR[name]: value for name, value in options.items() if name in OF_DETECTOR}
@@ -58,7 +58,7 @@ def parts_of(model: catalog.Model, weights: str | None, folder: Path, options: M
 
 
 class Animation:
-    """A picture that moves, as one engine drives it.
+    """A moving photo, driven by one engine.
 
     Args:
         detector, generator: the networks.
@@ -72,7 +72,7 @@ class Animation:
         self.start, self.first, self.scale = self.points(source), None, 1.0
 
     def step(self, driving: np.ndarray) -> np.ndarray:
-        """The picture (1, 3, H, W) for a driving frame."""
+        """The image (1, 3, H, W) for a driving frame."""
         points = self.points(driving)
         if self.first is None:
             self.first, self.scale = points, movement_scale(self.start, points)
@@ -92,7 +92,7 @@ def ask(
     key: str | None = None,
     draw_to: Path | None = None,
 ) -> dict:
-    """Ask four engines for the source as it is in every frame; the ONNX files are left in the folder.
+    """Ask four engines for the source in every frame; the ONNX files stay in the folder.
 
     Returns and raises: see :func:`scripts.answer.ask`.
     """
@@ -119,7 +119,7 @@ def ask(
     with asked(", ".join([str(path), str(request.frames)])):
         parts = parts_of(model, weights, folder, options or {}, key)
         animations = {engine: Animation(*parts, engine, fitted(picture)) for engine in ENGINES}
-        for animation in animations.values():  # makes and warms up the generators
+        for animation in animations.values():  # creates and warms up the generators
             animation.step(fitted(Image.fromarray(start[0][1])))
     rows = {engine: [] for engine in ENGINES}
     seconds = {engine: [] for engine in ENGINES}

@@ -38,7 +38,7 @@ def engines(model: catalog.Model, panels: Mapping, files: Mapping, threads: int 
 
 
 def results_of(panel, feed: Arrays, outputs: Arrays) -> Arrays:
-    """What PyTorch's post-process makes of an engine's outputs; nothing if there is none."""
+    """Apply PyTorch's post-process to an engine's outputs; nothing if there is none."""
     if panel.postprocess is None:
         return {}
     import torch
@@ -53,7 +53,7 @@ def results_of(panel, feed: Arrays, outputs: Arrays) -> Arrays:
 
 
 def in_batches(function: Callable, feed: Arrays, batch: int | None) -> Arrays:
-    """The outputs of an engine, of no more than so many rows at once."""
+    """The outputs of an engine, computed for a limited number of rows at once."""
     rows = len(next(iter(feed.values())))
     if batch is None or rows <= batch:
         return function(feed)
@@ -79,8 +79,8 @@ def ask(
     draw: Path | None = None,
     mesh: Path | None = None,
 ) -> dict:
-    """Ask all engines; both ONNX files are left in the folder, and a picture of the answers in the file ``draw``, and
-    PyTorch's surface in the file ``mesh``.
+    """Ask all engines; both ONNX files stay in the folder, a drawing of the answers in the file ``draw``, and PyTorch's
+    surface in the file ``mesh``.
 
     Returns:
         "checkpoint", "files", "difference", per engine "milliseconds" (median) and "answers"; if they are surfaces also
@@ -128,7 +128,7 @@ def ask(
     import torch
 
     feed = asked_for.feed
-    # exported with a batch of two at least: a batch of one would be taken for a constant
+    # exported with a batch of at least two: a batch of one would become a constant
     single = {name for name, array in feed.items() if model.inputs[name].shape[0] == "N" and len(array) == 1}
     examples = {name: np.concatenate([array] * 2) if name in single else array for name, array in feed.items()}
     examples = {name: array[: asked_for.batch] for name, array in examples.items()}
@@ -175,7 +175,7 @@ def answered(
     seconds: Mapping[str, Sequence[float]],
     answers: Mapping[str, list],
 ) -> dict:
-    """What :func:`ask` returns; ``seconds`` and ``answers`` are of every engine."""
+    """The result of :func:`ask`, from every engine's ``seconds`` and ``answers``."""
     return {
         "model": name,
         "checkpoint": checkpoint,

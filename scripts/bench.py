@@ -1,6 +1,7 @@
-"""``diptych bench``: how fast the panels and their ONNX files are, beside each other and beside the usual packages.
+"""``diptych bench``: how fast the panels and their ONNX files are, compared with each other and with the usual
+packages.
 
-The two that are compared run in turn in one process, so that whatever slows the machine slows both; a ratio is the
+The two that are compared take turns in one process, so that whatever slows the machine slows both; a ratio is the
 median of the ratios of each round.
 """
 
@@ -65,12 +66,12 @@ def _eager(module, args=(), kwargs=None) -> Callable[[], object]:
 
 
 def _answering(panel, values) -> Callable[[], object]:
-    """PyTorch's model, a detector with its post-process, which a detector of torchvision has inside."""
+    """PyTorch's model, a detector with its post-process, which torchvision's detectors include."""
     import torch
 
     from torch_impl.export import apply_postprocess
 
-    if panel.postprocess is None or "boxes" in panel.entry.outputs:  # those of masks are found by the model itself
+    if panel.postprocess is None or "boxes" in panel.entry.outputs:  # with masks, the model itself finds them
         return _eager(panel.model, values)
 
     def run():
@@ -131,7 +132,7 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
     theirs = _reference(model)
     if isinstance(theirs, str):
         return [theirs]
-    named = model.reference.startswith("transformers.")  # its arguments have our names, in another order
+    named = model.reference.startswith("transformers.")  # its arguments have our names, in a different order
     detector = model.reference.startswith("torchvision.models.detection.")
 
     def arguments(tensors):
@@ -171,9 +172,9 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
 
 
 def timed(functions: Mapping[str, Callable], runs: int) -> dict[str, list[float]]:
-    """Milliseconds of every run; the functions take turns, and every round begins with another one.
+    """Milliseconds of every run; the functions take turns, and every round starts with a different one.
 
-    A function runs once more before it is timed: what ran before it, threads that still wait included, does not count.
+    A function runs once untimed first, so that what ran before it, waiting threads included, does not count.
     """
     names = list(functions)
     for _ in range(WARM_UP):
@@ -241,7 +242,7 @@ def bench(
     """Time models at their published sizes, seeded weights, float32, on the CPU."""
     models = {name: model_of(name) for name in names}
     for model in models.values():
-        example(model, batch, length=length)  # what does not fit into memory is refused before the work
+        example(model, batch, length=length)  # what does not fit into memory is rejected before the work
     frameworks(threads)
     import tensorflow as tf
     import torch

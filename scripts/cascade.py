@@ -17,7 +17,7 @@ NETWORKS = ("mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet")
 
 
 def ask(request: Request, weights: str | None, folder: Path, draw: Path | None = None) -> dict:
-    """Ask four engines for the faces of a picture; the six ONNX files are left in the folder.
+    """Ask four engines for the faces in a photo; the six ONNX files stay in the folder.
 
     Returns and raises: see :func:`scripts.answer.ask`.
     """

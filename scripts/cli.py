@@ -1,7 +1,7 @@
 """The command line. A command imports what it needs when it runs: ``diptych list`` needs neither framework.
 
 Exit codes: 0 good, 1 parity broken, 2 bad usage or input (one line says what), 130 interrupted;
-70, with a traceback, is a mistake of this program.
+70, with a traceback, is a bug in this program.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ key = click.option("--key", help="Which set of weights, if a PyTorch file holds 
 
 
 def message(error: Exception) -> str | None:
-    """The line for an error that the user can do something about; None for a bug."""
+    """The line for an error that the user can fix; None for a bug."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.format_message().rstrip('.')}; see `{error.ctx.command_path} --help`"
     if isinstance(error, click.ClickException):
@@ -69,10 +69,10 @@ def message(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def interruptible():
-    """Let Ctrl-C through: an interruption that a library swallows comes again two seconds later, until it is seen.
+    """Let Ctrl-C through: an interruption that a library swallows is repeated every two seconds until it takes effect.
 
     Raises:
-        Abort: in place of an error that comes after an interruption: a library may turn the one into the other.
+        Abort: instead of an error that follows an interruption: a library may convert one into the other.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -84,7 +84,7 @@ def interruptible():
         nonlocal interrupted
         interrupted = True
         signal.setitimer(signal.ITIMER_REAL, 2)
-        sys.unraisablehook = lambda _: None  # what swallows it, or was interrupted while it was built, says so
+        sys.unraisablehook = lambda _: None  # code that swallows it, or was interrupted while being built, reports it
         raise KeyboardInterrupt
 
     before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGALRM)]
@@ -101,7 +101,7 @@ def interruptible():
 
 
 class Commands(click.Group):
-    """A group that ends with one line and an exit code of its own for every mistake."""
+    """A group that ends with one line and a specific exit code for every error."""
 
     def main(self, *args, standalone_mode: bool = True, **extra):
         if not standalone_mode:

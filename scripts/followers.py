@@ -1,4 +1,4 @@
-"""The trackers of one object that learn or find it again, as an engine drives them: DiMP and Siam R-CNN, in parts."""
+"""The single-object trackers that keep learning or re-detect, driven by one engine: DiMP and Siam R-CNN, in parts."""
 
 import functools
 from collections import ChainMap
@@ -39,8 +39,8 @@ class Follower:
 
     Args:
         model: the whole.
-        make: makes the loop over frames, whose random numbers begin anew.
-        channels: "RGB" or "BGR", of the frames that it wants.
+        make: makes the loop over frames, with fresh random numbers.
+        channels: "RGB" or "BGR", of the frames that it expects.
         one_based: whether its first pixel is 1.
     """
 
@@ -58,7 +58,7 @@ class Follower:
         """A later frame.
 
         Raises:
-            Problem: if the network's answer is no box.
+            Problem: if the network's answer is not a box.
         """
         with np.errstate(all="ignore"):
             found = self.loop.track(frame[..., self.channels])
@@ -69,7 +69,7 @@ class Follower:
 
 
 def dimp_loop(parts: Sequence[Part], engine: str, state: Arrays, options: Mapping) -> dimp.DiMPTracker:
-    """DiMP as one engine drives it; the filter is improved in numpy."""
+    """DiMP driven by one engine; the filter is improved in numpy."""
     extract, first, modulation, overlaps = parts
     mean, std = (np.array(IMAGENET[name], np.float32)[:, None, None] for name in ("mean", "std"))
 
@@ -98,7 +98,7 @@ def dimp_loop(parts: Sequence[Part], engine: str, state: Arrays, options: Mappin
 def siamrcnn_loop(
     parts: Sequence[Part], engine: str, sides: tuple[int, int], detections: int
 ) -> siamrcnn.SiamRCNNTracker:
-    """Siam R-CNN as one engine drives it."""
+    """Siam R-CNN driven by one engine."""
     template, track, similarity = parts
 
     def reference(image, box):

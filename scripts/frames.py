@@ -1,6 +1,6 @@
-"""Sequences of pictures, as long as they may be: read one by one, and written whole or not at all.
+"""Image sequences of any length: read one by one, and written completely or not at all.
 
-A folder of pictures and a GIF need nothing else; a video is read and written with PyAV (``diptych[video]``).
+A folder of images and a GIF need nothing else; a video is read and written with PyAV (``diptych[video]``).
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from scripts.questions import SUFFIXES, pictures_in
 
 __all__ = ["Frames", "check", "writer"]
 
-RATE = Fraction(25)  # frames a second, of what does not say
+RATE = Fraction(25)  # frames per second if unknown
 PILLOW = (*SUFFIXES, ".apng")  # what Pillow reads; anything else may be a video
-VIDEOS = (".mp4", ".gif")  # which are written
+VIDEOS = (".mp4", ".gif")  # written formats
 
 Frame = tuple[str, np.ndarray]
 
@@ -45,7 +45,7 @@ class Frames:
     """Frames of one size, read when they are asked for: of a folder by name, of a video, of an animation, of files.
 
     Args:
-        paths: a folder, a video or an animation; or pictures in their order.
+        paths: a folder, a video or an animation; or images in order.
 
     Iterating gives a name and (H, W, 3) uint8 RGB for each.
 
@@ -85,7 +85,7 @@ class Frames:
     def _animation(self) -> Iterator[Frame]:
         from weights.processing.images import open_picture
 
-        open_picture(self.single)  # refuses what is no picture, and what is too large
+        open_picture(self.single)  # rejects what is not an image or too large
         with Image.open(self.single) as file:
             self.rate = Fraction(1000, max(1, int(file.info.get("duration", 0)) or 40))
             for number in range(getattr(file, "n_frames", 1)):
@@ -100,7 +100,7 @@ class Frames:
                     raise Problem(f"{self.single}: there is no picture in it; a video was expected")
                 self.rate = file.streams.video[0].average_rate or RATE
                 for number, frame in enumerate(file.decode(video=0)):
-                    # telephones write how they were held beside the pictures
+                    # phones store their orientation with the images
                     yield str(number), np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
         except av.FFmpegError as error:
             expected = "a video, an animated GIF, or a folder of pictures was expected"
@@ -108,10 +108,10 @@ class Frames:
 
 
 def check(path: Path) -> None:
-    """Refuse a place that no sequence can be written to.
+    """Reject a path that no sequence can be written to.
 
     Raises:
-        Problem: names the endings of files, or says that the folder is not empty.
+        Problem: names the file extensions, or says that the folder is not empty.
     """
     if path.suffix.lower() not in (*VIDEOS, ""):
         raise Problem(f"--draw {path}: a folder, or a file that ends in {', '.join(VIDEOS)} was expected")
@@ -125,7 +125,7 @@ def check(path: Path) -> None:
 
 @contextlib.contextmanager
 def writer(path: Path, frames: Frames) -> Iterator[Callable[[Image.Image], None]]:
-    """A function that takes the picture of each frame; they are all there in the end, or none if there is an error.
+    """A function that takes each frame's image; in the end all are written, or none on an error.
 
     Raises:
         Problem: see :func:`check`, and if it cannot be written.

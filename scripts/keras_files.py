@@ -1,4 +1,4 @@
-"""Weights that Keras' own networks, ``keras.applications``, were saved with, under our names."""
+"""Saved weights of ``keras.applications`` under our names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def of_applications(model: catalog.Model) -> bool:
 
 
 def read(path: Path, model: catalog.Model, options: Mapping) -> dict[str, np.ndarray]:
-    """The tensors of a file that a network of ``keras.applications`` was saved in.
+    """The tensors of a file saved from a network of ``keras.applications``.
 
     Args:
         path: weights or a whole model, ``.weights.h5``, ``.h5`` or ``.keras``.
@@ -67,7 +67,7 @@ def read(path: Path, model: catalog.Model, options: Mapping) -> dict[str, np.nda
 
 
 def in_xception(name: str) -> str | None:
-    """Our name of a layer of Keras' Xception; None for a shortcut, which Keras numbers over a whole process."""
+    """Our name of a layer of Keras' Xception; None for a shortcut, which Keras numbers across the whole process."""
     if name in XCEPTION or not name.startswith("block"):
         return XCEPTION.get(name)
     block, part = name.removesuffix("_bn").split("_")

@@ -1,7 +1,7 @@
-"""Models whose answers are surfaces: the mesh of each engine, its file, and its picture.
+"""Models whose answers are surfaces: the mesh of each engine, its file, and its drawing.
 
-A face is made of the numbers that the network says and a face model, a body likewise; the published ones are licensed
-apart, so a user gives them (``--basis``), and a made-up one stands in.
+A face is built from the network's parameters and a face model, a body likewise; published models have separate
+licences, so a user provides them (``--basis``), and a synthetic one stands in.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from weights.processing.images import image_input, open_picture
 __all__ = ["Mesh", "body_mesh", "check", "face_mesh", "position_mesh", "save"]
 
 SUFFIXES = (".obj", ".ply")
-POSITIONS = 1.1  # a position map's 1, in sides of the picture
+POSITIONS = 1.1  # a position map's unit, in sizes of the photo
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,20 +41,20 @@ class Mesh:
 
 
 def check(path: Path) -> None:
-    """Refuse a file whose ending names no format.
+    """Reject a file whose extension names no format.
 
     Raises:
-        Problem: names the endings that do.
+        Problem: names the known extensions.
     """
     if path.suffix not in SUFFIXES:
         raise Problem(f"--mesh {path}: a file that ends in {' or '.join(SUFFIXES)} was expected")
 
 
 def save(mesh: Mesh, path: Path) -> None:
-    """Write a mesh; the file is there whole or not at all.
+    """Write a mesh file, completely or not at all.
 
     Raises:
-        Problem: if its ending names no format, or it cannot be written.
+        Problem: if its extension names no format, or it cannot be written.
     """
     check(path)
     with written(path) as temporary:
@@ -62,10 +62,10 @@ def save(mesh: Mesh, path: Path) -> None:
 
 
 def region(request: Request, picture: Image.Image) -> tuple[float, float, float, float]:
-    """Where the face or the person is, xyxy in pixels; the whole picture if nobody said.
+    """Where the face or the person is, xyxy in pixels; the whole photo by default.
 
     Raises:
-        Problem: if it is not in the picture.
+        Problem: if it is not in the photo.
     """
     if request.box is None:
         return 0, 0, *picture.size

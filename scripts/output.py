@@ -1,5 +1,5 @@
-"""What the commands share: one clear line for every mistake, tables, JSON, files that are written whole or not at all,
-and the frameworks, which are imported late and quietly."""
+"""Common parts of the commands: one clear line for every error, tables, JSON, files that are written completely or not
+at all, and the frameworks, imported late and quietly."""
 
 import contextlib
 import json
@@ -47,9 +47,9 @@ def line(error: BaseException, length: int = 300) -> str:
 
 
 def prepare_streams() -> None:
-    """Let standard output and error take every text.
+    """Let standard output and error accept any text.
 
-    A closed stream shows nothing of it, and a character that a terminal cannot show is written as its escape.
+    A closed stream shows nothing, and a character that a terminal cannot show is written as its escape.
     """
     for number in range(3):
         try:
@@ -64,7 +64,7 @@ def prepare_streams() -> None:
 
 
 def print_json(value) -> None:
-    """JSON in the characters that standard output has; the others, and halves of a surrogate pair, as escapes."""
+    """JSON in characters that standard output supports; others, and halves of surrogate pairs, as escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -74,7 +74,7 @@ def print_json(value) -> None:
 
 
 def styled_table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "", right: Sequence[str] = ()):
-    """A table of rich; columns named in ``right`` hold numbers."""
+    """A rich table; columns named in ``right`` hold numbers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -108,7 +108,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence], title: str = "", rig
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of a file or folder that it cannot be written, in place of the system's error.
+    """Report that a file or folder cannot be written, instead of the system's error.
 
     Raises:
         Problem: names the path and what the system said.
@@ -124,7 +124,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place if all goes well and is gone otherwise.
+    """A temporary file next to ``path``, which replaces it on success and is removed otherwise.
 
     Raises:
         Problem: if the file cannot be written.
@@ -149,7 +149,7 @@ def frameworks(threads: int | None = None) -> None:
         threads: of every operator; None leaves the number to the frameworks.
 
     Raises:
-        KerasSettingsError: if the user's settings of Keras do not let it start.
+        KerasSettingsError: if the user's Keras settings do not let it start.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", category=UserWarning)  # Keras and PyTorch warn their developers

@@ -20,7 +20,7 @@ __all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity"
 
 PROOF = FOLDER
 LEVELS = ("interface", "initial", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
-FILES = ("initial", "onnx", "results")  # they share float32 twins and their files, which take half the time of a case
+FILES = ("initial", "onnx", "results")  # they share float32 twins and their files, half the time of a case
 COLUMNS = ["case", "level", "worst", "bound", "", "what"]
 
 
@@ -45,7 +45,7 @@ def proof_states() -> dict[str, str]:
     """Of every measured model: "proven" if all levels of all its cases hold, else "broken" or "partly measured".
 
     A model without a case is "proven as" the first one of its system, if all of them are proven: it is the same code at
-    another size, and its tensors and parameter count have tests of their own.
+    another size, and its tensors and parameter count have separate tests.
     """
     found: dict[str, str] = {}
     for case in saved().values():
@@ -76,11 +76,11 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
     Args:
         name: of the case.
         levels: to measure.
-        trace: look for the first module that diverges, too.
+        trace: whether to also look for the first module that diverges.
         tell: called with each level before it is measured.
 
     Returns:
-        What the saved proof holds of a case, and ``seconds``, and ``trace`` if asked.
+        A case's entry of the saved proof, plus ``seconds``, and ``trace`` if requested.
     """
     frameworks(threads=1)  # a case is small: more threads only wait for each other
     from parity_tests.harness import digest
@@ -96,7 +96,7 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
         bound, reason = case.bounds.get(level, (BOUNDS[level], ""))
         try:
             measured = proof.level(level)
-        except Exception as error:  # whatever stops a level leaves it unproven; the next one is measured all the same
+        except Exception as error:  # whatever stops a level leaves it unproven; the next one is measured anyway
             what = f"{type(error).__name__}: {line(error)}"
             row = {"figure": None, "name": what, "bound": bound, "holds": False, "reason": reason}
         else:
@@ -139,7 +139,7 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
 
 
 def _merged(parts: Sequence[dict]) -> dict:
-    """The levels of one case that were measured apart."""
+    """Merge the levels of one case that were measured separately."""
     levels = {level: row for part in parts for level, row in part["levels"].items()}
     return {
         **{key: value for part in parts for key, value in part.items()},
@@ -193,7 +193,7 @@ def _chosen(names: Sequence[str], everything: bool) -> list[str]:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator:
-    """A bar on the terminal's error stream; a function that advances it and says what is measured."""
+    """A bar on the terminal's error stream; a function that advances it and shows what is measured."""
     if not sys.stderr.isatty():
         yield lambda text="", advance=0: None
         return
@@ -228,7 +228,7 @@ def measured_in_turn(
 
     Args:
         names: of cases.
-        steps: how often all parts together tell what comes next.
+        steps: how often all parts together report what comes next.
         jobs: processes, between which the parts are shared.
         parts: picklable if there are several processes.
     """
@@ -262,7 +262,7 @@ def measured_in_turn(
 
 
 def save(measured: dict[str, dict]) -> None:
-    """Merge measurements into the files of their systems: measured levels take the place of older ones.
+    """Merge measurements into the files of their systems: measured levels replace older ones.
 
     Cases that are no longer there are dropped from a file that is written.
     """

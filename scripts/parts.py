@@ -1,4 +1,4 @@
-"""Networks that are asked part by part, with what is between the parts on the host: trackers, animation, surfaces."""
+"""Networks that run part by part, with the steps between the parts on the host: trackers, animation, surfaces."""
 
 import importlib
 import inspect
@@ -17,15 +17,15 @@ Arrays = dict[str, np.ndarray]
 
 
 class Part:
-    """A part of a network in four engines, exported for each size of its inputs that comes.
+    """A part of a network in four engines, exported for each size of its inputs that occurs.
 
     Args:
-        entry: of the catalogue; its ``call`` may be a method of the whole.
+        entry: of the catalogue; its ``call`` may be a method of the whole model.
         options: of its builder.
         state: tensors by name, among them its own.
-        source: where they are from, for messages.
+        source: their origin, for messages.
         folder: of the ONNX files.
-        dynamic: names of dynamic axes by input, where it is not the first of each alone.
+        dynamic: names of dynamic axes by input, where it is not just the first of each.
 
     Raises:
         Problem: if tensors are missing or have other shapes.
@@ -75,7 +75,7 @@ class Part:
 
 
 def options_of(entry: catalog.Model, options: Mapping) -> dict:
-    """Those of the whole's options that a part has, too."""
+    """Those of the whole model's options that a part also has."""
     builder = inspect.signature(getattr(importlib.import_module(f"torch_impl.{entry.module}"), entry.builder))
     known = {**builder.parameters, **inspect.signature(builder.return_annotation).parameters}
     return {name: value for name, value in options.items() if name in known}

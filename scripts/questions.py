@@ -1,6 +1,6 @@
-"""What a model is asked, and how its answers are read and drawn: one function for each kind of model.
+"""Inputs of models, and how their answers are read and drawn: one function per kind of model.
 
-A question is made from what a user gave (:class:`Request`); which function makes it follows from the family, the inputs
+A question is made from a user's :class:`Request`; which function makes it follows from the family, the inputs
 and the outputs of the model, in :func:`question_of`.
 """
 
@@ -29,12 +29,11 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user gave: pictures or texts, how many answers, and for some kinds of models more.
+    """A user's input: images or texts, how many answers, and more for some kinds of models.
 
-    ``index`` is a folder of pictures whose nearest are asked for (``rerank``: by their neighbours, too), ``seed`` that
-    of the noise that a picture is made of, ``box`` where an object is in the picture or the first frame (x, y, width,
-    height in pixels), ``basis`` the file of the face or the body that a mesh is made of, ``frames`` the folder or video
-    whose frames move a picture.
+    ``index`` is a folder of images to search for the nearest (``rerank``: also by their neighbours), ``seed`` that of a
+    generator's noise, ``box`` where an object is in the photo or the first frame (x, y, width, height in pixels),
+    ``basis`` the file of the face or body model for a mesh, ``frames`` the folder or video whose frames move a photo.
     """
 
     inputs: Sequence[str]
@@ -49,7 +48,7 @@ class Request:
 
 @dataclass
 class Question:
-    """The input of a model, made from what a user gave, and how its outputs are read.
+    """The input of a model, made from a user's request, and how its outputs are read.
 
     ``read`` takes outputs, and what the post-process makes of them, and returns one answer per row of the table: "row",
     "text" and the numbers after it. ``draw`` makes a picture of all engines' outputs and of what their post-processes
@@ -71,7 +70,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def preprocessing(model: catalog.Model) -> Mapping:
-    """What a model is given whose catalogue entry has no checkpoint to say it."""
+    """Preprocessing of a model whose catalogue entry has no checkpoint."""
     if model.family == "face":
         return RETINA if model.postprocess else TANH
     return {"gan": TANH, "ocr": {}, "nlp": {}}.get(model.family, IMAGENET)
@@ -89,7 +88,7 @@ def one_picture(model: catalog.Model, request: Request) -> str:
 
 
 def pictures(model: catalog.Model, entry, request: Request) -> Question:
-    """Classification: the most probable classes of each picture."""
+    """Classification: the most probable classes of each image."""
     from weights.processing.images import PictureError, image_input
 
     (name,) = model.inputs
@@ -169,20 +168,20 @@ def class_maps(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def summary(row: str, image: np.ndarray) -> dict:
-    """Mean and range of a picture."""
+    """Mean and range of an image."""
     text = f"{image.mean():.2f} in [{image.min():.2f}, {image.max():.2f}]"
     return {"row": row, "text": text, "mean": float(image.mean()), "shape": list(image.shape)}
 
 
 def as_picture(image: np.ndarray):
-    """(C, H, W) in [0, 255] as a picture."""
+    """(C, H, W) in [0, 255] as a Pillow image."""
     from PIL import Image
 
     return Image.fromarray(np.clip(np.round(image), 0, 255).astype(np.uint8).transpose(1, 2, 0).squeeze())
 
 
 def translations(model: catalog.Model, entry, request: Request) -> Question:
-    """Image to image: mean and range of what comes out; the picture is what one looks at."""
+    """Image to image: mean and range of the result; the drawing shows it."""
     from scripts import draw
     from weights.processing.images import image_input, open_picture
 
@@ -200,7 +199,7 @@ def translations(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def detections(model: catalog.Model, entry, request: Request) -> Question:
-    """Detection and instances: boxes, classes and scores, best first; masks, where there are any, in the picture."""
+    """Detection and instances: boxes, classes and scores, best first; any masks in the drawing."""
     from scripts import draw
     from weights.processing.images import image_input, open_picture
 
@@ -245,7 +244,7 @@ def detections(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def lines(model: catalog.Model, entry, request: Request) -> Question:
-    """OCR: the text of each picture of a line."""
+    """OCR: the text of each image of a line."""
     from weights.processing import decoding, ocr
 
     ((name, tensor),) = model.inputs.items()
@@ -282,7 +281,7 @@ def cosines(titles: Sequence[str], vectors: np.ndarray) -> list[dict]:
 
 
 def fitted(path, entry, tensor: catalog.Tensor) -> np.ndarray:
-    """A picture of the size that a network is published for, stretched if need be."""
+    """An image stretched to the size that a network is published for."""
     from weights.processing.images import image_input, open_picture
 
     height, width = tensor.shape[2:]
@@ -291,10 +290,10 @@ def fitted(path, entry, tensor: catalog.Tensor) -> np.ndarray:
 
 
 def pictures_in(folder: Path, option: str = "--index ") -> list[Path]:
-    """The pictures of a folder, by name; ``option`` is what the folder was given with.
+    """The images of a folder, by name; ``option`` is the option that named the folder.
 
     Raises:
-        Problem: if it is no folder, or has none.
+        Problem: if it is not a folder, or has none.
     """
     if not folder.is_dir():
         raise Problem(f"{option}{folder}: no such folder; give one with pictures")
@@ -305,7 +304,7 @@ def pictures_in(folder: Path, option: str = "--index ") -> list[Path]:
 
 
 def embeddings(model: catalog.Model, entry, request: Request) -> Question:
-    """Faces, persons, places: the cosine of every two pictures, or the pictures of a folder that are nearest to one."""
+    """Faces, persons, places: the cosine of every two images, or the images of a folder that are nearest to one."""
     from scripts import draw
     from weights.processing.images import open_picture
     from weights.processing.retrieval.reranking import rerank
@@ -324,7 +323,7 @@ def embeddings(model: catalog.Model, entry, request: Request) -> Question:
     feed = np.concatenate([fitted(path, entry, tensor) for path in (query, *known)])
 
     def nearest(outputs) -> list[tuple[int, float]]:
-        """Index and cosine of the nearest pictures."""
+        """Index and cosine of the nearest images."""
         found = unit(outputs[vectors].astype(np.float64))
         similar = found @ found.T
         away = -similar[0, 1:]
@@ -352,7 +351,7 @@ def embeddings(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def joints(model: catalog.Model, entry, request: Request) -> Question:
-    """The joints of a person: where they are in pixels of the network's picture, and how sure that is."""
+    """The joints of a person: their positions in pixels of the network's input, and confidences."""
     from scripts import draw
     from weights.processing.images import open_picture
 
@@ -375,7 +374,7 @@ def joints(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def faces_in(results: Arrays, top: int) -> list[dict]:
-    """The best faces of the first picture: box, score and landmarks."""
+    """The best faces of the first image: box, score and landmarks."""
     kept = np.flatnonzero(results["valid"][0])[:top]
     found = zip(*(results[key][0, kept] for key in ("boxes", "scores", "landmarks")), strict=True)
     return [
@@ -391,7 +390,7 @@ def faces_in(results: Arrays, top: int) -> list[dict]:
 
 
 def face_rows(items: Sequence[Mapping], top: int) -> list[dict]:
-    """Rows of the table of faces; where there are fewer than asked for, "nothing"."""
+    """Rows of the table of faces; "nothing" where there are fewer than requested."""
     rows = [
         {"row": f"{i}.", **face, "text": f"face {face['text']} {[round(value, 1) for value in face['box']]}"}
         for i, face in enumerate(items, start=1)
@@ -400,7 +399,7 @@ def face_rows(items: Sequence[Mapping], top: int) -> list[dict]:
 
 
 def draw_faces(path, found: Mapping[str, Sequence[Mapping]]):
-    """The picture with every engine's boxes and landmarks."""
+    """The image with every engine's boxes and landmarks."""
     from scripts import draw
     from weights.processing.images import open_picture
 
@@ -431,7 +430,7 @@ def faces(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def noise(model: catalog.Model, entry, request: Request) -> Question:
-    """Pictures from noise: mean and range of what comes out; the picture is what one looks at."""
+    """Images from noise: mean and range of the result; the drawing shows it."""
     from scripts import draw
     from scripts.files import example
 
@@ -466,7 +465,7 @@ def sentences(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def words(model: catalog.Model, entry, request: Request) -> Question:
-    """Taggers of characters: the words of each text and what kinds of words they are."""
+    """Taggers of characters: the words of each text and their kinds."""
     from weights.checkpoints import package_file
     from weights.processing import lac
     from weights.processing.word_segmentation import viterbi
@@ -492,7 +491,7 @@ def words(model: catalog.Model, entry, request: Request) -> Question:
 
 
 def question_of(model: catalog.Model) -> Callable | None:
-    """How a model is asked, from its family and its outputs; None if it cannot be."""
+    """The question for a model, from its family and its outputs; None if there is none."""
     if model.call or model.kind != "model":
         return None
     if model.module in ("face.tddfa", "face.prnet", "body.hmr"):

@@ -43,7 +43,7 @@ def families() -> str:
 
 
 def speed() -> str:
-    """What was timed how, and one row per model with the ratios to what else computes the same."""
+    """How times were measured, and one row per model with the ratios to other implementations."""
     timed = json.loads(SPEED.read_text(encoding="utf-8"))
     versions = [f"{title} {timed['versions'][package]}" for package, title in PACKAGES.items()]
     how = f"Median of {timed['runs']} rounds, of 5 for detectors and segmenters of instances, batch {timed['batch']}, "
@@ -86,7 +86,7 @@ def parts() -> str:
 
 
 def updated(text: str) -> str:
-    """The README with the tables as they should be now.
+    """The README with its tables up to date.
 
     Raises:
         ValueError: if a line that encloses a table is missing.

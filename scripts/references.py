@@ -1,4 +1,4 @@
-"""How the catalogue says which public implementation a model is compared with: a dotted name, or its call."""
+"""How the catalogue names the public implementation a model is compared with: a dotted name, or its call."""
 
 import ast
 
@@ -9,7 +9,7 @@ def call_of(reference: str) -> tuple[str, str, list, dict]:
     """The module, the builder, and the plain arguments and options of ``reference``, such as "timm.create_model('x')".
 
     Raises:
-        SyntaxError: if it is said in words.
+        SyntaxError: if it is described in words.
     """
     call = ast.parse(reference, mode="eval").body
     called = isinstance(call, ast.Call)

@@ -42,7 +42,7 @@ def parts(source: str) -> list[Part]:
     """A file cut into "(docstring)", "(imports)", "(constants)", and "@Block" (its decorators), "Block",
     "Block.__init__", "function", ...
 
-    Comments above a definition belong to it; what stands after a method, to the method.
+    Comments above a definition belong to it; what follows a method, to the method.
     """
     lines = source.splitlines()
     cuts = []
@@ -72,7 +72,7 @@ def parts(source: str) -> list[Part]:
 
 
 def aligned(left: list[Part], right: list[Part]) -> list[tuple[Part | None, Part | None]]:
-    """Pairs of parts of one name, in the order of the files; what one side lacks stands alone."""
+    """Pairs of parts of one name, in the order of the files; what one side lacks has no partner."""
     twins = [part.twin for part in left], [part.twin for part in right]
     rows, i, j = [], 0, 0
     for block in difflib.SequenceMatcher(None, *twins, autojunk=False).get_matching_blocks():

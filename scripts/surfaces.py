@@ -1,4 +1,4 @@
-"""``diptych predict pifuhd``: the surface of a person, from what four engines say of as many points as it takes."""
+"""``diptych predict pifuhd``: the surface of a person, from four engines' predictions at as many points as needed."""
 
 import time
 from collections import ChainMap
@@ -22,8 +22,8 @@ from weights.processing.images import open_picture
 __all__ = ["ask"]
 
 RESOLUTION = 256  # points of the grid in each direction
-CHUNK = 16384  # points that a network is asked for at once
-CAMERA = np.diag([1.0, -1, 1, 1])  # from space, whose y points upwards, to the cube of the picture
+CHUNK = 16384  # points evaluated at once
+CAMERA = np.diag([1.0, -1, 1, 1])  # from space, whose y points upwards, to the cube of the photo
 # options of the coarse level by the builder of a part
 OF_COARSE = {
     "pifuhd_features": ("num_stack", "hg_depth", "hg_dim", "ngf", "blocks"),
@@ -34,7 +34,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def part_of(name: str, options: Mapping, state: Arrays, source: str, folder: Path) -> Part:
-    """A part with the whole's tensors."""
+    """A part with the whole model's tensors."""
     entry = catalog.get(name)
     own = options_of(entry, options)
     if "coarse" in own:
@@ -44,7 +44,7 @@ def part_of(name: str, options: Mapping, state: Arrays, source: str, folder: Pat
 
 
 class Person:
-    """A person as one engine sees it.
+    """A person as reconstructed by one engine.
 
     Args:
         parts: maps, field and normals.
@@ -56,10 +56,10 @@ class Person:
         features, self.field, self.directions = parts
         self.engine = engine
         self.maps = features(engine, feed)
-        self.first: list[np.ndarray] = []  # answers for the points that every engine is asked for
+        self.first: list[np.ndarray] = []  # answers at the points shared by all engines
 
     def ask(self, part: Part, points: np.ndarray) -> np.ndarray:
-        """What a network says (P, C) of points (P, 3)."""
+        """A network's predictions (P, C) for points (P, 3)."""
         (name,) = part.entry.outputs
         found = []
         for start in range(0, len(points), CHUNK):
@@ -100,10 +100,10 @@ def ask(
     draw_to: Path | None = None,
     mesh: Path | None = None,
 ) -> dict:
-    """Ask four engines for the surface of a person; the ONNX files are left in the folder.
+    """Ask four engines for the surface of a person; the ONNX files stay in the folder.
 
     Returns and raises: see :func:`scripts.answer.ask`; "vertices" is the largest distance of a vertex from the nearest
-    of PyTorch's, in halves of the picture's side.
+    of PyTorch's, in halves of the photo's size.
     """
     path = one_picture(model, request)
     if draw_to is not None:
@@ -127,7 +127,7 @@ def ask(
             part_of(name, options, state, checkpoint, folder)
             for name in ("pifuhd_features", "pifuhd_field", "pifuhd_normals")
         )
-        parts[0](ENGINES[0], feed)  # makes and warms up the networks of all engines
+        parts[0](ENGINES[0], feed)  # creates and warms up the networks of all engines
     for engine in ENGINES:
         begun = time.perf_counter()
         people[engine] = Person(parts, engine, feed)
@@ -149,13 +149,13 @@ def ask(
 
 
 def drawn(picture, corner: tuple[int, int], side: int, vertices: np.ndarray, triangles: np.ndarray):
-    """The picture under the surface, which is seen from the front."""
+    """The photo under the surface, seen from the front."""
     places = (vertices * (1, -1, 1) + (1, 1, 0)) * side / 2 + (*corner, 0)
     return draw.mesh(picture, places, triangles)
 
 
 def rows_of(vertices: np.ndarray, triangles: np.ndarray) -> list[dict]:
-    """How many of both, and where they are."""
+    """Numbers of vertices and triangles, and their range."""
     rows = [
         {"row": name, "text": str(len(found)), "value": len(found)}
         for name, found in (("vertices", vertices), ("triangles", triangles))

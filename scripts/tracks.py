@@ -1,6 +1,6 @@
 """``diptych predict`` of trackers: one loop over frames on the host for each of four engines.
 
-A Siamese tracker is asked in two halves, the first of which looks at the first frame alone.
+A Siamese tracker runs in two halves, the first of which only sees the first frame.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from weights.processing.tracking import centertrack, fairmot, siamfc, siamfcpp, 
 
 __all__ = ["ask"]
 
-# trackers that are shown one object, and those that find all of them
+# trackers of one given object, and those that find all of them
 SINGLE = (
     *("siamfc_alexnet_v1", "siamfc_alexnet_v2", "siamfc_alexnet_v3"),
     *siamrpn.SETTINGS,
@@ -35,9 +35,9 @@ SINGLE = (
     *FOLLOWERS,
 )
 MULTIPLE = ("fairmot_dla34", "fairmot_dla34_wh2", *centertrack.SETTINGS)
-SMALLEST = 2  # side of a box, pixels
+SMALLEST = 2  # size of a box, pixels
 SAME = 0.5  # boxes that differ by less are drawn as one, pixels
-# of trackers whose network does not make its layers for the first frame alone
+# of trackers whose layers are not built for the first frame alone
 TEMPLATES = {
     "tracking.siamrpn": "siamrpn_alex_template",
     "tracking.siamrpnpp": "siamrpn_r50_l234_dwxcorr_template",
@@ -56,7 +56,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def halves(model: catalog.Model, options: Mapping, state: Arrays, folder: Path) -> tuple[Part, Part]:
-    """What looks at the first frame and what looks at every later one, with the whole's tensors."""
+    """The half for the first frame and the one for later frames, with the whole model's tensors."""
     base = "siamrpn_r50_l234_dwxcorr" if model.module == "tracking.siamrpnpp" else model.name
     options = {**VARIANTS.get(model.name, {}), **options}
     (given, image), *searched = model.inputs.items()
@@ -78,7 +78,7 @@ def halves(model: catalog.Model, options: Mapping, state: Arrays, folder: Path) 
 
 
 def siamese(model: catalog.Model, template: Part, track: Part, engine: str) -> Follower:
-    """A tracker of one object as one engine drives it.
+    """A single-object tracker driven by one engine.
 
     Args:
         model: the whole.
@@ -112,11 +112,11 @@ def siamese(model: catalog.Model, template: Part, track: Part, engine: str) -> F
 
 
 class FairMOT:
-    """The tracker of all people as one engine drives it.
+    """The tracker of all people, driven by one engine.
 
     Args:
         model: of the catalogue.
-        network: takes inputs, returns outputs and what the post-process finds.
+        network: takes inputs, returns outputs and the post-process's results.
     """
 
     def __init__(self, model: catalog.Model, network: Callable[[Arrays], tuple[Arrays, Arrays]]):
@@ -138,7 +138,7 @@ class FairMOT:
 
 
 class CenterTrack:
-    """The tracker of all objects as one engine drives it.
+    """The tracker of all objects, driven by one engine.
 
     Args:
         model, network: see :class:`FairMOT`.
@@ -180,7 +180,7 @@ def in_frame(box: np.ndarray, scale: float, corner: np.ndarray) -> list[float]:
 
 
 def refuse(box: Sequence[float], height: int, width: int) -> None:
-    """Refuse a box that is no object in the picture.
+    """Reject a box that is not inside the frame.
 
     Raises:
         Problem: says what is wrong.
@@ -204,7 +204,7 @@ def made(
         if model.name in FOLLOWERS:
             return followers(model, state, options or {}, folder)
         pair = halves(model, options or {}, state, folder)
-        files = ChainMap(*(part.files for part in pair))  # they grow: a file for each size
+        files = ChainMap(*(part.files for part in pair))  # they grow, so each size needs a file
         return {engine: siamese(model, *pair, engine) for engine in ENGINES}, files
     panels, _ = twins(model, weights, options=options, key=key)
     kind = FairMOT if model.module == "tracking.fairmot" else CenterTrack
@@ -233,7 +233,7 @@ def ask(
     key: str | None = None,
     draw_to: Path | None = None,
 ) -> dict:
-    """Ask four engines where the objects are in every frame; the ONNX files are left in the folder.
+    """Ask four engines where the objects are in every frame; the ONNX files stay in the folder.
 
     Returns and raises: see :func:`scripts.answer.ask`; boxes are x, y, width, height in pixels.
     """
@@ -262,7 +262,7 @@ def ask(
     frameworks()
     with asked(", ".join(map(str, request.inputs))):
         trackers, files = made(model, weights, folder, options, key, start[0][1])
-        if single:  # makes and warms up the networks of all engines
+        if single:  # creates and warms up the networks of all engines
             trackers[ENGINES[0]].start(start[0][1], request.box)
             trackers[ENGINES[0]].step(start[1][1])
     rows = {engine: [] for engine in ENGINES}
@@ -292,7 +292,7 @@ def ask(
 
 
 def rows_of(title: str, tracks: Sequence[Mapping], count: int, single: bool) -> list[dict]:
-    """Rows of the table for a frame, so many; "nothing" where an engine has fewer tracks than another."""
+    """Rows of the table for a frame; "nothing" where an engine has fewer tracks than another."""
     rows = []
     for rank, track in enumerate(tracks, start=1):
         item = {name: value for name, value in track.items() if name != "mask"}

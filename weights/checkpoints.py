@@ -13,11 +13,11 @@ from weights.catalog import Checkpoint, Model
 __all__ = ["CheckpointError", "cache_folder", "fetch", "package_file", "sha256"]
 
 TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 16  # bytes; what is lost at most when a connection breaks
+CHUNK = 1 << 16  # bytes; the most that is lost when a connection breaks
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be had, or is not the file that the catalogue describes; one line says what to do."""
+    """A checkpoint is unavailable, or is not the file that the catalogue describes; one line says what to do."""
 
 
 def cache_folder() -> Path:
@@ -58,7 +58,7 @@ def fetch(
 ) -> tuple[Checkpoint, Path]:
     """The verified file of a checkpoint.
 
-    A download that breaks off is continued by the next call, and has its name in the cache only when it is verified.
+    An interrupted download is continued by the next call, and only gets its name in the cache when it is verified.
 
     Args:
         model: an entry of the catalogue.
@@ -70,7 +70,7 @@ def fetch(
         The checkpoint's entry and the path of its file.
 
     Raises:
-        CheckpointError: if it cannot be had or its SHA-256 is wrong; a wrong download is not kept.
+        CheckpointError: if it is unavailable or its SHA-256 is wrong; a wrong download is not kept.
         CatalogError: if the model has no such checkpoint.
     """
     entry = model.checkpoint(checkpoint)
@@ -116,7 +116,7 @@ def _download(entry: Checkpoint, folder: Path, progress: bool) -> Path:
     path = folder / name
     if path.is_file() and _right(entry, sha256(path)):
         return path
-    pooch.get_logger().setLevel("WARNING")  # the bar says it all
+    pooch.get_logger().setLevel("WARNING")  # the bar shows everything
     known = f"sha256:{entry.sha256}" if entry.sha256 else None
     part = folder / f"{name}.part"
     try:
@@ -166,7 +166,7 @@ def _alone(lock: Path, url: str):
 
 
 class _Resuming:
-    """A downloader for pooch that goes on where an earlier one stopped, and hands over only what is verified."""
+    """A downloader for pooch that resumes where an earlier one stopped, and only returns verified files."""
 
     def __init__(self, entry: Checkpoint, part: Path, progress: bool):
         self.entry, self.part, self.progress = entry, part, progress
@@ -187,7 +187,7 @@ class _Resuming:
         os.replace(self.part, output_file)
 
     def _receive(self, url: str) -> bool:
-        """Complete the unfinished file; whether there was one and the server went on from it."""
+        """Complete the unfinished file; returns whether there was one and the server resumed from it."""
         import requests
 
         start = _size(self.part)

@@ -27,11 +27,11 @@ PATTERNS = [
 
 
 def marian_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename a fairseq ``transformer`` state dict and split what very old files hold in one.
+    """Rename a fairseq ``transformer`` state dict and split what very old files pack together.
 
     Old files pack the three projections of an attention into ``in_proj_weight`` and number the layer norms. Where the
-    embeddings of both halves are equal they are the shared one; without a matrix of its own the output has that of the
-    decoder's embedding; the bias of the output, which fairseq does not have, is zero.
+    embeddings of both halves are equal they are the shared one; without its own matrix the output uses the decoder's
+    embedding; the bias of the output, which fairseq does not have, is zero.
 
     Args:
         tensors: arrays by name.

@@ -1,4 +1,4 @@
-"""What is arranged before TensorFlow and PyTorch come into one process; the module itself imports neither."""
+"""Preparations before TensorFlow and PyTorch share a process; the module itself imports neither."""
 
 import contextlib
 import importlib
@@ -9,16 +9,16 @@ __all__ = ["KerasSettingsError", "check_keras", "load_triton_first", "use_keras_
 
 
 class KerasSettingsError(ImportError):
-    """The user's settings of Keras do not allow the TensorFlow panel; one line names the setting and what to do."""
+    """The user's Keras settings do not allow the TensorFlow panel; one line names the setting and what to do."""
 
 
 def load_triton_first() -> None:
     """Make sure that TensorFlow and triton never meet in the order that ends the process.
 
     PyTorch's CUDA builds bring triton, which every export imports. TensorFlow loads its LLVM with global symbols, and a
-    triton that is loaded later calls those in place of its own: a segmentation fault (tensorflow issue 124205). So it
+    triton that is loaded later calls those instead of its own: a segmentation fault (tensorflow issue 124205). So it
     is loaded now if there still is time, and otherwise left out, as if it were not installed: only ``torch.compile`` on
-    a GPU needs it. Who wants that imports ``torch_impl``, ``tf_impl`` or triton before TensorFlow.
+    a GPU needs it. For that, import ``torch_impl``, ``tf_impl`` or triton before TensorFlow.
     """
     if "triton" in sys.modules:
         return
@@ -30,7 +30,7 @@ def load_triton_first() -> None:
 
 
 def check_keras() -> None:
-    """Refuse settings of Keras that the TensorFlow panel does not work with.
+    """Reject Keras settings that the TensorFlow panel does not support.
 
     The precision (``floatx``, the dtype policy) is the user's to choose.
 
@@ -50,9 +50,9 @@ def check_keras() -> None:
 
 
 def use_keras_on_tensorflow() -> None:
-    """Import Keras with the settings that the TensorFlow panel is measured with, whatever the user's own are.
+    """Import Keras with the settings that the TensorFlow panel is measured with, whatever the user's are.
 
-    For programs; a library leaves the user's settings alone.
+    For programs; a library does not touch the user's settings.
 
     Raises:
         KerasSettingsError: if Keras does not start with them at all.

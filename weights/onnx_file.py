@@ -1,7 +1,7 @@
 """Checking and writing ONNX files, the same for both panels.
 
-A file is written only after it passed the full checker, held standard operators alone, loaded in ONNX Runtime and gave
-the numbers of the model that it was exported from.
+A file is only written after it passed the full checker, held nothing but standard operators, loaded in ONNX Runtime and
+reproduced the exported model's numbers.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ __all__ = [
 
 TOLERANCE = 1e-4  # relative L2 that an export may differ from its framework; the parity suite holds it to 1e-5
 HALF_TOLERANCE = 1e-2  # the same for float16
-LIMIT = 2**31 - 2**24  # bytes of weights in one file; what Protocol Buffers write ends at 2 GiB
+LIMIT = 2**31 - 2**24  # bytes of weights in one file; Protocol Buffers end at 2 GiB
 TENSOR = LIMIT  # of one tensor, which is written in one piece
 RANKED = ("proposals", "boxes")  # outputs whose rows come in the order of their scores
 SWAPPED = 0.1  # share of rows that rounding may move
@@ -57,7 +57,7 @@ def session(model, optimise: bool = True, threads: int = 0, spinning: bool = Tru
         model: path of a file, or its bytes.
         optimise: all graph optimisations, or none.
         threads: intra-op threads; 0 leaves the number to ONNX Runtime.
-        spinning: threads wait busily for more work, which is faster unless something else wants the cores.
+        spinning: whether threads wait busily for work, which is faster unless something else needs the cores.
     """
     import onnxruntime
 
@@ -69,7 +69,7 @@ def session(model, optimise: bool = True, threads: int = 0, spinning: bool = Tru
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     if isinstance(source, str) and not _is_unicode(source):
-        source = Path(source).read_bytes()  # ONNX Runtime takes paths in UTF-8 alone
+        source = Path(source).read_bytes()  # ONNX Runtime only takes paths in UTF-8
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
@@ -78,7 +78,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def named(returned, names: Sequence[str]) -> dict:
-    """What a model returned, by name: a dictionary as it is, a list in their order, a tensor as the first of them."""
+    """A model's outputs by name: a dictionary unchanged, a list in the names' order, a tensor under the first name."""
     if isinstance(returned, Mapping):
         return dict(returned)
     if isinstance(returned, (list, tuple)):
@@ -117,7 +117,7 @@ def stray_transposes(model) -> list[str]:
 
 
 def name_outputs(model, names: Mapping[str, str]) -> None:
-    """Rename outputs of a graph; values inside it that have one of the new names already make way."""
+    """Rename outputs of a graph; inner values that already have one of the new names are renamed too."""
     taken = set(names.values()) - {value.name for value in model.graph.output}
     renamed = {name: f"{name}__inner" for name in taken} | dict(names)
     for node in _nodes(model.graph):
@@ -128,10 +128,10 @@ def name_outputs(model, names: Mapping[str, str]) -> None:
 
 
 def cut(model, inputs: Iterable[str], outputs: Mapping[str, str]):
-    """The part of a graph that computes some of its outputs, as a model of its own.
+    """The part of a graph that computes some of its outputs, as a separate model.
 
     Args:
-        model: the ``ModelProto``; it is left as it is.
+        model: the ``ModelProto``; it is not changed.
         inputs: names of the inputs that the part has, used or not, in their order.
         outputs: names of the outputs -> their names in the part.
     """
@@ -158,7 +158,7 @@ def cut(model, inputs: Iterable[str], outputs: Mapping[str, str]):
 
 
 def _same_length(node, given: Mapping, inputs: Iterable[str]):
-    """A ``Shape`` node that reads a dynamic length, as one that reads it from one of these inputs."""
+    """Redirect a ``Shape`` node that reads a dynamic length to one of these inputs."""
     import onnx
 
     def length(value, axis):
@@ -212,7 +212,7 @@ def half(model):
             value.name = name
             model.graph.node.append(onnx.helper.make_node("Identity", [inner], [name], inner))
             kept += [inner] if name in constants else []
-    del model.graph.value_info[:]  # of the types before; they are inferred again
+    del model.graph.value_info[:]  # of the previous types; they are inferred again
     converted = OnnxModel(model)
     converted.convert_float_to_float16(keep_io_types=True, node_block_list=kept)
     converted.topological_sort()
@@ -228,7 +228,7 @@ def _check_operators(model):
 
 
 def _lower_versions(model) -> None:
-    """Say the lowest IR version that has the operators' versions, and no domain without an operator in it."""
+    """Declare the lowest IR version that supports the operators, and no domain without an operator in it."""
     import onnx
 
     used = {node.domain for node in _nodes(model.graph)} | {"", "ai.onnx"}  # two names of the standard domain
@@ -241,14 +241,14 @@ def _lower_versions(model) -> None:
 
 
 def refuse_too_large(sizes: Mapping[str, int], half: bool = False) -> None:
-    """Refuse, before the work, weights that no file of ONNX takes.
+    """Reject weights that no ONNX file can hold, before the work.
 
     Args:
         sizes: bytes of every tensor by name.
-        half: whether the weights are to be turned to float16, which is done in one piece.
+        half: whether the weights are to be converted to float16, which is done in one piece.
 
     Raises:
-        ExportError: names the tensor, or the size of all.
+        ExportError: names the tensor, or the total size.
     """
     for name, size in sizes.items():
         if size > TENSOR:
@@ -259,7 +259,7 @@ def refuse_too_large(sizes: Mapping[str, int], half: bool = False) -> None:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The files of a model that is beside its weights: those of data, then the model itself."""
+    """The files of a model with external weights: the data, then the model itself."""
     path = Path(path)
     return [*sorted(path.parent.glob(f"{glob.escape(path.name)}.*.data")), path]
 
@@ -292,7 +292,7 @@ def other_sizes(examples: Mapping[str, np.ndarray], dynamic: Mapping[str, Sequen
 
 
 def name_output_axes(model, known: Collection[str]) -> None:
-    """Give every dynamic axis of an output that is not that of an input a name of its own: "logits_2"."""
+    """Give every dynamic axis of an output that no input has its own name: "logits_2"."""
     for value in model.graph.output:
         for i, dimension in enumerate(value.type.tensor_type.shape.dim):
             if not dimension.dim_value and dimension.dim_param not in known:
@@ -312,18 +312,18 @@ def write_verified(
 
     Args:
         model: the ``ModelProto``.
-        path: where the file goes; nothing is left there or beside it on failure.
+        path: where the file goes; nothing is left there or next to it on failure.
         inputs: example arrays by input name.
-        expected: what the framework itself computes from them, by output name.
+        expected: the framework's own results for them, by output name.
         metadata: strings that go into the file.
-        tolerance: relative L2 that an output may differ from what is expected.
-        others: further inputs, of other sizes, and what is expected of them.
+        tolerance: relative L2 difference allowed between an output and what is expected.
+        others: further inputs, of other sizes, with the expected outputs.
 
     Returns:
-        The path. Weights beyond 2 GiB, which a file of ONNX cannot hold, are in a file of data beside it.
+        The path. Weights beyond 2 GiB, which an ONNX file cannot hold, are in a data file next to it.
 
     Raises:
-        ExportError: if the checker, the operator list, ONNX Runtime or the numbers object; it says which output.
+        ExportError: if the checker, the operator list, ONNX Runtime or the comparison fails; it says which output.
         OSError: if the file cannot be written.
     """
     path = Path(path)
@@ -357,9 +357,9 @@ def write_verified(
 
 
 def _write_with_data(model, path: Path, inputs: Mapping, expected: Mapping, tolerance: float) -> Path:
-    """The same for a model with its weights in a file of their own.
+    """The same for a model with its weights in a separate file.
 
-    That has a new name every time: a model that is there already keeps its own until the new one takes its place.
+    That file gets a new name every time: an existing model keeps its data until the new model replaces it.
     """
     import onnx
 
@@ -385,7 +385,7 @@ def _write_with_data(model, path: Path, inputs: Mapping, expected: Mapping, tole
 
 
 def _replace(temporary: Path, path: Path, *data: Path) -> None:
-    """Put a model in its place; files of data of one that was there before go."""
+    """Move a model into place; the data files of a previous one are deleted."""
     old = [file for file in files_of(path)[:-1] if file not in data]
     os.replace(temporary, path)
     for file in old:
@@ -400,7 +400,7 @@ def _verify(model, source, inputs: Mapping, expected: Mapping, tolerance: float)
     try:
         onnx.checker.check_model(model, full_check=True)
         found = run(session(source), inputs)
-    except Exception as error:  # the checker and the runtime raise many types of their own
+    except Exception as error:  # the checker and the runtime raise many types
         raise ExportError(f"the exported graph is not valid: {str(error).strip().splitlines()[0][:300]}") from error
     if sorted(found) != sorted(expected):
         raise ExportError(f"the exported graph returns {sorted(found)}, the model {sorted(expected)}")

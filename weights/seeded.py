@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["CONSTANT", "seeded", "seeded_image"]
 
-# last parts of the names of tensors that keep the value they are built with
+# last parts of the names of tensors that keep their initial value
 CONSTANT = (
     "project",
     "edges",

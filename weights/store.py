@@ -1,6 +1,6 @@
 """Tensors in safetensors files under PyTorch's names and layouts.
 
-A file is read only if all of it is sound, and written whole or not at all.
+A file is only read if all of it is valid, and written completely or not at all.
 """
 
 import hashlib
@@ -33,18 +33,18 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 BFLOAT16 = "BF16"  # numpy has none: read as float32, which holds every value
-COUNTER = "num_batches_tracked"  # of batch normalisation; PyTorch forgives a file without, and so does everything here
+COUNTER = "num_batches_tracked"  # of batch normalisation; PyTorch accepts a file without, and so does everything here
 AGAIN = "the file is damaged, fetch or write it again"
 
 
 class StoreError(ValueError):
-    """A file or a set of tensors is not what it should be; one line names it and says what to do."""
+    """A file or a set of tensors is invalid; one line names it and says what to do."""
 
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Path:
-    """Write tensors to a safetensors file, through a temporary file beside it.
+    """Write tensors to a safetensors file, through a temporary file next to it.
 
-    Whatever fails, Ctrl-C included, what was at ``path`` before is unchanged and the temporary file is gone.
+    On any failure, Ctrl-C included, ``path`` is unchanged and the temporary file is removed.
 
     Args:
         path: the file; its folder must exist.
@@ -229,12 +229,12 @@ def _line(error: Exception) -> str:
 
 
 def _show(name: str) -> str:
-    """A name as it is, unless it would break the line or the terminal."""
+    """A name unchanged, unless it would break the line or the terminal."""
     return name if name.isprintable() else repr(name)
 
 
 def refuse_non_finite(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise a StoreError that names the tensors with NaN or infinity, and the file that they are of."""
+    """Raise a StoreError that names the tensors with NaN or infinity, and their file."""
     bad = [name for name, array in tensors.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
     if bad:
         raise StoreError(f"{path}: NaN or infinity in {_listed(bad)}; such weights are refused")
@@ -250,7 +250,7 @@ def check(expected: Mapping[str, tuple], found: Mapping[str, np.ndarray], strict
     Args:
         expected: shape by name.
         found: arrays by name.
-        strict: whether names on one side only count as an error; counters of batches may be missing all the same.
+        strict: whether names on one side only are an error; batch counters may be missing anyway.
 
     Raises:
         StoreError: lists every missing, unexpected and misshapen entry, or those that hold NaN or infinity.
@@ -274,13 +274,13 @@ def fitting(
     found: Iterable[str],
     layouts: Mapping[str, Iterable[tuple[str, str]]],
 ) -> tuple[str, list[tuple[str, str]]]:
-    """How the tensors of a file are to be renamed, if that makes them fit: a prefix of all taken off, a known layout.
+    """How to rename the tensors of a file so that they fit: by removing a common prefix, or by a known layout.
 
     Args:
         expected: names of the model's tensors.
         aliases: second names of tensors of the model; one of the two may be missing.
         found: names in the file.
-        layouts: patterns of :func:`rename` by what a user would call them.
+        layouts: patterns of :func:`rename` by a user's name for them.
 
     Returns:
         What is done, in words ("" for nothing), and the patterns: none if nothing makes the names fit.

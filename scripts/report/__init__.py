@@ -13,9 +13,9 @@ __all__ = ["report"]
 
 
 def _chosen(names: Sequence[str]) -> dict[str, catalog.Model]:
-    """The models of the systems that are named, by a model or by the system's own name; all without a name.
+    """The models of the named systems, by a model's or the system's name; all without a name.
 
-    What is written once has no second panel to stand beside.
+    What is written only once has no second panel to compare.
     """
     models = {name: model for name, model in catalog.load().items() if not model.neutral}
     if not names:
@@ -42,7 +42,7 @@ def _learned() -> dict[str, dict]:
 
 
 def report(names: Sequence[str], out: Path, measure: bool, jobs: int, as_json: bool) -> None:
-    """Write the site; with ``measure``, run first what the cache lacks."""
+    """Write the site; with ``measure``, first run what the cache lacks."""
     models = _chosen(names)
     proof = saved()
     from parity_tests.harness.case import cases

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Every text that goes in is escaped."""
+"""Charts as inline SVG. Every inserted text is escaped."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def _boxes(rows: Sequence[Mapping]) -> Markup:
 
 
 def picture(jpeg: str, size: Sequence[int], label: str, over: Markup | str = "") -> Markup:
-    """A picture, with what is drawn over it in its own coordinates."""
+    """An image, with drawings over it in its coordinates."""
     height, width = size
     return Markup(
         '<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">'
@@ -99,7 +99,7 @@ def picture(jpeg: str, size: Sequence[int], label: str, over: Markup | str = "")
 
 
 def answer(engine: str, found: Mapping, jpeg: str | None, size: Sequence[int] | None) -> Markup:
-    """What one engine answers, drawn: boxes on the sample picture, or the picture that it made."""
+    """One engine's answer, drawn: boxes on the sample image, or the image that it made."""
     if found["kind"] == "picture":
         return picture(found["jpeg"], found["size"], f"The picture that {engine} makes")
     if found["kind"] == "boxes" and jpeg and size:

@@ -1,4 +1,4 @@
-"""The two files of a system for a page: coloured lines, aligned definitions, and the lines at which things are."""
+"""The two files of a system for a page: coloured lines, aligned definitions, and the lines of definitions."""
 
 import ast
 from functools import cache
@@ -12,7 +12,7 @@ from scripts.show import aligned, parts
 
 __all__ = ["SIDES", "classes", "imports", "line_of", "lines", "rows"]
 
-SIDES = dict(zip(PANELS, ("tf", "pt")))  # panel -> what the anchors of its lines begin with
+SIDES = dict(zip(PANELS, ("tf", "pt")))  # panel -> prefix of its lines' anchors
 COLOURED = {
     Token.Keyword: "k",
     Token.Name.Builtin: "b",

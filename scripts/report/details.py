@@ -1,8 +1,8 @@
-"""What a page shows beyond the saved proof: figures of every tensor in both precisions, and what engines answer.
+"""Details beyond the saved proof: figures of every tensor in both precisions, and the engines' answers.
 
 The details of a case are measured once and kept in the cache folder, under a name that holds a digest of everything
 they depend on: both model files and what they import, the case, the measuring code, the versions of the frameworks.
-What is not there for the sources as they are now counts as not run.
+What is missing for the current sources counts as not run.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from weights.checkpoints import cache_folder
 
 __all__ = ["digest", "measure", "path_of", "read"]
 
-FORMAT = 1  # of the files in the cache; another one when ``measured`` finds something else
+FORMAT = 1  # of the files in the cache; changes when ``measured`` computes something else
 FIGURE = (figure, NONE)  # None for infinity and NaN
 QUARTILES = {"median": figure, "low": figure, "high": figure}
 ANSWER = (
@@ -63,7 +63,7 @@ PARTS = {  # what is measured, in turn, and the shape of what is kept
 
 
 def digest(case) -> str:
-    """Of everything that the details of a case depend on."""
+    """Digest of everything that the details of a case depend on."""
     everything = [FORMAT, of_case(case.name), of_harness()]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
@@ -95,7 +95,7 @@ def measure(name: str, tell: Callable[[str], None] = lambda part: None) -> dict:
 
     Returns:
         "case", "model", "versions", and the parts that could be measured: "levels", "losses", "gradients", "trace",
-        "classes", "onnx", "latency", "answers"; under "errors", why another one could not.
+        "classes", "onnx", "latency", "answers"; under "errors", why the others could not.
     """
     frameworks(threads=1)
     from parity_tests.harness.case import cases
@@ -109,7 +109,7 @@ def measure(name: str, tell: Callable[[str], None] = lambda part: None) -> dict:
         tell(part)
         try:
             found[part] = getattr(measured, part)()
-        except Exception as error:  # the other parts are measured all the same, and the page says what is missing
+        except Exception as error:  # the other parts are measured anyway, and the page says what is missing
             found["errors"][part] = f"{type(error).__name__}: {line(error)}"
     path = path_of(case)
     path.parent.mkdir(parents=True, exist_ok=True)

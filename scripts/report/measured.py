@@ -1,4 +1,4 @@
-"""Measuring the details of one case: both precisions, both files, and the answers of four engines to one picture."""
+"""Measuring the details of one case: both precisions, both files, and the answers of four engines to one image."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ __all__ = ["Measured"]
 BOTH = ("outputs", "losses", "gradients", "training")  # levels that make sense in either precision
 RUNS = 20  # rounds of the latency
 SHOWN = 12  # boxes, classes and values of an answer
-SIDE = 240  # pixels of the longer side of a picture
+SIDE = 240  # pixels of the longer side of an image
 
 
 class SinglePrecision(Proof):
@@ -68,14 +68,14 @@ def _jpeg(pixels: np.ndarray) -> str:
 
 
 def photograph(height: int, width: int, channels: int, text: bool) -> tuple[np.ndarray, str]:
-    """A picture of scikit-image, cut to the proportions of an input.
+    """An image of scikit-image, cropped to the proportions of an input.
 
     Args:
         height, width, channels: of the input; one channel means grey.
         text: a line of print instead of a cat.
 
     Returns:
-        (H, W, C) float in [0, 255], and a larger JPEG of the same cut for the page.
+        (H, W, C) float in [0, 255], and a larger JPEG of the same crop for the page.
     """
     from PIL import Image
     from skimage import data
@@ -94,7 +94,7 @@ def photograph(height: int, width: int, channels: int, text: bool) -> tuple[np.n
 
 
 class Measured:
-    """The parts of a case's details; each method gives one, ready for JSON.
+    """The parts of a case's details; each method returns one, ready for JSON.
 
     Args:
         case: of ``parity_tests.cases``.
@@ -177,7 +177,7 @@ class Measured:
         }
 
     def onnx(self) -> dict:
-        """What the two files of each form are made of."""
+        """The contents of the two files of each variant."""
         level = self.proofs["float32"].level("onnx")
         return {
             form: {panel: numbers for panel, numbers in panels.items() if panel != "signatures"}
@@ -189,7 +189,7 @@ class Measured:
         return getattr(self.proofs["float32"], "latency", None)
 
     def answers(self) -> dict | None:
-        """Post-processed results of four engines for one picture, or for the case's own input where none fits."""
+        """Post-processed results of four engines for one image, or for the case's own input where none fits."""
         if self.entry.postprocess is None:
             return None
         proof = self.proofs["float32"]
@@ -230,7 +230,7 @@ class Measured:
 
 
 def _answer(values: Mapping[str, np.ndarray]) -> dict:
-    """What the page draws of one engine's results for one row: boxes, classes, a picture, or the first values."""
+    """What the page draws of one engine's results for one row: boxes, classes, an image, or the first values."""
     if {"boxes", "scores", "labels", "valid"} <= set(values):
         kept = np.flatnonzero(values["valid"][0])
         return {

@@ -1,7 +1,7 @@
-"""Mirror notes: where the frameworks really differ, from the docstrings of both panels, and the lines of it.
+"""Mirror notes: where the frameworks really differ, from the docstrings of both panels, and the lines concerned.
 
 A comment that ends with ``mirror: some words of the note`` marks a line (or, on a line of its own, the line below); the
-words stand in exactly one note of the file.
+words occur in exactly one note of the file.
 A note that is not marked leads to the lines that hold the names it gives in double backticks.
 """
 
@@ -46,7 +46,7 @@ class Note:
     Args:
         file: path inside a panel.
         number: its place in the list of the file, from 0.
-        text: what it says, with "here" and "there" spelt out.
+        text: its text, with "here" and "there" spelt out.
         topic: one of ``TOPICS``.
         listed: panel -> (first, last) line of the note in the docstring.
         places: panel -> lines of code where it happens.
@@ -106,7 +106,7 @@ def _named(source: str, text: str) -> list[int]:
 
 
 def spelt_out(text: str) -> str:
-    """A note of the TensorFlow panel as somebody reads it who has neither file before him."""
+    """A note of the TensorFlow panel, phrased for readers without the file."""
     if not re.search(r"\bhere\b", text):
         return text
     return re.sub(r"\bthere\b", "in PyTorch", re.sub(r"\bhere\b", "in TensorFlow", text))
@@ -154,7 +154,7 @@ def stray(file: str) -> list[str]:
 
 
 def files() -> list[str]:
-    """All files that both panels have, but those that make packages."""
+    """All files that both panels have, except those that make packages."""
     paths = {
         panel: {path.relative_to(ROOT / panel).as_posix() for path in (ROOT / panel).rglob("*.py")} for panel in PANELS
     }

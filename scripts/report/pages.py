@@ -22,7 +22,7 @@ from weights import catalog
 __all__ = ["render"]
 
 LEVELS_SHOWN = [level for level in LEVELS if level not in ("interface", "initial")]
-SINGLE = ("onnx", "results", "reference")  # levels that exist in float32 alone
+SINGLE = ("onnx", "results", "reference")  # levels that only exist in float32
 TITLES = {"tf_impl": "TensorFlow", "torch_impl": "PyTorch"}
 FILES = "shared files"  # the family of files that no entry of the catalogue is named for
 
@@ -69,12 +69,12 @@ def prose(text: str) -> Markup:
 
 
 def dotted(path: str) -> Markup:
-    """A dotted path that may be broken after its dots."""
+    """A dotted path that may wrap after its dots."""
     return Markup(".<wbr>").join(path.split("."))
 
 
 def paper_link(paper: str) -> str | None:
-    """The address of a paper that is named "arXiv:1512.03385" or by its DOI."""
+    """The address of a paper, from "arXiv:1512.03385" or its DOI."""
     if match := re.fullmatch(r"arXiv:(\d{4}\.\d{4,5})", paper):
         return f"https://arxiv.org/abs/{match[1]}"
     return f"https://doi.org/{paper}" if re.fullmatch(r"10\.\d{4,}/[\w.()/:;-]+", paper) else None
@@ -118,7 +118,7 @@ def levels_of(site: Site, case: str) -> list[dict]:
 
 
 def onnx_of(numbers: Mapping[str, dict], saved: Mapping[str, dict]) -> list[dict]:
-    """Both files of every form: what they are made of, and the operators that one side alone has."""
+    """Both files of every variant: their contents, and the operators that only one of them has."""
     found = []
     for form in dict.fromkeys([*saved, *numbers]):
         sides = [{**saved.get(form, {}).get(panel, {}), **numbers.get(form, {}).get(panel, {})} for panel in TITLES]
@@ -260,7 +260,7 @@ def idioms(site: Site) -> list[dict]:
 
 
 def learning(site: Site, learned: Mapping[str, dict]) -> dict:
-    """Trainings by family, with their curves, how far the panels agree, and what the embeddings find."""
+    """Trainings by family, with their curves, how far the panels agree, and what the embeddings retrieve."""
     models = {model.name: model for of_system in site.systems.values() for model in of_system}
     families: dict[str, list[dict]] = {}
     for name, found in learned.items():

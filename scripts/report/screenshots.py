@@ -1,6 +1,6 @@
-"""The README's two pictures of the report: ``python -m scripts.report.screenshots``.
+"""The README's two screenshots of the report: ``python -m scripts.report.screenshots``.
 
-Needs Chromium and its driver, and the details of the cases on the pictures, which are measured if they are missing.
+Needs Chromium and its driver, and the details of the cases shown, which are measured if they are missing.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ OPTIONS = (
 )
 SHOWN = ["mobilenet_v2", "resnet18"]
 PAGES = {"index.png": "index.html", "system.png": "classification/resnet.html#def-BasicBlock.__init__"}
-MOST = 300_000  # bytes of a picture
+MOST = 300_000  # bytes of a screenshot
 
 
 def program(*names: str) -> str | None:
@@ -39,7 +39,7 @@ def program(*names: str) -> str | None:
 
 @contextlib.contextmanager
 def browser(capabilities: Mapping | None = None) -> Iterator:
-    """A headless Chromium with a profile of its own, driven by Selenium.
+    """A headless Chromium with its own profile, driven by Selenium.
 
     Raises:
         Problem: if it is not installed.

@@ -1,4 +1,4 @@
-"""What the pages of the report know about each other: systems, paths, worst figures, and where lines are."""
+"""Shared knowledge of the report's pages: systems, paths, worst figures, and where lines are."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def slug(text: str) -> str:
 
 
 class Site:
-    """Everything that pages need to know about each other.
+    """Everything that the pages need to know about each other.
 
     Args:
         models: of the catalogue, by name.
@@ -112,7 +112,7 @@ class Links:
         return f"#{anchors}" if not target else f"{up}{target}#{anchors}"
 
     def module(self, path: str, classes: Mapping[str, list[str]]) -> str | None:
-        """Where a module of a model is defined, or where the nearest of ours that holds it makes it."""
+        """Where a module of a model is defined, or where the nearest of our modules around it creates it."""
         whole = path
         while True:
             names = classes.get(path)

@@ -43,7 +43,7 @@ URL = r"https?://[\w.:-]+/[!-~]+", "an address that begins with https:// or http
 
 
 class CatalogError(ValueError):
-    """A table of the catalogue is not what it should be; one line names file, table and key."""
+    """A table of the catalogue is invalid; one line names file, table and key."""
 
 
 class UnknownModel(KeyError):
@@ -69,12 +69,12 @@ class Player:
     """One of several networks that are trained against each other: the loss it lowers, and its parameters."""
 
     loss: str  # key of the criterion's losses
-    parameters: tuple[str, ...]  # beginnings of their names
+    parameters: tuple[str, ...]  # prefixes of their names
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Official weights: where they are, what they are, and how their input is made.
+    """Official weights: where they are, what they are, and how their input is prepared.
 
     ``package`` ("name==version") and ``file`` name a file of an installed package; ``url`` a download.
     """
@@ -117,7 +117,7 @@ class Model:
     criterion: str | None = None
     postprocess: str | None = None
     trainer: str | None = None
-    call: str | None = None  # entry point: the method that is called in place of the model itself
+    call: str | None = None  # entry point: the method that is called instead of the model itself
     needs: tuple[str, ...] = ()  # "targets": the losses come from model(images, targets=targets)
     players: Mapping[str, Player] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class Model:
         return self.module.startswith("weights.")
 
     def checkpoint(self, name: str | None = None) -> Checkpoint:
-        """The checkpoint of a name, or the first one.
+        """The checkpoint with a given name, or the first one.
 
         Raises:
             CatalogError: if there is none.
@@ -205,7 +205,7 @@ PREPROCESSING_KEYS = {
 
 
 def _near(name: str, known, count: int = 1) -> list[str]:
-    import difflib  # only where something is wrong: the catalogue is read at every start
+    import difflib  # only in case of an error: the catalogue is read at every start
 
     return difflib.get_close_matches(name, known, count, 0.5)
 
@@ -393,7 +393,7 @@ def families() -> list[str]:
 
 
 def get(name: str) -> Model:
-    """A model by name.
+    """Look a model up by name.
 
     Raises:
         UnknownModel: with the nearest name.

@@ -22,9 +22,9 @@ START, DELIMITER, CLASSIFY = range(3)
 
 
 def open_gpt2(vocabulary: str | Path | None = None, merges: str | Path | None = None, vocab_size: int | None = None):
-    """GPT-2's tokenizer: words with the space before them, each as bytes, pairs of which are merged by rank.
+    """GPT-2's tokenizer: words with the space before them, as bytes whose pairs are merged by rank.
 
-    Every text can be written in its tokens: there are no unknown letters.
+    Every text can be encoded: there are no unknown letters.
 
     Args:
         vocabulary: ``encoder.json``, from token to id; OpenAI's own, from an installed package, by default.
@@ -61,7 +61,7 @@ def open_gpt1(vocabulary: str | Path, merges: str | Path, vocab_size: int | None
     A word ends in ``</w>``; a letter that is not in the vocabulary becomes ``<unk>``.
 
     Args:
-        vocabulary, merges, vocab_size: as of :func:`open_gpt2`; OpenAI's files are called ``encoder_bpe_40000.json``
+        vocabulary, merges, vocab_size: as for :func:`open_gpt2`; OpenAI's files are called ``encoder_bpe_40000.json``
             and ``vocab_40000.bpe``.
 
     Returns, Raises: as :func:`open_gpt2`.
@@ -138,7 +138,7 @@ def token_input(tokenizer, sentences: str | Sequence[str], positions: int = 1024
         positions: longest row that the model takes: 512 for GPT-1, 1024 for GPT-2.
 
     Returns:
-        int64 arrays (N, T): ``"input_ids"``, filled up with 0 after the shorter texts, which no token before sees;
+        int64 arrays (N, T): ``"input_ids"``, padded with 0 after the shorter texts, which earlier tokens do not see;
         ``"labels"``, the same with -100 there.
 
     Raises:

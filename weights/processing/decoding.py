@@ -1,4 +1,4 @@
-"""From the probabilities of CTC to labels, on the host: prefix beam search, lexicon, probability of a given text.
+"""From CTC probabilities to labels, on the host: prefix beam search, lexicon, probability of a given text.
 
 Greedy decoding, which exports, is in the panels' ``losses/ctc.py``. All functions here take one sample's ``log_p``
 (T, K), for instance ``log_softmax(logits[:, i])``, and return labels as tuples of classes without blanks.
@@ -62,19 +62,19 @@ def prefix_beam_search(
 
     Args:
         log_p: (T, K) log-probabilities.
-        beam_width: prefixes that are kept after each step. Where none is dropped, the result is exact.
+        beam_width: prefixes kept after each step. If none is dropped, the result is exact.
         top: how many to return, at most ``beam_width``.
         blank: class of the blank.
         language_model: ``(prefix, label) -> log-probability`` of a label after a prefix.
         weight: of the language model's log-probability.
-        bonus: added for every label, against the language model's liking for short texts.
+        bonus: added for every label, against the language model's bias towards short texts.
 
     Returns:
         Labels and scores, best first; without language model and bonus a score is a log-probability.
 
     Source: Graves and Jaitly, ICML 2014, algorithm 1; arXiv:1408.2873.
     """
-    prior: dict[Labels, float] = {(): 0.0}  # what language model and bonus give a prefix
+    prior: dict[Labels, float] = {(): 0.0}  # the language model's and the bonus' score of a prefix
     beam = {
         (): (0.0, -np.inf)
     }  # prefix -> log-probability of its alignments that end in a blank, and in its last label
@@ -111,7 +111,7 @@ def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 class BKTree:
-    """Words arranged by edit distance, so that those near a query are found without a look at all of them.
+    """Words arranged by edit distance, so that those near a query are found without visiting all of them.
 
     Args:
         words: strings or tuples.
@@ -149,16 +149,16 @@ class BKTree:
 
 
 def lexicon_decode(log_p: np.ndarray, lexicon: BKTree, distance: int = 3, blank: int = 0) -> Labels:
-    """The word of a lexicon with the highest probability among those near what greedy decoding reads.
+    """The most probable word of a lexicon near the result of greedy decoding.
 
     Args:
         log_p: (T, K) log-probabilities.
         lexicon: a tree of label tuples.
-        distance: how many edits away a word may be.
+        distance: largest number of edits.
         blank: class of the blank.
 
     Returns:
-        The word; what greedy decoding reads if no word is near.
+        The word; the result of greedy decoding if no word is near.
 
     Source: arXiv:1507.05717, section 2.3.2.
     """

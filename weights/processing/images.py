@@ -1,4 +1,4 @@
-"""Pictures as the input of a network: read with Pillow, resized and normalised as a checkpoint was trained."""
+"""Images as the input of a network: read with Pillow, resized and normalised as a checkpoint was trained."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,27 +10,27 @@ from weights.catalog import INTERPOLATIONS
 
 __all__ = ["PictureError", "image_input", "open_picture"]
 
-MAX_PIXELS = 80_000_000  # of a file, and of what it is resized to; Pillow itself warns a little above
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # none that starts another program, as EPS does
+MAX_PIXELS = 80_000_000  # of a file, and of its resized image; Pillow itself warns slightly above
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # none that starts another program, like EPS
 CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
 
 
 class PictureError(ValueError):
-    """A picture cannot be read or has no content; one line says which and why."""
+    """An image cannot be read or has no content; one line says which and why."""
 
 
 def open_picture(source, channels: str = "RGB"):
-    """A picture as a Pillow image of the given channels ("RGB", "BGR" is swapped later, or "L").
+    """Open an image with the given channels ("RGB", "BGR" is swapped later, or "L").
 
-    EXIF orientation is applied, transparency is laid on white, 16 bits are scaled to 8, and of an animation the first
-    picture is taken.
+    EXIF orientation is applied, transparency is blended with white, 16 bits are scaled to 8, and of an animation the
+    first frame is taken.
 
     Args:
         source: a path, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, or (H, W) of bool or uint16.
         channels: "RGB", "BGR" or "L".
 
     Raises:
-        PictureError: if the file is missing, no picture, damaged, larger than ``MAX_PIXELS`` or of size 0.
+        PictureError: if the file is missing, no image, damaged, larger than ``MAX_PIXELS`` or of size 0.
         ValueError: if the channels are unknown.
     """
     if channels not in CHANNELS:
@@ -109,12 +109,12 @@ def _converted(picture, mode: str):
 
 
 def image_input(source, preprocessing: Mapping) -> np.ndarray:
-    """A picture as a batch of one.
+    """An image as a batch of one.
 
     Args:
         source: see :func:`open_picture`.
-        preprocessing: of a checkpoint: ``resize`` (length of the shorter side), ``crop`` (side of the square in the
-            middle; black where it goes beyond the picture), ``interpolation`` ("bilinear" by default, antialiased),
+        preprocessing: of a checkpoint: ``resize`` (length of the shorter side), ``crop`` (size of the square in the
+            middle; black beyond the image), ``interpolation`` ("bilinear" by default, antialiased),
             ``scale`` (of values in [0, 255]; 1/255 by default), ``mean`` and ``std`` (of scaled values, in the order
             of the channels), ``channels`` ("RGB" by default, "BGR", "L").
 
@@ -122,10 +122,10 @@ def image_input(source, preprocessing: Mapping) -> np.ndarray:
         float32 (1, C, H, W).
 
     Raises:
-        PictureError: see :func:`open_picture`; also if the resized picture would be larger than ``MAX_PIXELS``.
+        PictureError: see :func:`open_picture`; also if the resized image would be larger than ``MAX_PIXELS``.
         ValueError: if a value of ``preprocessing`` is not one of these.
 
-    Source: torchvision.transforms (Resize, CenterCrop, ToTensor, Normalize) on pictures of Pillow.
+    Source: torchvision.transforms (Resize, CenterCrop, ToTensor, Normalize) on Pillow images.
     """
     from PIL import Image
 
@@ -175,6 +175,6 @@ def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def _center_crop(picture, side: int):
-    """The square in the middle; where the picture is smaller the odd pixel of the black border is right or below."""
+    """The square in the middle; the odd pixel of a black border is on the right or at the bottom."""
     left, top = (round((length - side) / 2) if length >= side else -((side - length) // 2) for length in picture.size)
     return picture.crop((left, top, left + side, top + side))

@@ -1,4 +1,4 @@
-"""InstaBoost: instances of an image are cut out, moved, turned and scaled a little, and pasted onto the filled image.
+"""InstaBoost: instances of an image are cut out, slightly moved, rotated and scaled, and pasted onto the filled image.
 
 "InstaBoost: Boosting Instance Segmentation via Probability Map Guided Copy-Pasting", 2019, arXiv:1908.07801. Reference:
 mmdet ``datasets/transforms/instaboost.py`` (Apache-2.0) with the authors' package.
@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 __all__ = ["InstaBoost", "consistency_map", "diffuse", "guided_matting"]
 
-BAND = 5  # pixels around a mask whose share of the instance is not known
+BAND = 5  # pixels around a mask whose share of the instance is unknown
 BORDER = 10  # pixels from the border of the image that make a box touch it
 RADIUS, EPS = 10, 1e-5  # of the guided filter
 COLOURS = ((ImageEnhance.Color, 0, 30), (ImageEnhance.Brightness, 10, 20), (ImageEnhance.Contrast, 10, 20))
@@ -30,12 +30,12 @@ LIKELY, POSSIBLE = 200 / 255, 150 / 255  # of the largest consistency; the secon
 
 
 def diffuse(image: np.ndarray, hole: np.ndarray, steps: int = 500, tolerance: float = 0.05) -> np.ndarray:
-    """An image whose hole is filled from its border: in the end every pixel is the mean of its four neighbours.
+    """Fill an image's hole from its border, until every pixel is the mean of its four neighbours.
 
     Args:
         image: (H, W, 3) uint8.
         hole: (H, W) bool.
-        steps, tolerance: at most so many steps, or until no pixel changes by more.
+        steps, tolerance: at most this many steps, or until no pixel changes by more.
 
     Returns:
         (H, W, 3) uint8.
@@ -59,10 +59,10 @@ def guided_matting(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8.
-        trimap: (H, W) uint8: 255 inside, 0 outside, 127 where it is not known.
+        trimap: (H, W) uint8: 255 inside, 0 outside, 127 where it is unknown.
 
     Returns:
-        (H, W) float, 0 to 255; what is known stays.
+        (H, W) float, 0 to 255; known pixels stay.
     """
 
     def mean(x):
@@ -76,7 +76,7 @@ def guided_matting(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
 
 
 def resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map (H, W, ...) at another size, by bilinear samples at the middles of its pixels."""
+    """Resize a map (H, W, ...) by bilinear samples at pixel centres."""
     rows, columns = (np.clip((np.arange(n) + 0.5) * old / n - 0.5, 0, old - 1) for n, old in zip(size, x.shape))
     x = x.astype(np.float64)
     for axis, places in enumerate((rows, columns)):
@@ -88,9 +88,9 @@ def resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def consistency_map(image: np.ndarray, background: np.ndarray, mask: np.ndarray, middle: tuple) -> np.ndarray:
-    """How well every place of an image suits the middle of an instance: whether its surroundings look like those there.
+    """How well every position suits an instance's middle: whether its surroundings look alike.
 
-    Three rings around the mask are compared with the background at every shift that leaves them inside of the image.
+    Three rings around the mask are compared with the background at every shift that leaves them inside the image.
 
     Args:
         image, background: (H, W, 3) uint8, with the instances and without.
@@ -126,14 +126,14 @@ class InstaBoost:
     """Moves the instances of an image.
 
     Args:
-        actions, shares: what may happen to an instance, and how probable it is: "normal", "horizontal" or "vertical",
-            which mirror it first, and "skip", which leaves it where it is.
+        actions, shares: possible actions for an instance, and their probabilities: "normal", "horizontal" or
+            "vertical", which mirror it first, and "skip", which leaves it where it is.
         scale: smallest and largest factor of its size.
-        dx, dy: it moves by at most its width over ``dx`` and its height over ``dy``, in whole pixels.
+        dx, dy: it moves by at most its width / ``dx`` and its height / ``dy``, in whole pixels.
         theta: smallest and largest angle, in whole degrees.
         colour_probability: of a change of colours.
         probability: of any change of an image.
-        guided: instances move to places that :func:`consistency_map` finds, not around their own.
+        guided: whether instances move to positions from :func:`consistency_map`, not around their own.
         inpaint, matting: see :func:`diffuse`, :func:`guided_matting`.
     """
 
@@ -158,17 +158,17 @@ class InstaBoost:
             )
 
     def __call__(self, rng: np.random.Generator, image, boxes, labels, masks):
-        """A changed image, and what is left of its instances.
+        """Change an image and its instances.
 
         Args:
-            rng: all that is random comes from it, in a fixed order.
+            rng: source of all randomness, used in a fixed order.
             image: (H, W, 3) uint8, RGB.
             boxes: (M, 4) xyxy in pixels.
             labels: (M,).
             masks: (M, H, W) bool.
 
         Returns:
-            image, boxes, labels, masks: of the same kinds; boxes are the smallest that hold their masks.
+            image, boxes, labels, masks: of the same types; boxes are the smallest around their masks.
         """
         if len(boxes) == 0 or rng.random() >= self.probability:
             return image, boxes, labels, masks
@@ -183,7 +183,7 @@ class InstaBoost:
         return image, boxes, labels, masks
 
     def moved(self, rng, image, boxes, masks):
-        """Image and masks (M, H, W), some of which may be empty; None if an outline is not to be found."""
+        """Image and masks (M, H, W), some of which may be empty; None if an outline cannot be found."""
         groups = overlapping(boxes)
         alphas = []
         for group in groups:
@@ -216,7 +216,7 @@ class InstaBoost:
         return canvas, changed
 
     def drawn(self, rng, box, size):
-        """An action, and the place: middle (x, y), angle in radians, factor of the size."""
+        """An action, and the position: middle (x, y), angle in radians, factor of the size."""
         left, top, right, bottom = box
         width, height = right - left, bottom - top
         factor = rng.uniform(*self.scale)
@@ -251,7 +251,7 @@ class InstaBoost:
 
 
 def overlapping(boxes: np.ndarray) -> list[np.ndarray]:
-    """Indices of boxes (M, 4) that overlap, directly or over others, group by group."""
+    """Indices of boxes (M, 4) that overlap, directly or through others, group by group."""
     first = np.maximum(boxes[:, None, :2], boxes[:, :2])
     last = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
     count, group = connected_components((last > first).all(-1), directed=False)
@@ -259,7 +259,7 @@ def overlapping(boxes: np.ndarray) -> list[np.ndarray]:
 
 
 def warped(patch: np.ndarray, place, size: tuple[int, int], order: int) -> np.ndarray:
-    """A patch (h, w) with its middle at a place of an empty canvas, turned and scaled, by splines of an order."""
+    """A patch (h, w) centred at a position of an empty canvas, rotated and scaled, by splines of an order."""
     x, y, angle, factor = place
     rows, columns = np.mgrid[: size[0], : size[1]]
     columns, rows = (columns - x) / factor, (rows - y) / factor
@@ -275,7 +275,7 @@ def tight_box(mask: np.ndarray) -> list[int]:
 
 
 def recoloured(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """An image with another saturation, brightness, contrast and sharpness."""
+    """Change an image's saturation, brightness, contrast and sharpness."""
     picture = Image.fromarray(image)
     for enhance, least, most in COLOURS:
         picture = enhance(picture).enhance(rng.integers(least, most + 1) / 10)

@@ -14,11 +14,11 @@ __all__ = ["character_input", "open_lexicon", "open_tensor", "open_tensors", "ta
 FLOAT32 = 5  # Paddle's number of the type
 MAX_FILE = 1_000_000_000  # bytes of a file of weights
 MOST_AXES = 8
-UNKNOWN = "OOV"  # the character of those that are not in the lexicon
+UNKNOWN = "OOV"  # stands for characters that are not in the lexicon
 
 
 def open_tensors(folder: str | Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder of PaddlePaddle's, one file each, by the names of the files.
+    """All tensors of a PaddlePaddle folder, one file each, by file name.
 
     Raises:
         TextError: if the folder cannot be read, is empty, or a file is damaged.
@@ -34,13 +34,13 @@ def open_tensors(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def open_tensor(path: str | Path) -> np.ndarray:
-    """One tensor of PaddlePaddle's.
+    """Read one PaddlePaddle tensor.
 
     The file: version (uint32), levels of detail (uint64, each a length and as many bytes), version (uint32), length of
     the description (int32), the description (a protocol buffer: type and axes), the values (little-endian).
 
     Raises:
-        TextError: if the file cannot be read, or is not such a tensor in float32; it says what is wrong.
+        TextError: if the file cannot be read, or is not such a float32 tensor; it says what is wrong.
     """
     path = Path(path)
     try:
@@ -111,7 +111,7 @@ def open_lexicon(path: str | Path, size: int | None = None) -> dict[str, int]:
 
     Args:
         path: ``word.dic`` or ``tag.dic``.
-        size: rows of the weights that the numbers have to fit.
+        size: rows of the weights; the indices must be below.
 
     Returns:
         The numbers by character or tag.
@@ -149,7 +149,7 @@ def character_input(
         lexicon: numbers of the characters.
         texts: texts; one alone is a batch of one. White space at their ends is dropped.
         length: characters of every row.
-        unknown: what stands for a character that is not in the lexicon.
+        unknown: stands for characters that are not in the lexicon.
 
     Returns:
         int64 arrays (N, length): ``"input_ids"``; ``"mask"``, 1 = character, 0 = padding.

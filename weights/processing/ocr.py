@@ -1,4 +1,4 @@
-"""Lines of text as the input of a reader, and its classes as text."""
+"""Text lines as the input of a reader, and its classes as text."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from weights.processing.images import PictureError, open_picture
 
 __all__ = ["characters", "decode_text", "line_input"]
 
-WIDEST = 2**15  # pixels, of a line that is read at once; some thousand letters
+WIDEST = 2**15  # pixels, of a line that is read at once; several thousand letters
 NARROWEST = 16  # pixels that leave every network at least one step
 
 
@@ -21,22 +21,22 @@ def line_input(
     interpolation: str = "bicubic",
     box: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
-    """A picture of one line of text as a batch of one.
+    """An image of one line of text as a batch of one.
 
     Args:
         source: a path or an array, see :func:`weights.processing.images.open_picture`.
         height: of the result: 64 (EasyOCR), 48 (Khmer) or 32 (the paper's network).
-        width: of the result; with ``keep_ratio`` the picture is padded on the right with its last column, and squeezed
-            only if it is wider. None: as wide as the picture is at that height.
-        keep_ratio: False stretches the picture to the width (the paper: 32 x 100).
+        width: of the result; with ``keep_ratio`` the image is padded on the right with its last column, and only
+            squeezed if it is wider. None: as wide as the image is at that height.
+        keep_ratio: False stretches the image to the width (the paper: 32 x 100).
         interpolation: "bicubic" (EasyOCR) or "bilinear" (the paper).
-        box: (left, top, right, bottom), the part of the picture in pixels that holds the line.
+        box: (left, top, right, bottom), the part of the image with the line, in pixels.
 
     Returns:
         float32 (1, 1, height, width), from -1 (black) to 1 (white).
 
     Raises:
-        PictureError: if the picture cannot be read or is too wide, or the box is empty or not inside it.
+        PictureError: if the image cannot be read or is too wide, or the box is empty or not inside it.
         ValueError: if ``keep_ratio`` is False and no width is given.
     """
     from PIL import Image

@@ -1,6 +1,6 @@
-"""Sentences as the input of FastBERT and of TextCNN: words, their numbers, and a table of their vectors.
+"""Sentences as the input of FastBERT and of TextCNN: words, their indices, and a table of their vectors.
 
-Nothing here draws at random: what an algorithm would draw is handed in as numbers in [0, 1).
+Nothing here draws at random: random numbers in [0, 1) are passed in.
 """
 
 import re
@@ -12,7 +12,7 @@ from weights.processing.text import TextError, check_sentence, sentence_input
 
 __all__ = ["segment_input", "split", "vocabulary", "word_input", "word_table"]
 
-RANGE = 0.25  # of the vector of a word that has none
+RANGE = 0.25  # of the vector of a word without one
 OTHERS = re.compile(r"[^A-Za-z0-9(),!?'`]")
 PARTS = re.compile(r"('s|'ve|n't|'re|'d|'ll)")
 SIGNS = re.compile(r"([(),!?])")
@@ -22,7 +22,7 @@ def segment_input(tokenizer, sentences, max_length: int = 512, vocab_size: int |
     """Sentences, or pairs of sentences, as one batch for FastBERT, whose segments also tell where the padding is.
 
     Args:
-        tokenizer, sentences, max_length, vocab_size: as of :func:`weights.processing.text.sentence_input`.
+        tokenizer, sentences, max_length, vocab_size: as for :func:`weights.processing.text.sentence_input`.
 
     Returns:
         int64 arrays (N, T): ``"input_ids"``; ``"segment_ids"``, 0 = padding, 1 = first text, 2 = second text.
@@ -36,7 +36,8 @@ def segment_input(tokenizer, sentences, max_length: int = 512, vocab_size: int |
 
 
 def split(sentence: str) -> list[str]:
-    """The words of an English sentence in lower case; short forms and ``( ) , ! ?`` are words, other signs are dropped.
+    """The words of an English sentence in lower case; contractions and ``( ) , ! ?`` are words, other signs are
+    dropped.
 
     Source: yoonkim/CNN_sentence ``process_data.py``.
     """
@@ -45,11 +46,11 @@ def split(sentence: str) -> list[str]:
 
 
 def vocabulary(sentences: Iterable[str], least: int = 1) -> dict[str, int]:
-    """Numbers of the words, from 1 on in the order of their first occurrence; 0 is the padding.
+    """Indices of the words, from 1 in the order of their first occurrence; 0 is the padding.
 
     Args:
         sentences: texts.
-        least: how often a word has to occur.
+        least: how often a word must occur.
 
     Raises:
         TextError: if no word is left.
@@ -82,7 +83,7 @@ def word_input(
         ``"input_ids"`` (N, length) int64, filled up with 0.
 
     Raises:
-        TextError: if there is no sentence, one is empty, no text, without a known word, or too long, or the numbers do
+        TextError: if there is no sentence, one is empty, no text, without a known word, or too long, or the indices do
             not fit ``vocab_size``.
     """
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)

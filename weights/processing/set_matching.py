@@ -1,4 +1,4 @@
-"""Which query of a set-prediction detector answers for which object: the cheapest assignment, found on the host."""
+"""Matching of a set-prediction detector's queries and objects: the cheapest assignment, found on the host."""
 
 from collections.abc import Mapping
 

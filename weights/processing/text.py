@@ -1,6 +1,6 @@
 """Sentences as the input of BERT, its two pre-training tasks made from text, and Google's files under our names.
 
-Nothing here draws at random: what an algorithm would draw is handed in as numbers in [0, 1).
+Nothing here draws at random: random numbers in [0, 1) are passed in.
 """
 
 import re
@@ -29,11 +29,11 @@ IGNORED = -100  # label of a token that is not to be predicted
 
 
 class TextError(ValueError):
-    """A text or a tokenizer file is not what it should be; one line says which and why."""
+    """A text or a tokenizer file is invalid; one line says which and why."""
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """A file of text as UTF-8, its lines ended as they are.
+    """Read a UTF-8 text file, with its line ends unchanged.
 
     Args:
         path: the file.
@@ -64,7 +64,7 @@ def open_tokenizer(path: str | Path, lowercase: bool = True, vocab_size: int | N
         vocab_size: rows of the word embedding that the ids have to fit.
 
     Returns:
-        A ``tokenizers.Tokenizer`` that neither pads nor cuts.
+        A ``tokenizers.Tokenizer`` that neither pads nor truncates.
 
     Raises:
         TextError: if the file is missing, unreadable, damaged, lacks a special token, or has ids beyond ``vocab_size``.
@@ -84,7 +84,7 @@ def open_tokenizer(path: str | Path, lowercase: bool = True, vocab_size: int | N
     tokenizer.no_truncation()
     try:
         markers = tokenizer.encode("a").tokens
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises nothing more specific
         raise TextError(f"{path}: cannot split text ({_line(error)}); fetch it again") from None
     if (markers[0], markers[-1]) != (CLS, SEP):
         raise TextError(f"{path}: no tokenizer of BERT's: it does not put a text between {CLS} and {SEP}")
@@ -96,7 +96,7 @@ def _from_json(path: Path, text: str):
 
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises nothing more specific
         raise TextError(f"{path}: not a tokenizer.json ({_line(error)}); fetch it again") from None
 
 
@@ -139,8 +139,8 @@ def sentence_input(
     Args:
         tokenizer: the path of a tokenizer file, or what :func:`open_tokenizer` returned.
         sentences: texts or pairs of texts; one text alone is a batch of one.
-        max_length: longest row in tokens, the special ones included. What is longer is cut at the end, of a pair the
-            longer text first. BERT has 512 positions; all-MiniLM-L6-v2 was trained on 256.
+        max_length: longest row in tokens, the special ones included. Longer rows are truncated at the end, of a pair
+            the longer text first. BERT has 512 positions; all-MiniLM-L6-v2 was trained on 256.
         vocab_size: of a path: see :func:`open_tokenizer`.
 
     Returns:
@@ -202,7 +202,7 @@ def mask_words(
     max_predictions: int = 20,
     whole_words: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Hide words that the model has to fill in: 80 % as [MASK], 10 % as they are, 10 % as another word.
+    """Hide words that the model has to fill in: 80 % as [MASK], 10 % unchanged, 10 % as another word.
 
     Of a row of n tokens, min(max_predictions, max(1, round(share * n))) are chosen, [CLS] and [SEP] counted in n but
     never chosen.
@@ -210,7 +210,7 @@ def mask_words(
     Args:
         input_ids: (N, T) int.
         words: the vocabulary, by id (:func:`vocabulary`).
-        random: (3, N, T) in [0, 1): the order in which the words are tried, what becomes of each token (below 0.8
+        random: (3, N, T) in [0, 1): the order in which the words are tried, the treatment of each token (below 0.8
             masked, below 0.9 kept), and the word that replaces it.
         share: of the tokens that are chosen.
         max_predictions: per row; 20 for 128 tokens, 76 for 512.
@@ -261,8 +261,8 @@ def next_sentence_pairs(
     """Pairs of texts of which the second follows the first, or is from another document.
 
     Sentences are gathered to about ``max_length`` tokens and split at a random sentence; in half of the cases the
-    second part is replaced by text from elsewhere, and what was replaced is used again. Too long a pair is cut, token
-    by token, at a random end of its longer text.
+    second part is replaced by text from elsewhere, and what was replaced is used again. Pairs that are too long are
+    truncated, token by token, at a random end of the longer text.
 
     Args:
         documents: two at least; each a sequence of sentences, each of those a sequence of ids without special tokens.

@@ -40,7 +40,7 @@ __all__ = [
 
 PACKAGE = "jieba==0.42.1"
 NEVER = -3.14e100  # log probability of what does not occur
-STATES = "BMES"  # beginning, middle, end of a word; a word of its own
+STATES = "BMES"  # beginning, middle, end of a word; a single-character word
 BEFORE = {"B": "ES", "M": "MB", "S": "SE", "E": "BM"}
 HAN = re.compile("([\u4e00-\u9fd5]+)")
 NUMBERS = re.compile(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")
@@ -54,8 +54,8 @@ class Dictionary:
     """Words with their frequencies.
 
     Args:
-        frequency: by word; the beginnings of words are there, too, with 0.
-        total: of all frequencies.
+        frequency: by word; prefixes of words are included with 0.
+        total: sum of all frequencies.
         longest: letters of the longest word.
     """
 
@@ -155,7 +155,7 @@ def fmm(text: str, dictionary: Dictionary, longest: int | None = None) -> list[s
     Args:
         text: the text.
         dictionary: the words.
-        longest: letters that are tried at most; those of the longest word by default.
+        longest: largest number of letters tried; those of the longest word by default.
     """
     longest, words = longest or dictionary.longest, []
     while text:
@@ -204,11 +204,11 @@ def _best_path(text: str, dictionary: Dictionary) -> list[int]:
 
 
 def dag_unigram(text: str, dictionary: Dictionary) -> list[str]:
-    """The words whose frequencies have the largest product; of equal ones the longer word comes first.
+    """The words whose frequencies have the largest product; ties go to the longer word first.
 
     Args:
         text: the text.
-        dictionary: the words; a letter that is none counts as one of frequency 1.
+        dictionary: the words; a letter that is not a word counts as one of frequency 1.
     """
     ends, words, i = _best_path(text, dictionary), [], 0
     while i < len(text):
@@ -254,7 +254,7 @@ def jieba_cut(text: str, dictionary: Dictionary, hmm: HiddenMarkov | None = None
     Args:
         text: the text.
         dictionary: the words.
-        hmm: the model; None goes without, and joins Latin letters and digits only.
+        hmm: the model; None: without it, joining only Latin letters and digits.
     """
     words = []
     for part in TEXT.split(text):
@@ -300,7 +300,7 @@ def words_of(text: str, tags: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Scores:
-    """How well words were found, each in [0, 1]; ``oov_recall`` is None if no word was new."""
+    """Scores of a segmentation, each in [0, 1]; ``oov_recall`` is None if no word was new."""
 
     precision: float
     recall: float
@@ -359,11 +359,11 @@ def features(text: str) -> list[list[str]]:
 
 
 def feature_vocabulary(texts: Iterable[str], least: int = 1) -> dict[str, int]:
-    """Numbers of the features, from 1 on in the order of their first occurrence; 0 is that of no feature.
+    """Indices of the features, from 1 in the order of their first occurrence; 0 means no feature.
 
     Args:
         texts: texts.
-        least: how often a feature has to occur.
+        least: how often a feature must occur.
     """
     counts: dict[str, int] = {}
     for text in texts:
@@ -414,7 +414,7 @@ def check_texts(texts: str | Sequence[str], length: int) -> list[str]:
 
 
 def viterbi(emissions, start, end, transitions) -> tuple[np.ndarray, float]:
-    """The best tags of one text and their score; of equal ones the lower tags, from the end on.
+    """The best tags of one text and their score; ties go to the lower tags, from the end on.
 
     Args:
         emissions: (T, K) float.

@@ -1,1 +1,1 @@
-"""What surrounds the networks of bodies: heat maps of joints, poses, skins."""
+"""Processing around the networks for bodies: heat maps of joints, poses, skins."""

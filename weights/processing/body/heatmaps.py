@@ -1,4 +1,4 @@
-"""Joints as heat maps, which the networks of poses are trained to find; and how often they are right.
+"""Joints as heat maps, the targets of pose networks; and how often predictions are right.
 
 Numbers: princeton-vl/pytorch_stacked_hourglass ``data/MPII/dp.py`` (BSD-3).
 """
@@ -9,11 +9,12 @@ __all__ = ["joint_heatmaps", "pck"]
 
 
 def joint_heatmaps(joints: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A hill around every joint; those of several persons in one map, the higher one on top.
+    """A Gaussian around every joint; several persons share a map, where the larger value counts.
 
     Args:
-        joints: (N, P, J, 2), x and y in cells of the map; one with x <= 0 or outside is not there.
-        height, width: of the maps; a hill's deviation is height / 64, and it ends 3 deviations and a cell from its top.
+        joints: (N, P, J, 2), x and y in cells of the map; joints with x <= 0 or outside are missing.
+        height, width: of the maps; a Gaussian's deviation is height / 64, and it ends 3 deviations and a cell from its
+            top.
 
     Returns:
         (N, J, height, width) in [0, 1].
@@ -29,12 +30,12 @@ def joint_heatmaps(joints: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pck(found: np.ndarray, wanted: np.ndarray, size: np.ndarray, threshold: float = 0.5) -> float:
-    """The share of joints that are nearer to the truth than a part of the head's size (PCKh).
+    """The share of joints whose error is below a fraction of the head's size (PCKh).
 
     Args:
-        found, wanted: (N, J, 2), wanted NaN where it is not known.
+        found, wanted: (N, J, 2), wanted is NaN where it is unknown.
         size: (N,) of the heads, in the same unit.
-        threshold: that part.
+        threshold: that fraction.
     """
     known = ~np.isnan(wanted).any(-1)
     distance = np.linalg.norm(found - np.where(known[..., None], wanted, 0), axis=-1) / size[:, None]

@@ -1,7 +1,7 @@
 """From probabilities of points to a surface: a grid that is refined where they change, marching cubes, a file.
 
 "PIFuHD", 2020, arXiv:2004.00452; numbers: facebookresearch/pifuhd ``lib/sdf.py``, ``lib/mesh_util.py`` (CC-BY-NC 4.0,
-from which nothing but formulas is taken). Marching cubes are those of scikit-image (BSD-3).
+only formulas are taken). Marching cubes are those of scikit-image (BSD-3).
 """
 
 import itertools
@@ -19,16 +19,16 @@ CELLS = 64  # of the first grid, in each direction
 def occupancy_grid(
     field: Callable[[np.ndarray], np.ndarray], resolution: int = 512, flat: float = 0.05, chunk: int = 50_000
 ) -> np.ndarray:
-    """Values on a grid of the cube from -1 to 1, whose end is not part of it.
+    """Values on a grid of the cube from -1 to 1, upper end excluded.
 
     Where the corners of a cell are nearly equal, all points inside get the middle value instead of their own. The
-    reference writes it to the corner with the lowest indices, too, by less than half of ``flat``.
+    reference also writes it to the corner with the lowest indices, which changes that by less than half of ``flat``.
 
     Args:
         field: from points (P, 3) to values (P,).
         resolution: points R in each direction, a power of 2.
-        flat: difference of a cell's corners below which nothing inside is asked for.
-        chunk: points that are asked for at once.
+        flat: difference of a cell's corners below which nothing inside is evaluated.
+        chunk: points evaluated at once.
 
     Returns:
         (R, R, R) float32, axes in the order of the coordinates.
@@ -71,7 +71,7 @@ def _fill(values: np.ndarray, known: np.ndarray, step: int, flat: float) -> None
 
 
 def surface(values: np.ndarray, calib: np.ndarray | None = None, level: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Where values pass a level.
+    """The surface where values pass a level.
 
     Args:
         values: (R, R, R) of the grid of :func:`occupancy_grid`.
@@ -93,7 +93,7 @@ def surface(values: np.ndarray, calib: np.ndarray | None = None, level: float = 
 def reconstruct(
     field: Callable[[np.ndarray], np.ndarray], calib: np.ndarray, resolution: int = 512, flat: float = 0.05
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The surface of what a field of points in space is inside of.
+    """The surface of a field over points in space.
 
     Args:
         field: from points (P, 3) in space to probabilities (P,), such as a network of ``body.pifuhd``.
@@ -101,7 +101,7 @@ def reconstruct(
         resolution, flat: see :func:`occupancy_grid`.
 
     Returns:
-        As of :func:`surface`.
+        As for :func:`surface`.
     """
     back = np.linalg.inv(calib)
     values = occupancy_grid(lambda points: field(points @ back[:3, :3].T + back[:3, 3]), resolution, flat)
@@ -114,10 +114,10 @@ def colours_of_normals(normals: np.ndarray) -> np.ndarray:
 
 
 def write_mesh(path: Path | str, vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray | None = None) -> None:
-    """Write a mesh as text.
+    """Write a mesh file.
 
     Args:
-        path: whose suffix, ``.obj`` or ``.ply``, says the format.
+        path: its suffix, ``.obj`` or ``.ply``, determines the format.
         vertices, faces: see :func:`surface`.
         colours: (V, 3) in [0, 1]: after the vertices in ``.obj``, bytes in ``.ply``.
 

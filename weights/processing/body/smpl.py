@@ -1,7 +1,7 @@
-"""The arrays of a published body, from the file that its owners give out.
+"""The arrays of a published body, from its publisher's file.
 
-Files in the old format are Python objects; they are not opened here, because that would run what is in them: save their
-arrays with ``numpy.savez`` under the same names first.
+Files in the old format are Python objects; they are not opened here, because that would run code: save their arrays
+with ``numpy.savez`` under the same names first.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["BodyError", "read_body", "synthetic_body"]
 
-# of the made-up body, metres: joints of the middle and of the left side, whose x changes its sign on the right
+# of the synthetic body, metres: joints of the middle and of the left side; on the right x changes its sign
 REST = {
     **{0: (0, 0, 0), 3: (0, 0.1, -0.02), 6: (0, 0.22, 0), 9: (0, 0.3, 0.02), 12: (0, 0.5, 0), 15: (0, 0.6, 0.03)},
     **{1: (0.07, -0.09, 0), 4: (0.1, -0.47, 0), 7: (0.09, -0.87, -0.03), 10: (0.11, -0.93, 0.1)},
@@ -24,7 +24,7 @@ KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintre
 
 
 class BodyError(ValueError):
-    """A file is not that of a body; one line says which and why."""
+    """A file is not a body model; one line says which and why."""
 
 
 def read_body(path: str | Path, num_betas: int = 10) -> tuple[dict[str, np.ndarray], tuple[int, ...], np.ndarray]:
@@ -33,7 +33,7 @@ def read_body(path: str | Path, num_betas: int = 10) -> tuple[dict[str, np.ndarr
     Args:
         path: a .npz file with ``v_template``, ``shapedirs``, ``posedirs``, ``J_regressor``, ``weights``,
             ``kintree_table`` and ``f``.
-        num_betas: numbers of the shape, the first of those in the file.
+        num_betas: number of shape coefficients, the first in the file.
 
     Returns:
         Tensors by name, float32; the parent of every joint; the faces (F, 3).
@@ -59,16 +59,16 @@ def read_body(path: str | Path, num_betas: int = 10) -> tuple[dict[str, np.ndarr
         "lbs_weights": arrays["weights"],
     }
     parents = arrays["kintree_table"][0].astype(np.int64)
-    parents[0] = -1  # the file has the largest number there is
+    parents[0] = -1  # the file has the largest integer
     tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
     return tensors, tuple(int(n) for n in parents), arrays["f"].astype(np.int64)
 
 
 def synthetic_body(num_betas: int = 10) -> tuple[dict[str, np.ndarray], tuple[int, ...], np.ndarray]:
-    """A made-up body: a ball around each of the 24 joints; the numbers of the shape make it taller, wider, ...
+    """A synthetic body: a ball around each of the 24 joints; the shape coefficients make it taller, wider, ...
 
     Returns:
-        As of :func:`read_body`.
+        As for :func:`read_body`.
     """
     joints = np.zeros((len(PARENTS), 3))
     for joint, place in REST.items():

@@ -1,1 +1,1 @@
-"""What surrounds the networks of faces: the cascade of MTCNN, alignment, poses and meshes."""
+"""Processing around the networks for faces: the cascade of MTCNN, alignment, poses and meshes."""

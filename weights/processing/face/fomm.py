@@ -1,4 +1,4 @@
-"""Around the networks of the First Order Motion Model: the movement of one picture, given to another.
+"""Around the networks of the First Order Motion Model: transferring the motion of one image to another.
 
 Numbers: AliaksandrSiarohin/first-order-model ``animate.py`` (MIT).
 """
@@ -14,7 +14,7 @@ Points = Mapping[str, np.ndarray]
 
 
 def area(points: np.ndarray) -> float:
-    """Of the smallest convex shape around points (K, 2); 0 if they are on a line."""
+    """Area of the convex hull of points (K, 2); 0 if they are on a line."""
     try:
         return float(ConvexHull(points).volume)
     except QhullError:
@@ -22,7 +22,7 @@ def area(points: np.ndarray) -> float:
 
 
 def movement_scale(source: Points, first: Points) -> float:
-    """How much larger the object in the source is than that in the first driving frame; 1 if that cannot be said.
+    """How much larger the object in the source is than that in the first driving frame; 1 if unknown.
 
     Args:
         source, first: ``"value"`` (1, K, 2).

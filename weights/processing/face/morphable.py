@@ -1,4 +1,4 @@
-"""A morphable face found from landmarks alone, and the triangles around its vertices.
+"""A morphable face fitted to landmarks alone, and the triangles around its vertices.
 
 Numbers: YadiraF/face3d ``morphable_model/fit.py`` (MIT).
 """
@@ -8,11 +8,11 @@ import numpy as np
 __all__ = ["affine_camera", "fit_landmarks", "scale_rotation_shift", "triangles_around"]
 
 ROUNDS = 4
-SHAPE, EXPRESSION = 40.0, 20.0  # how much unusual numbers cost
+SHAPE, EXPRESSION = 40.0, 20.0  # weight of the coefficients' prior
 
 
 def triangles_around(triangles: np.ndarray, num_vertices: int, most: int = 8) -> np.ndarray:
-    """The triangles of every vertex, (V, most) int64; F, one past the last, where there are no more.
+    """The triangles of every vertex, (V, most) int64; padded with F, one past the last index.
 
     Args:
         triangles: (F, 3) vertices.
@@ -31,7 +31,7 @@ def triangles_around(triangles: np.ndarray, num_vertices: int, most: int = 8) ->
 
 
 def affine_camera(points: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The affine camera (2, 4) that takes points (P, 3) nearest to pixels (P, 2): normalised least squares."""
+    """The affine camera (2, 4) that best maps points (P, 3) to pixels (P, 2): normalised least squares."""
     moves = []
     for x in (points, pixels):
         centre = x.mean(0)
@@ -53,7 +53,7 @@ def scale_rotation_shift(camera: np.ndarray) -> tuple[float, np.ndarray, np.ndar
 
 
 def ridge(rows: np.ndarray, wanted: np.ndarray, deviation: np.ndarray, cost: float) -> np.ndarray:
-    """Numbers (K,) for which rows @ numbers is near wanted (2 P,), unusual ones being dear."""
+    """Coefficients (K,) for which rows @ coefficients is close to wanted (2 P,), with a prior."""
     return np.linalg.solve(rows.T @ rows + cost * np.diag(1 / deviation**2), rows.T @ wanted)
 
 
@@ -65,7 +65,7 @@ def fit_landmarks(
     expression_base: np.ndarray,
     expression_deviation: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Pose, shape and expression by turns, each by least squares.
+    """Pose, shape and expression alternately, each by least squares.
 
     Args:
         pixels: (P, 2) landmarks, y upwards.

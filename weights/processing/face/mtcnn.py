@@ -23,7 +23,7 @@ __all__ = [
     "suppress",
 ]
 
-CELL, STRIDE = 12, 2  # of P-Net: pixels that a cell looks at, and pixels from cell to cell
+CELL, STRIDE = 12, 2  # of P-Net: receptive field and stride of a cell, pixels
 # eyes, nose, corners of the mouth in a crop of 112 x 112
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -63,7 +63,7 @@ def area_resize(total: np.ndarray, windows: np.ndarray, size: tuple[int, int]) -
 
 
 def pyramid(height: int, width: int, min_face_size: int = 20, factor: float = 0.709) -> list[float]:
-    """Scales at which the image is looked at, from the one that makes the smallest face as large as a cell."""
+    """Scales of the image pyramid, from the one that makes the smallest face as large as a cell's field."""
     scale, scales = CELL / min_face_size, []
     while min(height, width) * scale >= CELL:
         scales.append(scale)
@@ -72,12 +72,12 @@ def pyramid(height: int, width: int, min_face_size: int = 20, factor: float = 0.
 
 
 def normalised(images: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) in 0 to 255 -> (N, 3, H, W) as the networks want it."""
+    """(N, H, W, 3) in 0 to 255 -> (N, 3, H, W) as the networks expect it."""
     return np.ascontiguousarray(((images - 127.5) * 0.0078125).transpose(0, 3, 1, 2), np.float32)
 
 
 def overlaps(boxes: np.ndarray, extra: float = 0.0, mode: str = "union") -> np.ndarray:
-    """(B, B) share of what two boxes have in common, in their union or in the smaller one; ``extra`` pixels wider."""
+    """(B, B) overlap of two boxes, relative to their union or to the smaller one; ``extra`` pixels wider."""
     first, last = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
     shared = np.maximum(last - first + extra, 0).prod(2)
     area = (boxes[:, 2:] - boxes[:, :2] + extra).prod(1)
@@ -103,7 +103,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float, extra: flo
 
 
 def soft_suppress(boxes: np.ndarray, scores: np.ndarray, mode: str = "linear", threshold: float = 0.3) -> tuple:
-    """Lower the scores of boxes by how much better ones overlap them.
+    """Lower the scores of boxes by their overlap with better ones.
 
     Args:
         boxes, scores: as in :func:`suppress`.
@@ -111,10 +111,10 @@ def soft_suppress(boxes: np.ndarray, scores: np.ndarray, mode: str = "linear", t
         threshold: of the linear mode.
 
     Returns:
-        Indices of the boxes that are left with a score of 0.001 at least, in their new order, and their new scores.
+        Indices of the boxes whose score is still at least 0.001, in their new order, and their new scores.
 
     Raises:
-        ValueError: if there is no such mode.
+        ValueError: if ``mode`` is unknown.
     """
     if mode not in ("linear", "gaussian"):
         raise ValueError(f"mode={mode!r} must be 'linear' or 'gaussian'")
@@ -131,7 +131,7 @@ def soft_suppress(boxes: np.ndarray, scores: np.ndarray, mode: str = "linear", t
 
 
 def moved(boxes: np.ndarray, shifts: np.ndarray, extra: float) -> np.ndarray:
-    """Boxes (B, 4) whose corners are shifted (B, 4) by shares of their sides, which are ``extra`` pixels longer."""
+    """Boxes (B, 4) whose corners are shifted (B, 4) by shares of their sizes, which are ``extra`` pixels larger."""
     side = boxes[:, 2:4] - boxes[:, :2] + extra
     return boxes + shifts * np.tile(side, 2)
 
@@ -185,24 +185,24 @@ def detect_faces(
     max_faces: int = 64,
     stages: dict | None = None,
 ) -> dict[str, np.ndarray]:
-    """The faces of a picture.
+    """The faces in an image.
 
     Args:
         image: (H, W, 3) RGB, 0 to 255.
         pnet, rnet, onet: take (N, 3, h, w) float32 and return the networks' arrays by name.
-        min_face_size: side of the smallest face, pixels.
-        thresholds: least probability after each network.
-        factor: from scale to scale.
+        min_face_size: size of the smallest face, pixels.
+        thresholds: smallest probability after each network.
+        factor: ratio of successive scales.
         nms: "hard", or "soft_linear", "soft_gaussian" for the last suppression.
         max_faces: results F.
-        stages: is given what the stages found, by name.
+        stages: receives the results of the stages, by name.
 
     Returns:
         ``"boxes"`` (F, 4) xyxy in pixels, ``"scores"`` (F,) descending, ``"landmarks"`` (F, 5, 2) x and y of eyes, nose
         and corners of the mouth, ``"valid"`` (F,) bool; where False, the others are 0.
 
     Raises:
-        ValueError: if the picture has another shape, or there is no such suppression.
+        ValueError: if the image has another shape, or ``nms`` is unknown.
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image has shape {image.shape}; (H, W, 3) was expected")
@@ -255,15 +255,15 @@ def detect_faces(
 
 
 def select_face(found: Mapping[str, np.ndarray], image_size: tuple[int, int], by: str = "probability") -> int:
-    """The index of one of the faces of :func:`detect_faces`.
+    """Choose one of the faces of :func:`detect_faces`; its index.
 
     Args:
-        found: what that returned, one valid face at least.
-        image_size: height and width of the picture.
+        found: the result of that, with at least one valid face.
+        image_size: height and width of the image.
         by: "probability", "largest", or "center_weighted_size" (area minus twice the squared distance from the middle).
 
     Raises:
-        ValueError: without a face, or if there is no such rule.
+        ValueError: without a face, or if ``by`` is unknown.
     """
     if not found["valid"].any():
         raise ValueError("found holds no face; one was expected")
@@ -281,7 +281,7 @@ def select_face(found: Mapping[str, np.ndarray], image_size: tuple[int, int], by
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift that bring points nearest to others (Umeyama 1991, without a reflection).
+    """The similarity transform that best maps points to others (Umeyama 1991, without a reflection).
 
     Args:
         source, target: (P, 2).
@@ -299,20 +299,20 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_face(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """The face turned and scaled so that its five landmarks come nearest to where the recognisers expect them.
+    """The face rotated and scaled so that its five landmarks best match the recognisers' template.
 
     Args:
         image: (H, W, C), 0 to 255.
         landmarks: (5, 2), as :func:`detect_faces` finds them.
-        size: side of the result; the template is that of 112.
+        size: of the result; the template is for 112.
 
     Returns:
-        (size, size, C) float32, bilinear; 0 outside of the picture.
+        (size, size, C) float32, bilinear; 0 outside the image.
     """
     matrix = similarity_transform(np.asarray(landmarks, np.float64), TEMPLATE * (size / 112))
     back = np.linalg.inv(matrix[:, :2])
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
-    place = (np.stack([x, y], -1) - matrix[:, 2]) @ back.T  # (size, size, 2), x and y in the picture
+    place = (np.stack([x, y], -1) - matrix[:, 2]) @ back.T  # (size, size, 2), x and y in the image
     low = np.floor(place).astype(np.int64)
     part = place - low
     result = np.zeros((size, size, image.shape[2]))

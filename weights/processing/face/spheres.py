@@ -1,6 +1,6 @@
-"""Spheres of triangles, finer and finer, and the matrices of a network over their vertices.
+"""Spheres of triangles, increasingly fine, and the matrices of a network over their vertices.
 
-A closed mesh that anybody can build, in the place of those of faces, which cannot be passed on.
+A closed mesh that anybody can build, in place of face meshes, which cannot be redistributed.
 """
 
 import functools
@@ -23,14 +23,14 @@ class Mesh:
 
 
 def edges(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All edges once, (E, 2), lower vertex first; (F, 3) the number of the edge from each corner to the next one."""
+    """All edges once, (E, 2), lower vertex first; (F, 3) the index of the edge from each corner to the next."""
     ends = np.sort(np.stack([triangles, np.roll(triangles, -1, 1)], -1), -1).reshape(-1, 2)
     found, index = np.unique(ends, axis=0, return_inverse=True)
     return found, index.reshape(-1, 3)
 
 
 def refine(mesh: Mesh) -> Mesh:
-    """Every triangle in four, with new vertices in the middle of the edges, brought onto the unit sphere."""
+    """Split every triangle into four, with new vertices in the middle of the edges, projected onto the unit sphere."""
     ends, index = edges(mesh.triangles)
     count = len(mesh.vertices)
     matrix = np.zeros((count + len(ends), count))

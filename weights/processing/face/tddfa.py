@@ -1,4 +1,4 @@
-"""Around 3DDFA's network: which part of an image it looks at, and what its numbers mean.
+"""Around 3DDFA's network: which part of an image it sees, and what its outputs mean.
 
 Numbers: cleardusk/3DDFA ``utils/inference.py``, ``utils/ddfa.py``, ``utils/estimate_pose.py`` (MIT).
 """
@@ -23,20 +23,20 @@ __all__ = [
     "synthetic_face",
 ]
 
-SIZE = 120  # side of the network's input
-NUMBERS, POSE = 62, 12  # of a face, and of them those of the pose; the others are 40 of the shape, 10 of the expression
+SIZE = 120  # size of the network's input
+NUMBERS, POSE = 62, 12  # parameters of a face, and of its pose; the others are 40 of the shape, 10 of the expression
 
 
 class FaceError(ValueError):
-    """A file is not that of a face; one line says which and why."""
+    """A file is not a face model; one line says which and why."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """The face model whose numbers the network says.
+    """The face model whose parameters the network predicts.
 
-    ``mean`` (V, 3), ``bases`` (V, 3, 50), ``triangles`` (F, 3) int64; ``param_mean`` and ``param_std`` (62,), with
-    which the numbers are whitened.
+    ``mean`` (V, 3), ``bases`` (V, 3, 50), ``triangles`` (F, 3) int64; ``param_mean`` and ``param_std`` (62,), which
+    normalise the parameters.
     """
 
     mean: np.ndarray
@@ -52,7 +52,7 @@ def read_face(path: str | Path) -> Face:
     Args:
         path: a .npz file with ``u`` (3 V,) or (3 V, 1), the mean of shape and expression together, ``w_shp`` (3 V, 40),
             ``w_exp`` (3 V, 10), ``param_mean`` and ``param_std`` (62,), and ``triangles`` (F, 3), counted from 0; x, y
-            and z of a vertex lie beside each other. They are those of the reference's ``train.configs``.
+            and z of a vertex are adjacent. They come from the reference's ``train.configs``.
 
     Raises:
         FaceError: if the file is something else, or an array is missing or does not fit.
@@ -87,7 +87,7 @@ def read_face(path: str | Path) -> Face:
 
 
 def synthetic_face(side: int = 33) -> Face:
-    """A made-up face model: half an egg in the middle of the crop, with a nose, that swells in waves."""
+    """A synthetic face model: half an egg in the middle of the crop, with a nose, deformed by waves."""
     y, x = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
     mean = np.stack([36 * x, 46 * y, 30 * np.sqrt(np.maximum(1.05 - x**2 / 2 - y**2 / 2, 0)) - 20], -1)
     mean[..., 2] += 12 * np.exp(-((x / 0.15) ** 2) - (y / 0.3) ** 2)
@@ -104,7 +104,7 @@ def synthetic_face(side: int = 33) -> Face:
 
 
 def box_around(face: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """The square that the network looks at, from a detector's box; both xyxy in pixels."""
+    """The square that the network sees, from a detector's box; both xyxy in pixels."""
     left, top, right, bottom = face
     size = (right - left + bottom - top) / 2
     x, y = right - (right - left) / 2, bottom - (bottom - top) / 2 + 0.14 * size
@@ -151,7 +151,7 @@ def reconstruct(numbers: np.ndarray, mean: np.ndarray, bases: np.ndarray) -> np.
     """Vertices in the frame of the crop, y upwards.
 
     Args:
-        numbers: (62,) as they are, not whitened.
+        numbers: (62,), not normalised.
         mean: (V, 3).
         bases: (V, 3, 50) of shape and expression.
 
@@ -172,7 +172,7 @@ def in_image(vertices: np.ndarray, box: tuple[float, float, float, float], size:
 
 
 def parse_pose(matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale, rotation (3, 3) and shift (3,) of a pose (3, 4); its third row is made of the first two."""
+    """Scale, rotation (3, 3) and shift (3,) of a pose (3, 4); its third row follows from the first two."""
     first, second = matrix[0, :3], matrix[1, :3]
     lengths = np.linalg.norm(first), np.linalg.norm(second)
     first, second = first / lengths[0], second / lengths[1]
@@ -180,7 +180,7 @@ def parse_pose(matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
-    """The rotation of which :func:`angles` finds these three, radians."""
+    """The rotation with these angles, the inverse of :func:`angles`, radians."""
     (cp, cy, cr), (sp, sy, sr) = np.cos([pitch, yaw, roll]), np.sin([pitch, yaw, roll])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])

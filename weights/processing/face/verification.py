@@ -1,4 +1,4 @@
-"""Whether two faces are one person's: descriptions of a face and its mirror image, and the protocol of LFW.
+"""Face verification: descriptions of a face and its mirror image, and the protocol of LFW.
 
 "Labeled Faces in the Wild", 2008: a threshold is chosen on nine tenths of the pairs and judged on the last tenth.
 """
@@ -16,7 +16,7 @@ def both_sides(embeddings: np.ndarray, mirrored: np.ndarray, join: str = "sum") 
         join: "sum" (N, D), or "concat" (N, 2 D).
 
     Raises:
-        ValueError: if there is no such way to join.
+        ValueError: if ``join`` is unknown.
     """
     if join not in ("sum", "concat"):
         raise ValueError(f"join={join!r} must be 'sum' or 'concat'")
@@ -25,7 +25,7 @@ def both_sides(embeddings: np.ndarray, mirrored: np.ndarray, join: str = "sum") 
 
 
 def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines of faces side by side, both (N, D) of unit length -> (N,)."""
+    """Cosines of faces pair by pair, both (N, D) of unit length -> (N,)."""
     return (first * second).sum(1)
 
 

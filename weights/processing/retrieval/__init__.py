@@ -1,1 +1,1 @@
-"""What surrounds the descriptors of images: whitening, indexes, expansion, re-ranking and measures."""
+"""Processing around the descriptors of images: whitening, indexes, expansion, re-ranking and measures."""

@@ -48,7 +48,7 @@ def diffuse(
         database: (N, D) of unit length.
         count: neighbours in the graph S, see :func:`affinity`.
         query_count: how many neighbours of a query start the walk.
-        alpha: share that walks on.
+        alpha: share that continues to walk.
         gamma: see :func:`affinity`.
         iterations: steps of the solver.
 

@@ -1,4 +1,4 @@
-"""Query expansion: ask again with the mean of what was found first; the same for the database.
+"""Query expansion: query again with the mean of the first results; the same for the database.
 
 "Total Recall: Automatic Query Expansion with a Generative Feature Model for Object Retrieval", ICCV 2007 (mean);
 "Fine-tuning CNN Image Retrieval with No Human Annotation", 2017, arXiv:1711.02512 (weights sim ** alpha); database
@@ -23,7 +23,7 @@ def expand_queries(queries: np.ndarray, database: np.ndarray, count: int = 10, a
         queries: (Q, D) of unit length.
         database: (N, D) of unit length.
         count: how many rows are added.
-        alpha: 0 for the mean; rows that point away have the weight 0 otherwise.
+        alpha: 0 for the mean; otherwise rows with negative cosines have weight 0.
 
     Returns:
         (Q, D) of unit length.

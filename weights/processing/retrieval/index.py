@@ -40,7 +40,7 @@ def k_means(x: np.ndarray, count: int, seed: int = 0, iterations: int = 25) -> t
         iterations: at most.
 
     Returns:
-        centres: (count, D); one that loses all its rows stays where it is.
+        centres: (count, D); one without rows stays where it is.
         labels: (N,) int64.
 
     Raises:
@@ -74,7 +74,7 @@ class IVFPQ:
     Args:
         database: (N, D).
         lists: coarse clusters.
-        parts: of a residual, each with a code book of its own; divides D.
+        parts: of a residual, each with its own code book; divides D.
         codes: entries of a code book, at most 256 and N.
         seed: of the clusters.
     """
@@ -94,7 +94,7 @@ class IVFPQ:
         """The nearest rows by their codes, in the ``probes`` nearest lists.
 
         Returns:
-            distances: (Q, count), squared, ascending; infinite where the lists hold too few rows.
+            distances: (Q, count), squared, ascending; infinite where the lists have too few rows.
             rows: (Q, count) int64, -1 there.
         """
         coarse = _squared(queries, self.coarse)
@@ -121,7 +121,7 @@ def faiss_index(database: np.ndarray, kind: str = "flat", lists: int = 64, parts
         lists, parts, links: of inverted lists, of product quantisation, of the graph.
 
     Raises:
-        ValueError: if the kind is not known.
+        ValueError: if ``kind`` is unknown.
         ModuleNotFoundError: if faiss is not installed.
     """
     kinds = ("flat", "ivf", "pq", "ivfpq", "hnsw")

@@ -1,6 +1,6 @@
-"""How well a ranking is: average precision in two forms, cumulative matches, recall, precision, mutual information.
+"""Quality of rankings: average precision in two variants, cumulative matches, recall, precision, mutual information.
 
-The two forms differ: retrieval benchmarks add up trapezoids under the precision-recall curve (filipradenovic/
+The two variants differ: retrieval benchmarks add up trapezoids under the precision-recall curve (filipradenovic/
 cnnimageretrieval-pytorch ``evaluate.py``, MIT), re-identification averages the precision at the hits
 (JDAI-CV/fast-reid, Apache-2.0).
 """
@@ -56,7 +56,7 @@ def mean_average_precision(ranks: np.ndarray, truth, cuts=(1, 5, 10)) -> dict:
         ranks: (Q, N) int, rows of the database from the best on.
         truth: for each query a dict of ``"ok"`` and ``"junk"`` rows; junk is taken out of the ranking. A query without
             ``"ok"`` rows does not count.
-        cuts: for the precision among the first k, which counts up to the last hit at most.
+        cuts: for the precision among the first k, which never counts beyond the last hit.
 
     Returns:
         dict: ``"map"``; ``"aps"`` (Q,), NaN for queries that do not count; ``"precision"`` (len(cuts),).

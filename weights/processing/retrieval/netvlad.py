@@ -1,14 +1,14 @@
-"""First values of NetVLAD from cluster centres, so that the assignment is nearly hard.
+"""Initial values of NetVLAD from cluster centres, so that the assignment is nearly hard.
 
 "NetVLAD: CNN architecture for weakly supervised place recognition", 2015, arXiv:1511.07247, appendix A. Numbers:
-Nanne/pytorch-NetVlad, whose second form has the norm of a centre where the paper has its square.
+Nanne/pytorch-NetVlad, whose second variant uses the norm of a centre where the paper uses its square.
 """
 
 import numpy as np
 
 __all__ = ["netvlad_tensors"]
 
-SHARE = 0.01  # weight of the second nearest cluster beside that of the nearest
+SHARE = 0.01  # weight of the second nearest cluster relative to that of the nearest
 
 
 def netvlad_tensors(centroids: np.ndarray, descriptors: np.ndarray, bias: bool = False) -> dict[str, np.ndarray]:
@@ -17,7 +17,7 @@ def netvlad_tensors(centroids: np.ndarray, descriptors: np.ndarray, bias: bool =
     Args:
         centroids: (K, D).
         descriptors: (N, D), of unit length.
-        bias: the second form: the assignment has a bias.
+        bias: whether to use the second variant, where the assignment has a bias.
 
     Returns:
         dict: ``"centroids"`` (K, D), ``"conv.weight"`` (K, D, 1, 1) and, with ``bias``, ``"conv.bias"`` (K,).

@@ -13,7 +13,7 @@ STEPS = np.arange(2, 8)  # how many regions fit the longer side
 
 
 def _starts(size: int, side: int, count: int) -> list[int]:
-    """First places of ``count`` regions along a side."""
+    """Starts of ``count`` regions along an axis."""
     half = side // 2 - 1
     step = np.float32((size - side) / (count - 1) if count > 1 else 0)
     return [int(np.floor(half + np.float32(i) * step)) - half for i in range(count)]

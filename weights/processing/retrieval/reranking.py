@@ -44,7 +44,7 @@ def rerank(
     order = distances.argsort(1, kind="stable")
     mutual = reciprocal(order, k1 + 1)
     half = reciprocal(order, int(np.around(k1 / 2)) + 1)  # half to even, as in the reference
-    # a member brings its own, smaller set along if more than two thirds of that are in the set already
+    # a member adds its own, smaller set if more than two thirds of it are in the set already
     shared = mutual.astype(np.float32) @ half.T.astype(np.float32)
     brings = mutual & (shared > 2 / 3 * half.sum(1))
     members = mutual | (brings.astype(np.float32) @ half.astype(np.float32) > 0)

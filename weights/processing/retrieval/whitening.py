@@ -24,14 +24,14 @@ def learn_pca_whitening(descriptors: np.ndarray, shrink: float = 0.0) -> tuple[n
 
     Args:
         descriptors: (N, D), N at least D.
-        shrink: added to every eigenvalue, as a share of the largest; it tames directions of little variance.
+        shrink: added to every eigenvalue, as a share of the largest; it damps directions of little variance.
 
     Returns:
         mean: (D,).
         projection: (D, D), strongest direction first.
 
     Raises:
-        ValueError: if the descriptors do not fill D dimensions and nothing is added.
+        ValueError: if the descriptors do not span D dimensions and ``shrink`` is 0.
     """
     mean = descriptors.mean(0)
     centred = descriptors - mean
@@ -54,7 +54,7 @@ def learn_whitening(descriptors: np.ndarray, queries, positives) -> tuple[np.nda
         projection: (D, D).
 
     Raises:
-        ValueError: if the differences of the pairs do not fill D dimensions.
+        ValueError: if the differences of the pairs do not span D dimensions.
     """
     mean = descriptors[queries].mean(0)
     difference = descriptors[queries] - descriptors[positives]

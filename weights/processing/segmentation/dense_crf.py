@@ -1,4 +1,4 @@
-"""A fully connected conditional random field that moves the borders of a segmentation to those of the image.
+"""A fully connected conditional random field that aligns the borders of a segmentation with the image's.
 
 "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", 2011, arXiv:1210.5644; its messages are
 high-dimensional Gaussian filters on a permutohedral lattice ("Fast High-Dimensional Filtering Using the Permutohedral
@@ -21,7 +21,7 @@ class PermutohedralLattice:
     and the point gathers from the same corners. This is an approximation, whose work grows with the number of points.
 
     Args:
-        features: (P, D) places of the points.
+        features: (P, D) positions of the points.
     """
 
     def __init__(self, features: np.ndarray):
@@ -79,7 +79,7 @@ class PermutohedralLattice:
 
 
 def _found(codes, wanted):
-    """Index of each wanted code, the number of codes where it is not there."""
+    """Index of each wanted code, the number of codes if it is missing."""
     index = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
     return np.where(codes[index] == wanted, index, len(codes))
 

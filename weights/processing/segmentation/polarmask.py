@@ -1,4 +1,4 @@
-"""Targets of PolarMask: which points of the pyramid see which object, and how far its outline is along 36 rays.
+"""Targets of PolarMask: which points of the pyramid see which object, and its outline's distance along 36 rays.
 
 "PolarMask: Single Shot Instance Segmentation with Polar Representation", 2019, arXiv:1909.13226. Source:
 xieenze/PolarMask ``mmdet/datasets/coco_seg.py`` (Apache-2.0), whose contours are those of OpenCV.
@@ -13,7 +13,7 @@ RAYS = 36
 STRIDES = (8, 16, 32, 64, 128)
 RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))  # of the largest distance to a side, in pixels
 NOWHERE = 1e8  # area of an object that a point does not see
-NEARBY = (0, 1, -1, 2, -2, 3, -3)  # degrees beside a ray where the outline is looked for, in this order
+NEARBY = (0, 1, -1, 2, -2, 3, -3)  # degrees next to a ray where the outline is searched, in this order
 MISSED = 1e-6  # length of a ray that finds no outline
 
 
@@ -64,10 +64,10 @@ def _rays(points: np.ndarray, contour: np.ndarray) -> np.ndarray:
 
 
 def polar_targets(boxes, labels, masks, sizes, strides=STRIDES, ranges=RANGES, radius: float = 1.5) -> dict:
-    """What every point of the pyramid should say about one image.
+    """The targets of every point of the pyramid for one image.
 
-    A point sees the smallest object in whose box it lies, within ``radius`` strides of the middle of its mask, and
-    whose furthest side is in the range of the level.
+    A point sees the smallest object whose box contains it, within ``radius`` strides of its mask's centre, and whose
+    farthest side is in the level's range.
 
     Args:
         boxes: (M, 4) xyxy in pixels.

@@ -1,1 +1,1 @@
-"""What surrounds the networks of trackers: crops, anchors, targets, and the loops over frames."""
+"""Processing around the networks of trackers: crops, anchors, targets, and the loops over frames."""

@@ -9,8 +9,8 @@ __all__ = ["anchor_sizes", "anchor_targets", "overlaps", "tracking_anchors", "tr
 
 STRIDE, SCALE = 8, 8
 RATIOS = (0.33, 0.5, 1.0, 2.0, 3.0)
-POSITIVE, NEGATIVE = 0.6, 0.3  # least overlap of the object, most of what is not
-SHARE, ALL = 16, 64  # anchors with the object, and all that count
+POSITIVE, NEGATIVE = 0.6, 0.3  # lower bound of overlaps with the object, upper bound of those without
+SHARE, ALL = 16, 64  # numbers of positive anchors, and of all that count
 
 
 def anchor_sizes() -> np.ndarray:
@@ -48,7 +48,7 @@ def overlaps(anchors: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _chosen(mask: np.ndarray, priorities: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the cells of a mask, those with the highest priorities."""
+    """At most this many of the cells of a mask, those with the highest priorities."""
     rank = np.where(mask, priorities, -1.0).ravel()
     kept = np.zeros(mask.size, bool)
     kept[np.argsort(-rank, kind="stable")[: min(most, int(mask.sum()))]] = True
@@ -63,11 +63,11 @@ def anchor_targets(
     Args:
         box: (4,) centre and size of the object, pixels of the crop.
         size: of the score map.
-        priorities: (5, size, size) random numbers in [0, 1): which of the anchors that could count do.
-        negative_pair: the object is not that of the template: anchors near it do not have it, others do not count.
+        priorities: (5, size, size) random numbers in [0, 1): which of the eligible anchors count.
+        negative_pair: the object is not the template's: anchors near it are negative, others are ignored.
 
     Returns:
-        ``"label_cls"`` (5, size, size) int64, 1 object, 0 none, -1 does not count; ``"label_loc"`` (4, 5, size, size);
+        ``"label_cls"`` (5, size, size) int64, 1 object, 0 background, -1 ignored; ``"label_loc"`` (4, 5, size, size);
         ``"label_loc_weight"`` (5, size, size).
     """
     anchors = np.moveaxis(training_anchors(size), 1, -1)  # (5, size, size, 4)

@@ -1,4 +1,4 @@
-"""Who is who in CenterTrack: a detection goes back by its movement and takes the nearest object of the frame before.
+"""Identities in CenterTrack: a detection moved back by its offset takes the nearest object of the previous frame.
 
 Numbers: xingyizhou/CenterTrack ``utils/tracker.py``, ``detector.py`` (MIT).
 """
@@ -12,7 +12,7 @@ from weights.processing.tracking.heatmaps import draw_hill, hill_radius
 
 __all__ = ["SETTINGS", "CenterTracker", "fitted"]
 
-FAR = 1e18  # squared distance of pairs that cannot be one object
+FAR = 1e18  # squared distance of pairs that cannot match
 MEAN, STD = (0.408, 0.447, 0.470), (0.289, 0.274, 0.278)  # of pixels in [0, 1], blue first
 # arguments of the tracker, by the model's name
 SETTINGS = {
@@ -22,16 +22,16 @@ SETTINGS = {
 
 
 def fitted(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
-    """A frame as the network's input, its proportions kept, in the middle of black.
+    """A frame as the network's input, with its proportions, centred on black.
 
-    The reference cuts frames that are higher than its input; here they are all seen.
+    The reference crops frames that are higher than its input; here they are seen completely.
 
     Args:
         frame: (h, w, 3) uint8 RGB.
         size: height and width of the input, pixels.
 
     Returns:
-        (1, 3, height, width) float32 BGR, normalised; pixels of the input for one of the frame; (2,) x and y of the
+        (1, 3, height, width) float32 BGR, normalised; pixels of the input per pixel of the frame; (2,) x and y of the
         frame's corner in the input.
     """
     scale = min(n / length for n, length in zip(size, frame.shape))
@@ -47,9 +47,9 @@ class CenterTracker:
     """Gives detections identities, frame by frame.
 
     Args:
-        new_threshold: score from which a detection without a track starts one.
-        seen_threshold: score from which a track is drawn for the next frame.
-        max_age: frames that a track outlives without a detection; -1 for none.
+        new_threshold: score from which on a detection without a track starts one.
+        seen_threshold: score from which on a track is drawn for the next frame.
+        max_age: frames that a track survives without a detection; -1 for none.
     """
 
     def __init__(self, new_threshold: float = 0.3, seen_threshold: float = 0.3, max_age: int = -1):
@@ -58,7 +58,7 @@ class CenterTracker:
         self.count = 0
 
     def step(self, found: Mapping[str, np.ndarray]) -> list[dict]:
-        """A frame's detections.
+        """Update the tracks by a frame's detections.
 
         Args:
             found: of one frame: ``"boxes"`` (D, 4) xyxy, ``"centres"`` and ``"moves"`` (D, 2), ``"scores"`` (D,)
@@ -117,7 +117,7 @@ class CenterTracker:
         return matches
 
     def heat(self, height: int, width: int) -> np.ndarray:
-        """The tracks as hills on a map of the network's input, (1, 1, height, width) float32."""
+        """The tracks as Gaussians on a map of the network's input, (1, 1, height, width) float32."""
         heat = np.zeros((height, width))
         for track in self.tracks:
             if track["score"] < self.seen_threshold or not track["active"]:

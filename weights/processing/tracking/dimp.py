@@ -1,8 +1,8 @@
-"""The loop over frames of DiMP: a memory of samples, a filter that goes on learning, a box that climbs to more overlap.
+"""The loop over frames of DiMP: a memory of samples, a filter that keeps learning, a box refined for more overlap.
 
 "Learning Discriminative Model Prediction for Tracking", 2019, arXiv:1904.07220. Numbers: visionml/pytracking
-``pytracking/tracker/dimp/dimp.py``, ``parameter/dimp/dimp18.py``, ``features/augmentation.py`` (GPL-3.0, from which
-nothing but names and formulas is taken). Places and sizes are (y, x) as there; boxes are x, y, width, height.
+``pytracking/tracker/dimp/dimp.py``, ``parameter/dimp/dimp18.py``, ``features/augmentation.py`` (GPL-3.0, only names and
+formulas are taken). Positions and sizes are (y, x) as there; boxes are x, y, width, height.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,23 +13,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 __all__ = ["DiMPTracker", "FilterOptimizer", "Memory", "first_samples", "localise", "sample_patch"]
 
 SIDE, STRIDE, FILTER = 288, 16, 4  # pixels of a sample and of a cell, cells of the filter
-AREA = 5.0  # side of a sample, of the object's
+AREA = 5.0  # size of a sample, relative to the object's
 SHIFT = 0.6  # of the object in the shifted first samples, of half a sample
 SIGMAS = ((3, 1), (1, 3), (2, 2))  # of the blurred ones, (y, x) pixels
-ANGLES = (10, -10, 45, -45)  # of the turned ones, degrees
+ANGLES = (10, -10, 45, -45)  # of the rotated ones, degrees
 EXPANSION = 2  # side of the crop that the first samples are cut from, of theirs
 RANDOM = 1 / 3  # of a sample, that the object moves at random in the first samples
 COPIES, DROPOUT = 2, 0.2  # of the first sample, and the rate of channels that they lack
 SLOTS, RATE, HARD_RATE, SHARE = 50, 0.01, 0.02, 0.25  # of the memory; SHARE: least of the first samples
-NOT_FOUND, DISTRACTOR, HARD = 0.25, 0.8, 0.5  # scores: least of the object; beside the best one those of another thing
+NOT_FOUND, DISTRACTOR, HARD = 0.25, 0.8, 0.5  # scores: of the object; of distractors, relative to the best
 NEIGHBOURHOOD, DISPLACEMENT = 2.2, 0.8  # of the object's size; of half the map
 FIRST_STEPS, STEPS, HARD_STEPS, EVERY = 10, 2, 1, 20  # steps of descent, and frames between those without a reason
-BOXES, JITTER, CLIMBS, BEST = 9, (0.1, 0.5), 5, 3  # random boxes beside the own one, spread of places and sizes
-INSIDE = 0.2  # part of the object that stays in the frame
+BOXES, JITTER, CLIMBS, BEST = 9, (0.1, 0.5), 5, 3  # random boxes besides the current one, spread of positions and sizes
+INSIDE = 0.2  # share of the object that stays in the frame
 
 
 def bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Values of an image (H, W, C) at places, borders repeated.  y, x: (h, w) -> (h, w, C)."""
+    """Values of an image (H, W, C) at positions, borders repeated.  y, x: (h, w) -> (h, w, C)."""
     height, width = image.shape[:2]
     y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
     top, left = np.floor(y).astype(int), np.floor(x).astype(int)
@@ -40,7 +40,7 @@ def bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def sample_patch(image: np.ndarray, place: np.ndarray, size: float, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A square of a frame, first thinned out, then brought to a size.
+    """A square of a frame, first subsampled, then resized.
 
     Args:
         image: (H, W, 3).
@@ -49,8 +49,8 @@ def sample_patch(image: np.ndarray, place: np.ndarray, size: float, side: int) -
         side: of the result.
 
     Returns:
-        (side, side, 3), borders repeated; (4,) the rows and columns that it shows: first y, x, exclusive last y, x; of
-        a thinned-out frame as if its first pixel had been kept, as in the reference.
+        (side, side, 3), borders repeated; (4,) the rows and columns that it shows: first y, x, exclusive last y, x; for
+        a subsampled frame as if its first pixel had been kept, as in the reference.
     """
     thinned = max(int(size / side - 0.1), 1)
     centre, start = place.astype(int), np.zeros(2, int)
@@ -69,7 +69,7 @@ def sample_patch(image: np.ndarray, place: np.ndarray, size: float, side: int) -
 
 
 def blur(image: np.ndarray, sigma: tuple[float, float]) -> np.ndarray:
-    """An image (H, W, C), blurred along both axes; what lies outside is 0."""
+    """An image (H, W, C), blurred along both axes, 0 outside."""
     for axis, deviation in enumerate(sigma):
         reach = int(np.ceil(2 * deviation))
         kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * deviation**2))
@@ -79,7 +79,7 @@ def blur(image: np.ndarray, sigma: tuple[float, float]) -> np.ndarray:
 
 
 def turn(image: np.ndarray, degrees: float) -> np.ndarray:
-    """A square image (S, S, C), turned about its middle, borders repeated; clockwise for positive angles."""
+    """A square image (S, S, C), rotated about its middle, borders repeated; clockwise for positive angles."""
     middle, angle = (len(image) - 1) / 2, np.deg2rad(degrees)
     y, x = np.mgrid[: len(image), : len(image)] - middle
     return bilinear(
@@ -95,11 +95,11 @@ def cut_middle(image: np.ndarray, side: int, shift) -> np.ndarray:
 
 
 def first_samples(crop: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the filter is first learnt from: the sample, shifted, mirrored, blurred and turned.
+    """The first training samples of the filter: shifted, mirrored, blurred and rotated.
 
     Args:
         crop: (2 S, 2 S, 3) around the object.
-        shifts: (8, 2) in [-0.5, 0.5), random, of the mirrored, the blurred and the turned samples.
+        shifts: (8, 2) in [-0.5, 0.5), random, of the mirrored, the blurred and the rotated samples.
 
     Returns:
         (13, S, S, 3) the samples, the plain one first; (13, 2) how far the object moved in each, x and y in pixels.
@@ -191,7 +191,7 @@ class Memory:
         self.weights[: self.first] = 1 / self.first
 
     def add(self, features: np.ndarray, box: np.ndarray, rate: float = RATE) -> None:
-        """Keep a sample (C, H, W) in a free place, or in that of the later sample that weighs least."""
+        """Store a sample (C, H, W) in a free slot, or in that of the later sample with the least weight."""
         if self.count < len(self.weights):
             place = self.count
             self.count += 1
@@ -203,7 +203,7 @@ class Memory:
         else:
             self.weights[place] = self.weights[self.last] / (1 - rate)
         self.weights /= self.weights.sum()
-        if self.weights[: self.first].sum() < SHARE:  # then all have a little more than 1, as in the reference
+        if self.weights[: self.first].sum() < SHARE:  # then their sum slightly exceeds 1, as in the reference
             self.weights /= SHARE + self.weights[self.first :].sum()
             self.weights[: self.first] = SHARE / self.first
         self.features[place], self.boxes[place], self.last = features, box, place
@@ -220,7 +220,7 @@ def peak(scores: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def localise(scores: np.ndarray, size: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, str, float]:
-    """Where the object is, and how sure that is.
+    """Locate the object and its certainty.
 
     Args:
         scores: (h, w).
@@ -228,7 +228,7 @@ def localise(scores: np.ndarray, size: np.ndarray, previous: np.ndarray) -> tupl
         previous: (2,) its last place, cells from the middle.
 
     Returns:
-        (2,) cells from the middle; "normal", "hard_negative" (there is something like it), "uncertain" or "not_found";
+        (2,) cells from the middle; "normal", "hard_negative" (there is a distractor), "uncertain" or "not_found";
         the largest score.
     """
     middle = (np.array(scores.shape) - 1) / 2
@@ -260,11 +260,11 @@ class DiMPTracker:
 
     Args:
         extract: takes samples (T, 3, 288, 288) in 0 to 255, returns ``"classification"`` (T, C, 18, 18) and whatever
-            else ``modulate`` and ``overlaps`` want.
+            else ``modulate`` and ``overlaps`` need.
         initial_filter: takes features (T, C, 18, 18) and boxes (T, 4), returns the first filter (C, 4, 4).
         optimizer: improves it.
         modulate: takes what ``extract`` returned of the plain first sample and the box (4,), returns what ``overlaps``
-            wants.
+            needs.
         overlaps: takes that, what ``extract`` returned of one sample, and boxes (P, 4); returns overlaps (P,) and the
             gradient (P, 4) of each for its box.
         rng: of the random shifts, the channels that are dropped and the boxes from which the climb starts.
@@ -309,12 +309,12 @@ class DiMPTracker:
         return np.concatenate([(centre - (size - 1) / 2)[::-1], size[::-1]])
 
     def move(self, place: np.ndarray, image: np.ndarray) -> None:
-        """Set the place, so that a part of the object stays in the frame."""
+        """Set the place, so that part of the object stays in the frame."""
         offset = (INSIDE - 0.5) * self.size
         self.place = np.maximum(np.minimum(place, image.shape[:2] - offset), offset)
 
     def refine(self, found: Mapping, place: np.ndarray, scale: float) -> None:
-        """Climb from several boxes to more overlap, and take the mean of the best ones."""
+        """Refine several boxes for more overlap, and take the mean of the best."""
         box = self.box_in_sample(place, scale)
         side, least = np.sqrt(box[2:].prod()), box[2:].min() / 3
         random = (self.rng.uniform(size=(BOXES, 4)) - 0.5) * side * np.repeat(JITTER, 2)
@@ -337,7 +337,7 @@ class DiMPTracker:
         self.scale = self.first * float(np.sqrt(self.size.prod() / self.base.prod()))
 
     def track(self, image: np.ndarray) -> dict:
-        """A later frame: ``"box"`` (4,) in pixels, ``"score"``, and ``"state"`` as of :func:`localise`."""
+        """A later frame: ``"box"`` (4,) in pixels, ``"score"``, and ``"state"`` as for :func:`localise`."""
         self.frame += 1
         sample, shown = sample_patch(image, self.place, self.scale * SIDE, SIDE)
         found = self.extract(sample.transpose(2, 0, 1)[None].astype(np.float32))

@@ -1,4 +1,4 @@
-"""Who is who in FairMOT: what people look like and how they move, then where they are.
+"""Identities in FairMOT: by appearance and motion first, then by position.
 
 Numbers: ifzhang/FairMOT ``tracker/multitracker.py``, ``tracker/matching.py``, ``tracking_utils/kalman_filter.py``
 (MIT).
@@ -14,22 +14,22 @@ __all__ = ["FairMOTTracker", "Kalman", "Track", "assign", "letterbox"]
 
 POSITION, VELOCITY = 1 / 20, 1 / 160  # deviations by the height of a person
 GATE = 9.4877  # of the squared Mahalanobis distance, 95 % with four degrees of freedom
-LOOKS, OVERLAP, NEW_OVERLAP, SAME = 0.4, 0.5, 0.7, 0.15  # most costs of the three rounds; least of two people
+LOOKS, OVERLAP, NEW_OVERLAP, SAME = 0.4, 0.5, 0.7, 0.15  # bounds of costs in the three rounds, and for two people
 MOTION = 0.02  # share of the motion in the first round's cost
 SMOOTH = 0.9  # share of the old description
 FAR = 1e5
-GREY = 127.5  # of what is beside a frame
+GREY = 127.5  # of the border around a frame
 
 
 def letterbox(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
-    """A frame as the network's input, its proportions kept, in the middle of grey.
+    """A frame as the network's input, with its proportions, centred on grey.
 
     Args:
         frame: (h, w, 3) uint8 RGB.
         size: height and width of the input, pixels.
 
     Returns:
-        (1, 3, height, width) float32 in [0, 1]; pixels of the input for one of the frame; (2,) x and y of the frame's
+        (1, 3, height, width) float32 in [0, 1]; pixels of the input per pixel of the frame; (2,) x and y of the frame's
         corner in the input.
     """
     scale = min(n / length for n, length in zip(size, frame.shape))
@@ -56,20 +56,20 @@ class Kalman:
 
     @classmethod
     def predict(cls, mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A frame later."""
+        """Predict the state one frame later."""
         h = mean[3]
         std = [POSITION * h, POSITION * h, 1e-2, POSITION * h, VELOCITY * h, VELOCITY * h, 1e-5, VELOCITY * h]
         return cls.motion @ mean, cls.motion @ covariance @ cls.motion.T + np.diag(np.square(std))
 
     @staticmethod
     def project(mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What would be measured."""
+        """Project the state to a measurement."""
         std = [POSITION * mean[3], POSITION * mean[3], 1e-1, POSITION * mean[3]]
         return mean[:4], covariance[:4, :4] + np.diag(np.square(std))
 
     @classmethod
     def update(cls, mean, covariance, measured) -> tuple[np.ndarray, np.ndarray]:
-        """After a measurement."""
+        """Correct the state by a measurement."""
         expected, spread = cls.project(mean, covariance)
         gain = np.linalg.solve(spread, covariance[:4]).T
         return mean + gain @ (measured - expected), covariance - gain @ spread @ gain.T
@@ -84,7 +84,7 @@ class Kalman:
 
 @dataclass
 class Track:
-    """A person."""
+    """The track of one person."""
 
     identity: int
     mean: np.ndarray
@@ -145,7 +145,7 @@ class FairMOTTracker:
         self.frame = self.count = 0
 
     def step(self, boxes: np.ndarray, scores: np.ndarray, embeddings: np.ndarray) -> list[Track]:
-        """A frame's detections; the confirmed tracks that are seen in it.
+        """Update the tracks by a frame's detections; returns the confirmed tracks seen in it.
 
         Args:
             boxes: (D, 4) xyxy, pixels.
@@ -209,7 +209,7 @@ class FairMOTTracker:
         return [(i, free[j]) for i, j in assign(cost, limit)]
 
     def _see(self, track: Track, measured, box, score, embedding) -> None:
-        """A detection of a track."""
+        """Add a detection to a track."""
         track.mean, track.covariance = Kalman.update(track.mean, track.covariance, measured)
         looks = SMOOTH * track.looks + (1 - SMOOTH) * embedding
         track.looks = looks / np.linalg.norm(looks)
@@ -217,7 +217,7 @@ class FairMOTTracker:
         track.state, track.confirmed = "tracked", True
 
     def _drop_twins(self) -> None:
-        """Of a tracked and a lost person in one place, forget the one who is there for less time."""
+        """Of a tracked and a lost person at one place, forget the one with the shorter track."""
         seen = [t for t in self.tracks if t.state == "tracked"]
         lost = [t for t in self.tracks if t.state == "lost"]
         if not seen or not lost:

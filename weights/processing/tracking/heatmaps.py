@@ -1,4 +1,4 @@
-"""Objects as hills on a map, as the trackers with centres draw them.
+"""Objects as Gaussians on a map, as in the centre-based trackers.
 
 Numbers: xingyizhou/CenterTrack ``utils/image.py`` (MIT).
 """
@@ -26,7 +26,7 @@ def hill_radius(height: float, width: float, overlap: float = 0.7) -> int:
 
 
 def draw_hill(heat: np.ndarray, centre: tuple[int, int], radius: int, height: float = 1.0) -> None:
-    """Put a hill on a map (H, W), where it is higher than what is there; nothing is drawn outside.
+    """Draw a Gaussian on a map (H, W) by the maximum; nothing is drawn outside.
 
     Args:
         heat: is changed.

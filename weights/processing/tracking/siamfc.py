@@ -13,7 +13,7 @@ __all__ = ["SiamFCTracker", "cubic_resize", "cut"]
 
 EXEMPLAR, SEARCH = 127, 255
 CONTEXT, SCALES, STEP, RATE, PENALTY, WINDOW = 0.5, 3, 1.0375, 0.59, 0.9745, 0.176
-UP, STRIDE = 16, 8  # how much finer the response is made, pixels of a cell
+UP, STRIDE = 16, 8  # upsampling factor of the response, pixels per cell
 
 
 def cubic_resize(maps: np.ndarray, size: int) -> np.ndarray:
@@ -46,7 +46,7 @@ class SiamFCTracker:
     """Follows one object.
 
     Args:
-        template: takes a crop (1, 3, 127, 127), returns what ``track`` wants.
+        template: takes a crop (1, 3, 127, 127), returns what ``track`` needs.
         track: takes that and crops (3, 3, 255, 255), returns responses (3, 1, K, K).
         cells: K.
         stride: pixels of a cell.

@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["SiamFCPPTracker", "crop"]
 
-TEMPLATE, SEARCH = 127, 303  # sides of the crops, pixels
+TEMPLATE, SEARCH = 127, 303  # sizes of the crops, pixels
 CONTEXT, LEAST_SIDE = 0.5, 10
 PENALTY, WINDOW, RATE = 0.04, 0.21, 0.52
 
@@ -55,7 +55,7 @@ class SiamFCPPTracker:
     """Follows one object.
 
     Args:
-        template: takes a crop (1, 3, 127, 127), returns what ``track`` wants.
+        template: takes a crop (1, 3, 127, 127), returns what ``track`` needs.
         track: takes that and a crop (1, 3, 303, 303), returns ``"cls_pred"``, ``"ctr_pred"`` (1, P, 1) logits and
             ``"box_pred"`` (1, P, 4) xyxy in pixels of the crop.
     """

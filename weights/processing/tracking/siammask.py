@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 def paste(mask: np.ndarray, corner, side: float, size: tuple[int, int]) -> np.ndarray:
-    """A square of a frame as the whole frame, bilinear.
+    """Paste a square into a whole frame, bilinear.
 
     Args:
         mask: (S, S).

@@ -1,4 +1,4 @@
-"""The loop over frames of Siam R-CNN: what looks like the object anywhere, and tracklets that say which of it is it.
+"""The loop over frames of Siam R-CNN: everything that looks like the object, and tracklets that decide which one it is.
 
 Numbers: VisualComputingInstitute/SiamR-CNN ``config.py``, ``tracking/three_stage_tracker.py`` (MIT).
 """
@@ -11,19 +11,19 @@ from weights.processing.tracking.tracklets import Tracklets
 
 __all__ = ["SiamRCNNTracker", "fitted"]
 
-SHORT, LONG, MULTIPLE = 800, 1333, 32  # sides of the network's input, pixels
+SHORT, LONG, MULTIPLE = 800, 1333, 32  # sizes of the network's input, pixels
 MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # of blue, green and red
 
 
 def fitted(image: np.ndarray, short: int = SHORT, long: int = LONG) -> tuple[np.ndarray, float]:
-    """A frame as the network's input: resized bilinearly, normalised, padded on the right and below.
+    """A frame as the network's input: resized bilinearly, normalised, padded on the right and at the bottom.
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        short, long: the shorter side becomes ``short`` pixels, or less, so that the longer one has ``long`` at most.
+        short, long: the shorter side becomes ``short`` pixels, or less, so that the longer one has at most ``long``.
 
     Returns:
-        (1, 3, h, w) float32, multiples of 32; pixels of it for one of the frame.
+        (1, 3, h, w) float32, multiples of 32; its pixels per pixel of the frame.
     """
     scale = min(short / min(image.shape[:2]), long / max(image.shape[:2]))
     values = image.astype(np.float64)
@@ -45,11 +45,11 @@ class SiamRCNNTracker:
 
     Args:
         template: takes a frame (1, 3, h, w) and a box (1, 4) xyxy in it, returns its features (1, C, 7, 7).
-        track: takes these, a later frame and boxes (1, T, 4) of the frame before, rows of 0 for none; returns
+        track: takes these, a later frame and boxes (1, T, 4) of the previous frame, rows of 0 for none; returns
             ``"boxes"`` (1, D, 4), ``"scores"`` (1, D), ``"valid"`` (1, D), ``"features"`` (1, D, C, 7, 7).
         similarity: takes features (R, C, 7, 7) and (D, C, 7, 7), their boxes and the frame's height and width (2,);
             returns (R, D), 0 for boxes far apart.
-        active: T, boxes of the frame before that are looked at again at most.
+        active: T, largest number of the previous frame's boxes that are used again.
         short, long: see :func:`fitted`.
     """
 

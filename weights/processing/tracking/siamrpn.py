@@ -1,4 +1,4 @@
-"""The loop over frames of SiamRPN and its relatives: cut around the last place, ask the network, move a little.
+"""The loop over frames of SiamRPN and its relatives: crop around the last position, run the network, move a little.
 
 Numbers: STVIR/pysot ``tracker/base_tracker.py``, ``tracker/siamrpn_tracker.py``, ``tracker/siamrpnlt_tracker.py``
 (Apache-2.0).
@@ -12,10 +12,10 @@ from weights.processing.tracking.anchors import tracking_anchors
 
 __all__ = ["SETTINGS", "SiamRPNTracker", "crop", "resize"]
 
-CONTEXT = 0.5  # of the object's size that is looked at around it
-TEMPLATE = 127  # side of the template, pixels
+CONTEXT = 0.5  # context around the object, relative to its size
+TEMPLATE = 127  # size of the template, pixels
 LEAST_SIDE = 10
-LOST, FOUND = 0.8, 0.998  # scores of the long-term tracker: below the first it widens its look, above the second not
+LOST, FOUND = 0.8, 0.998  # scores of the long-term tracker: below the first it widens its search, above the second not
 # of the published experiments, by the model's name; arguments of the tracker
 ALEX = {"penalty": 0.16, "window": 0.4, "rate": 0.3, "instance": 287, "base": 0}
 SETTINGS = {
@@ -66,13 +66,13 @@ class SiamRPNTracker:
     """Follows one object.
 
     Args:
-        template: takes a crop (1, 3, 127, 127), returns what ``track`` wants.
+        template: takes a crop (1, 3, 127, 127), returns what ``track`` needs.
         track: takes that and a crop (1, 3, S, S), returns ``"cls"`` (1, 10, K, K) and ``"loc"`` (1, 20, K, K).
-        penalty, window, rate: of another size and form, of other places, of the new size beside the old one; those of
-            ``siamrpn_r50_l234_dwxcorr``.
-        instance: side of the crop, pixels.
+        penalty, window, rate: of changes in size and shape, of distant positions, of the new size relative to the old
+            one; those of ``siamrpn_r50_l234_dwxcorr``.
+        instance: size of the crop, pixels.
         base: cells of the score map beyond (instance - 127) / 8 + 1.
-        wide: side of the crop when the object is lost; None for a tracker that never is.
+        wide: size of the crop when the object is lost; None for a tracker without this state.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class SiamRPNTracker:
             self.size = self.size * (1 - rate) + sizes[best] / scale * rate
         limit = np.array(image.shape[1::-1], float)
         centre, size = np.clip(self.centre, 0, limit), np.clip(self.size, LEAST_SIDE, limit)
-        if self.wide:  # the long-term tracker keeps what it found outside of the frame
+        if self.wide:  # the long-term tracker keeps what it found outside the frame
             self.lost = bool(score[best] < LOST or (lost and score[best] <= FOUND))
         else:
             self.centre, self.size = centre, size

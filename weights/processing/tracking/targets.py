@@ -1,4 +1,4 @@
-"""What the networks of trackers are asked for in training."""
+"""Training targets of the trackers' networks."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ def response_labels(height: int, width: int, r_pos: float = 2.0, r_neg: float = 
     Args:
         height, width: of the response.
         r_pos: cells within this distance, |dx| + |dy|, are the object.
-        r_neg: cells beyond it and within this one do not count.
+        r_neg: cells beyond it and within this one are ignored.
 
     Returns:
-        (height, width): 1 the object, 0.5 does not count, 0 not.
+        (height, width): 1 the object, 0.5 ignored, 0 background.
 
     Source: huanglianghua/siamfc-pytorch ``siamfc/siamfc.py`` (MIT).
     """

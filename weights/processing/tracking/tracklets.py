@@ -13,7 +13,7 @@ __all__ = ["Tracklet", "Tracklets"]
 ALIKE = 0.3  # least similarity of a tracklet and a detection, and by how much it must beat all others
 SHARES = (0.1, 0.9)  # of the scores against the first frame and against the first tracklet's newest features
 DISTANCE = 7.0  # cost of a jump by the whole image from the end of a tracklet to the beginning of the next
-MEMORY = 1500  # frames after which a tracklet that has ended is no beginning any more
+MEMORY = 1500  # frames after which an ended tracklet can no longer be continued
 NONE = -1e20  # score of a tracklet that no chain leads to
 
 
@@ -22,7 +22,7 @@ class Tracklet:
     """Detections of frames without a gap.
 
     Args:
-        start, end: first frame, and the one after the last.
+        start, end: first frame, and the exclusive upper bound.
         first, last: boxes, xyxy in pixels.
         feature: of the last box.
         to_first, to_tracklet: scores of all its detections, against the first frame and against the first tracklet.
@@ -54,7 +54,7 @@ class Tracklets:
         self.all = [Tracklet(0, 1, box, box, feature, [1.0], [1.0], 0.0)]
 
     def active(self) -> list[Tracklet]:
-        """Those that the frame before belongs to, in the order of the rows of ``similarity``."""
+        """Those that include the previous frame, in the order of the rows of ``similarity``."""
         return [tracklet for tracklet in self.all if tracklet.end == self.time]
 
     def update(self, boxes, features, scores, similarity, to_tracklet) -> tuple[np.ndarray, float]:
@@ -68,7 +68,7 @@ class Tracklets:
             to_tracklet: (D,) similarity to the first tracklet's newest feature.
 
         Returns:
-            The box (4,) of the object, and how sure it is: below 0 if it is not seen now.
+            The box (4,) of the object, and its certainty: below 0 if it is not seen now.
         """
         active = self.active()
         similarity = np.asarray(similarity, float).reshape(len(active), len(boxes))
