@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "curves"
 PRECISIONS = {"float64": None, "float32": 20}  # and after how many steps a run in it ends
 TOGETHER = 1e-6  # relative difference up to which two curves are one
 FLOOR = 0.01  # share of a curve's largest value below which a difference counts relative to that
-PACKAGES = ("numpy", "scikit-image", "tensorflow", "torch")
+PACKAGES = ("numpy", "scikit-image", "scikit-learn", "tensorflow", "torch")
 PANEL_NAMES = ("tf_impl", "torch_impl")
 PANEL_CURVES = {name: {str: [float]} for name in PANEL_NAMES}
 RUN = {
@@ -61,12 +61,12 @@ def measure(run, tell=lambda step: None) -> dict:
     """A run in both panels and precisions, as it is saved."""
     from importlib.metadata import version
 
-    from parity_tests.learning import pictures
+    from parity_tests.learning import digits, pictures
     from parity_tests.learning.train import PANELS, Learner
     from weights.processing.retrieval.metrics import recall_at_k
 
     looked_at = run.embedding or run.trunk is not None
-    held_out = pictures.held_out()
+    held_out = digits.held_out() if run.trunk is None else pictures.held_out()
 
     def recall(embeddings) -> float:
         return recall_at_k(embeddings, held_out["labels"], (1,))[1]
@@ -152,7 +152,7 @@ def read(folder: Path = FOLDER) -> dict[str, dict]:
 
 
 def _complete(run: dict) -> bool:
-    """Whether every curve has a value for every saved step, and every held-out crop a place."""
+    """Whether every curve has a value for every saved step, and every held-out picture a place."""
     lengths = [
         len(values) == len(run["at"][precision]) > 1
         for precision, panels in run["losses"].items()

@@ -1,4 +1,4 @@
-"""A small network that makes embeddings of grey crops, and a sum of losses, in both frameworks."""
+"""A small network that makes embeddings of grey pictures, and a sum of losses, in both frameworks."""
 
 import keras
 import tensorflow as tf
@@ -14,11 +14,11 @@ __all__ = ["KerasEmbedding", "KerasSum", "TorchEmbedding", "TorchSum"]
 
 
 class TorchEmbedding(nn.Module):
-    """Three convolutions, the mean over all places, a linear layer.  (N, 1, H, W) -> (N, size)."""
+    """Three convolutions, the largest values over all places, a linear layer.  (N, 1, H, W) -> (N, size)."""
 
     def __init__(self, size: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 5, 2)
+        self.conv1 = nn.Conv2d(1, 16, 3)
         self.conv2 = nn.Conv2d(16, 32, 3, 2)
         self.conv3 = nn.Conv2d(32, 32, 3)
         self.fc = nn.Linear(32, size)
@@ -27,16 +27,16 @@ class TorchEmbedding(nn.Module):
         x = F.relu(self.conv1(images))
         x = F.relu(self.conv2(x))
         x = F.relu(self.conv3(x))
-        return self.fc(x.mean((2, 3)))
+        return self.fc(x.amax((2, 3)))
 
 
 @keras.saving.register_keras_serializable("diptych")
 class KerasEmbedding(Model):
-    """Three convolutions, the mean over all places, a linear layer.  (N, H, W, 1) -> (N, size)."""
+    """Three convolutions, the largest values over all places, a linear layer.  (N, H, W, 1) -> (N, size)."""
 
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
-        self.conv1 = Conv2D(16, 5, strides=2)
+        self.conv1 = Conv2D(16, 3)
         self.conv2 = Conv2D(32, 3, strides=2)
         self.conv3 = Conv2D(32, 3)
         self.fc = Dense(size)
@@ -46,7 +46,7 @@ class KerasEmbedding(Model):
         x = tf.nn.relu(self.conv1(images))
         x = tf.nn.relu(self.conv2(x))
         x = tf.nn.relu(self.conv3(x))
-        return self.fc(tf.reduce_mean(x, (1, 2)))
+        return self.fc(tf.reduce_max(x, (1, 2)))
 
 
 class TorchSum(nn.Module):

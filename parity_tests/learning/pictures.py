@@ -6,15 +6,11 @@ import numpy as np
 from skimage import data
 
 __all__ = [
-    "COLOURED",
-    "SIZE",
-    "TEXTURES",
-    "batch",
+    "LUMA",
     "held_out",
     "moving",
     "pairs",
     "sequences",
-    "standardized",
     "views",
 ]
 
@@ -55,20 +51,13 @@ def standardized(images: np.ndarray) -> np.ndarray:
     return images / (images.std((-2, -1), keepdims=True) + 0.05)
 
 
-def of_all(rng, count: int, training: bool) -> dict[str, np.ndarray]:
-    images = np.concatenate([crops(grey(name), rng, count, SIZE, training) for name in TEXTURES])
-    return {"images": standardized(images)[:, None], "labels": np.repeat(np.arange(len(TEXTURES)), count)}
-
-
-def batch(step: int, count: int = 5) -> dict[str, np.ndarray]:
-    """``count`` crops of each of the ``TEXTURES``: images (8 count, 1, 24, 24), labels (8 count,)."""
-    return of_all(np.random.default_rng((1, step)), count, True)
-
-
 @cache
 def held_out(count: int = 40) -> dict[str, np.ndarray]:
-    """As :func:`batch`, of the parts of the photographs that training does not see."""
-    return of_all(np.random.default_rng(2), count, False)
+    """``count`` crops of each of the ``TEXTURES``, of the parts of the photographs that training does not see, in grey:
+    images (8 count, 3, 24, 24), labels (8 count,)."""
+    rng = np.random.default_rng(2)
+    images = standardized(np.concatenate([crops(grey(name), rng, count, SIZE, False) for name in TEXTURES]))
+    return {"images": np.repeat(images[:, None], 3, 1), "labels": np.repeat(np.arange(len(TEXTURES)), count)}
 
 
 def views(step: int, count: int = 4, many: int = 2) -> np.ndarray:

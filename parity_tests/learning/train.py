@@ -141,10 +141,8 @@ class Learner:
         return {name: float(losses[name]) for name in self.run.shown}
 
     def embeddings(self, images: np.ndarray) -> np.ndarray:
-        """(N, D) of grey crops (N, 1, H, W): of the small network, or of a contrastive system's trunk."""
-        run, model = self.run, self.panel.model
-        if run.trunk is not None:
-            images = np.repeat(images, 3, 1)
+        """(N, D) of pictures (N, C, H, W): grey, of the small network; coloured, of a contrastive system's trunk."""
+        model = self.panel.model
         given = self.panel.tensors({"images": images})["images"]
         if self.package == "torch_impl":
             model.eval()

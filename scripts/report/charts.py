@@ -157,7 +157,7 @@ def points(panels: Sequence[Sequence[Sequence[float]]], labels: Sequence[int], l
             scale = 96 / math.sqrt(far * math.hypot(x, y)) if x or y else 0.0
             drawn.append(
                 Markup('<circle class="{} c{}" cx="{}" cy="{}" r="{}"/>').format(
-                    style, which % 8, round(100 + scale * x, 1), round(100 - scale * y, 1), radius
+                    style, which % 10, round(100 + scale * x, 1), round(100 - scale * y, 1), radius
                 )
             )
     axes = Markup(

@@ -289,7 +289,7 @@ def learning(site: Site, learned: Mapping[str, dict]) -> dict:
             "plane": None,
         }
         if plane := found.get("points"):
-            label = f"Held-out crops as {name} places them, in both panels"
+            label = f"Held-out digits as {name} places them, in both panels"
             entry["plane"] = charts.points([plane[panel] for panel in TITLES], plane["labels"], label)
         families.setdefault(model.family, []).append(entry)
     versions = {package: version for found in learned.values() for package, version in found["versions"].items()}
