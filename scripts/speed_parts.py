@@ -27,7 +27,7 @@ PACKAGES = (
     *("tensorflow", "torch", "faiss-cpu"),
     *("torchvision", "smplx", "facenet-pytorch", "pytorch-metric-learning"),
 )
-THREADS, RUNS = 2, 5
+THREADS, RUNS = 1, 5
 IMAGE = (800, 1088)
 
 Arrays = dict[str, np.ndarray]
