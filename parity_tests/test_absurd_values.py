@@ -58,7 +58,7 @@ def test_numbers_beyond_the_machine(command, words):
 
 @pytest.mark.parametrize("model", ["bert_tiny", "gpt2"])
 def test_texts_beyond_the_positions(model):
-    """In a process of its own: the number of threads is set before the frameworks run."""
+    """In a separate process: the number of threads is set before the frameworks run."""
     command = [sys.executable, "-m", "scripts.cli", "bench", model, "--length", "5000", "--runs", "1"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert found.returncode == 2, found.stderr[-2000:]

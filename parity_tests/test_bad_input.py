@@ -1,6 +1,6 @@
 """Bad input at the command line: one clear line, exit code 2, and nothing half-written.
 
-What the store, the catalogue, the downloads and the pictures refuse is tested one by one in ``test_weights`` and
+What the store, the catalogue, the downloads and the images reject is tested one by one in ``test_weights`` and
 ``test_catalog``; here, that a user is told.
 """
 
@@ -208,7 +208,7 @@ DAMAGE = {
         (suffix, damage)
         for suffix in ("safetensors", "pth", "weights.h5")
         for damage in DAMAGE
-        if damage != "longer" or suffix == "safetensors"  # the other formats allow bytes behind their end
+        if damage != "longer" or suffix == "safetensors"  # the other formats allow bytes after their end
     ],
 )
 def test_damaged_weights_are_named_and_nothing_is_written(tmp_path, sound, suffix, damage):
@@ -383,7 +383,7 @@ def test_download_into_a_cache_that_cannot_be_written(download, tmp_path, monkey
 
 @pytest.fixture
 def readers(monkeypatch):
-    """Checkpoints that are never loaded: a picture is refused before."""
+    """Checkpoints that are never loaded: an image is rejected before."""
     found = {
         "resnet18": catalog.Checkpoint("there", "MIT", url="http://127.0.0.1:9/a.pth", preprocessing={"crop": 32}),
         "crnn_english_g2": catalog.Checkpoint("there", "MIT", url="http://127.0.0.1:9/a.pth", classes="english_g2"),

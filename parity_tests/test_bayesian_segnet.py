@@ -1,4 +1,4 @@
-"""Bayesian SegNet: what is dropped changes what the network says, and nothing else does."""
+"""Bayesian SegNet: only dropout changes the network's output."""
 
 import numpy as np
 import pytest

@@ -92,7 +92,7 @@ def test_levels_are_those_of_the_measuring_module():
 
 @pytest.fixture
 def proof_file(tmp_path, monkeypatch):
-    """The file of pix2pix in a saved proof of its own."""
+    """The file of pix2pix in a separate saved proof."""
     monkeypatch.setattr(parity, "PROOF", tmp_path / "proof")
     path = tmp_path / "proof" / "gan" / "pix2pix.json"
     path.parent.mkdir(parents=True)

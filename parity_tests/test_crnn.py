@@ -1,4 +1,4 @@
-"""CRNN: heights and widths of pictures, training on drawn text, and the reader of Khmer."""
+"""CRNN: heights and widths of images, training on drawn text, and the reader of Khmer."""
 
 import numpy as np
 import pytest

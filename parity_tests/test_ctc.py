@@ -123,7 +123,7 @@ def test_against_tensorflows_own(panel):
     logits, labels, input_lengths, label_lengths = sample()
     found = call(panel, "ctc_loss", *map(np.asarray, (logits, labels, input_lengths, label_lengths)))
     valid = np.arange(labels.shape[1]) < label_lengths[:, None]
-    theirs = tf.nn.ctc_loss(  # float32 inside; class 0 behind the labels is its padding
+    theirs = tf.nn.ctc_loss(  # float32 inside; class 0 after the labels is its padding
         np.where(valid, labels, 0), logits.astype(np.float32), label_lengths, input_lengths, blank_index=0
     )
     np.testing.assert_allclose(found, theirs.numpy(), rtol=1e-5)

@@ -66,7 +66,7 @@ def test_padding_influences_nothing(panel, criterion):
     outputs = outputs_of(panel, logits, deltas, image, True, np.float64)
     criterion = getattr(panel.retinanet, criterion)()
     expected = losses_of(panel, criterion, outputs, targets)
-    # slot 3 holds nothing; it is put before, between and behind the others, whose order could decide ties
+    # slot 3 holds nothing; it is put before, between and after the others, whose order could decide ties
     moved = {key: value[:, [3, 0, 3, 1, 2, 3]] for key, value in targets.items()}
     empty = ~moved["valid"]
     moved["boxes"][empty], moved["labels"][empty] = np.nan, 10**6
@@ -164,7 +164,7 @@ def test_one_class_and_one_image(panel):
     by_batch = losses_of(
         panel, panel.retinanet.RetinaNetCriterion(low_quality="forced", normalise="batch"), outputs, targets
     )
-    # one image: the divisors are the same, but for mmdet's epsilon
+    # one image: the divisors are the same, except for mmdet's epsilon
     assert by_image == pytest.approx(by_batch, rel=1e-6)
     found = panel.arrays(panel.retinanet.RetinaNetPostProcess(detections=7)(outputs))
     assert not found["labels"].any() and found["valid"].shape == (1, 7)

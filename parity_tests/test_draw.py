@@ -1,4 +1,4 @@
-"""Drawn answers: hand-made outputs whose right picture is known, and the command on seeded weights."""
+"""Drawn answers: hand-made outputs whose correct drawing is known, and the command on seeded weights."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ INPUTS = segments()(np.random.default_rng(0), 4)
 
 
 def answers(which, panel, speed):
-    """Of the dense form and of the one that skips, and how many rows each layer computed."""
+    """Of the dense variant and of the one that skips, and how many rows each layer computed."""
     module, tensors = MODULES[which], panel.tensors(INPUTS)
     panel.postprocess.speed = speed
     calls = []

@@ -14,7 +14,7 @@ ODD = os.fsdecode(b"w\xff")  # a name that is not UTF-8
 
 
 def run(*command, cwd: Path, text: bool = True, shell: str = "", **environment) -> subprocess.CompletedProcess:
-    """``diptych`` in a process of its own; ``shell`` redirects its streams."""
+    """``diptych`` in a separate process; ``shell`` redirects its streams."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("KERAS_", "PYTHONIOENCODING"))}
     given = kept | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | environment
     line = [sys.executable, "-m", "scripts.cli", *map(str, command)]

@@ -11,7 +11,7 @@ from parity_tests.harness.measure import Proof
 
 
 def fresh(name):
-    """A proof with twins of its own, and the TensorFlow one."""
+    """A proof with its own twins, and the TensorFlow one."""
     proof = Proof(cases()[name])
     return proof, proof.twins("float64")[0]
 

@@ -1,7 +1,7 @@
 """Published detectors with weights and images from a hash of their positions, against numbers of the references.
 
-In PyTorch alone, but for RetinaNet: the twin computes the same, as the cases show. Numbers are mean, mean size and the
-element at a third.
+In PyTorch alone, except for RetinaNet: the twin computes the same, as the cases show. Numbers are mean, mean size and
+the element at a third.
 """
 
 import math

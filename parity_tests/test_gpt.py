@@ -72,7 +72,7 @@ def test_cached_tokens_equal_full_recomputation(which, name, precision, bound):
     ids = np.random.default_rng(0).integers(0, 50, (2, 11))
     full = built(which, name, SMALL_GPT, precision).outputs({"input_ids": ids})["logits"]
     step = built(which, f"{name}_step", SMALL_GPT, precision)
-    rng = np.random.default_rng(1)  # what is behind the length is not read
+    rng = np.random.default_rng(1)  # what comes after the length is not read
     cache = {key: rng.standard_normal((2, 2, 2, 16, 8)) for key in ("past_keys", "past_values")}
     start = 0
     for size in (4, 1, 1, 3, 1, 1):

@@ -88,7 +88,7 @@ class Stored:
         file: name of the fingerprint.
         model, options: of the discriminator.
         terms: the stored losses, from the panel's losses, the critic, images by name, and targets.
-        outputs: stored output -> what is looked at: the name of images, or "gradient" of the penalised ones.
+        outputs: stored output -> what is compared: the name of images, or "gradient" of the penalised ones.
         mix: share of the first of two images in the mixture, and the name of the first.
         answer: key of the answer in what the model returns.
         weights: changes the seeded weights.

@@ -1,4 +1,4 @@
-"""Ways of using a trained generator of pictures, and how far a patch of its discriminator sees."""
+"""Ways of using a trained image generator, and the receptive field of its discriminator's patches."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ MODES = ("train_stats", "eval")
 
 
 def small_generator(module, dropout=0.5):
-    """A generator of seeded weights, and pictures, in the layout of its panel."""
+    """A generator with seeded weights, and images, in the layout of its panel."""
     images = np.clip(np.random.default_rng(0).standard_normal((2, 3, 64, 128)), -1, 1)
     cls = TensorFlow if module is tf_pix2pix else PyTorch
     options = {"num_downs": 6, "width": 4, "dropout": dropout}

@@ -51,7 +51,7 @@ def test_skipped_instances_stay(scene):
 
 
 def test_instances_that_overlap_move_together(scene):
-    """Without turns and scales every mask is shifted by whole pixels."""
+    """Without rotations and scales every mask is shifted by whole pixels."""
     assert [group.tolist() for group in overlapping(BOXES)] == [[0, 1], [2]]
     shifts = []
     for seed in range(8):

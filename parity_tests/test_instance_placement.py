@@ -20,7 +20,7 @@ def test_a_hole_is_filled_smoothly():
 
 @pytest.fixture
 def halves():
-    """A picture with a grey left half and a striped right one, without and with a disc on the stripes; its mask."""
+    """An image with a grey left half and a striped right one, without and with a disc on the stripes; its mask."""
     y, x = np.mgrid[:160, :240]
     background = np.where(x < 120, 90, 60 + 120 * (y // 20 % 2))[..., None].repeat(3, -1).astype(np.uint8)
     mask = (y - 80) ** 2 + (x - 180) ** 2 <= 15**2

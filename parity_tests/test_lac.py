@@ -69,7 +69,7 @@ def test_fingerprint_of_the_sentences(which):
 
 @BOTH
 def test_states_of_both_layers(which):
-    """The output of each pair of units, by the layer behind it."""
+    """The output of each pair of units, by the layer after it."""
     panel = lac_panel(which)
     inputs = lac.character_input(official()[1], SENTENCES, 12)
     calls = panel.record(inputs)

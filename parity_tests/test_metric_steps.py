@@ -14,7 +14,7 @@ LOGITS = {  # output -> model, options; logits, cross-entropy and gradient from 
     "insightface_ArcFace_s64_m0.5": ("arcface", {}),
     "insightface_CosFace_s64_m0.4": ("combined_margin", {"margins": (1.0, 0.0, 0.4)}),
     "insightface_Combined_1_0.5_0": ("arcface", {}),
-    "insightface_Combined_1_0.3_0.2": ("combined_margin", {"margins": (1.0, 0.0, 0.2)}),  # it drops m2 beside m3
+    "insightface_Combined_1_0.3_0.2": ("combined_margin", {"margins": (1.0, 0.0, 0.2)}),  # it drops m2 if there is m3
     "insightface_Combined_1_0_0.4_filter0.1": (
         "combined_margin",
         {"margins": (1.0, 0.0, 0.4), "filter_threshold": 0.1},

@@ -1,4 +1,4 @@
-"""The morphable face's picture, and the losses of its pixels."""
+"""The morphable face's rendered image, and the losses of its pixels."""
 
 import numpy as np
 import pytest

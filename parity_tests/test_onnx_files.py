@@ -1,4 +1,4 @@
-"""What ONNX files are, beside what they compute: their versions, and weights beyond 2 GiB."""
+"""What ONNX files are, besides what they compute: their versions, and weights beyond 2 GiB."""
 
 import json
 

@@ -47,7 +47,7 @@ def nchw(panel, tensors):
 
 @pytest.fixture(scope="module", params=PANELS)
 def step(request):
-    """One step of a panel on the fingerprint's pictures: the panel, losses, tensors on the way, gradient norms."""
+    """One step of a panel on the fingerprint's images: the panel, losses, tensors on the way, gradient norms."""
     cls, module = PANELS[request.param]
     pictures = {name: np.clip(values, -1, 1) for name, values in fingerprints.inputs_of(FINGERPRINT).items()}
     panel = cls(catalog.get("pix2pix"), {"num_downs": 7, "dropout": 0.0}, precision="float64")

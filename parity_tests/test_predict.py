@@ -1,4 +1,4 @@
-"""``diptych predict`` for vectors of pictures, generators, faces and joints: hand-made answers, and the command."""
+"""``diptych predict`` for image embeddings, generators, faces and joints: hand-made answers, and the command."""
 
 import json
 
@@ -21,7 +21,7 @@ ENTRY = catalog.Checkpoint("seeded", "")
 
 @pytest.fixture
 def folder(tmp_path):
-    """A picture, and a folder with three others and a text."""
+    """An image, and a folder with three others and a text."""
     Image.fromarray(data.astronaut()[:96, :64]).save(tmp_path / "query.png")
     (tmp_path / "known").mkdir()
     for name, value in (("a", 10), ("b", 120), ("c", 240)):
@@ -35,7 +35,7 @@ def predict(*arguments):
 
 
 def test_nearest_pictures_of_a_folder(folder):
-    """By the angle between vectors, whatever their lengths; the text is no picture."""
+    """By the angle between vectors, whatever their lengths; the text is not an image."""
     request = questions.Request([str(folder / "query.png")], 2, folder / "known")
     question = questions.embeddings(MODELS["reid_baseline_resnet18"], ENTRY, request)
     assert question.feed["images"].shape == (4, 3, 256, 128)
@@ -43,8 +43,8 @@ def test_nearest_pictures_of_a_folder(folder):
     rows = question.read({"embedding": vectors})
     assert [row["text"] for row in rows] == ["c.png 1.0000", "b.png 0.6000"]
     sheet = question.draw({engine: {"embedding": vectors} for engine in answer.ENGINES})
-    top = 2 * (draw.MARGIN + draw.LINE)  # of the first row of pictures
-    left = 2 * draw.MARGIN + 64  # of the nearest one, beside the question
+    top = 2 * (draw.MARGIN + draw.LINE)  # of the first row of images
+    left = 2 * draw.MARGIN + 64  # of the nearest one, next to the query
     assert sheet.getpixel((left + 16, top + 32)) == (240, 50, 99)
     alike = {engine: {"embedding": np.ones((4, 2))} for engine in answer.ENGINES}
     assert question.draw(alike).width == sheet.width, "pictures of equal cosines stand beside each other"

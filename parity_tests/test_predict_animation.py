@@ -39,7 +39,7 @@ def points(rng, count: int = 5) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def scene(tmp_path):
-    """A picture, and a folder in which another one moves."""
+    """An image, and a folder of frames in which another one moves."""
     Image.fromarray(data.astronaut()[:200, 100:320]).save(tmp_path / "source.png")
     (tmp_path / "frames").mkdir()
     for number in range(3):

@@ -111,7 +111,7 @@ def test_a_body_stands_where_the_camera_says(photo):
     np.testing.assert_allclose(pelvis, 0, atol=1e-6)
     np.testing.assert_allclose(mesh.places[: len(mesh.vertices) // 24, :2].mean(0), (200, 150), atol=0.5)
     head = mesh.vertices[:, 1].argmax()
-    # 0.8 of half the picture's longer side for a metre, in the plane of the pelvis
+    # 0.8 of half the image's longer side per metre, in the plane of the pelvis
     np.testing.assert_allclose(mesh.places[head, 1], 150 - 0.8 * 200 * mesh.vertices[head, 1], atol=1)
 
 

@@ -1,4 +1,4 @@
-"""``diptych predict pifuhd``: points in chunks, a surface in its place in the picture, four engines, the files."""
+"""``diptych predict pifuhd``: points in chunks, a surface at its place in the photo, four engines, the files."""
 
 import dataclasses
 

@@ -33,7 +33,7 @@ def panels(model):
 
 
 def outputs(model, picture):
-    """What both panels say about a picture, which must be the same."""
+    """Both panels' answers for an image, which must be the same."""
     checkpoint, both = panels(model)
     images = image_input(picture, checkpoint.preprocessing)
     ours, theirs = (next(iter(panel.outputs({"images": images}).values())) for panel in both)

@@ -1,4 +1,4 @@
-"""The published models: their size, tensors in the official form, references too large for a case, and dropout."""
+"""The published models: their size, tensors in the official layout, references too large for a case, and dropout."""
 
 import dataclasses
 import importlib
@@ -77,14 +77,14 @@ def test_tensorflow_has_the_published_tensors(name):
     assert found == [(n, tuple(t.shape)) for n, t in published(name).state_dict().items()]
 
 
-# tensors in the official form
+# tensors in the official layout
 
 
 def stored(file):
     return fingerprints.load(f"{file}")
 
 
-# files with names of their own are renamed by the level "reference"; NetVLAD has the width of what it is given, and a
+# files with other names are renamed by the level "reference"; NetVLAD has the width of what it is given, and a
 # network of other images than the catalogue's is not built here
 OFFICIAL = {
     ref.file: (case, ref)

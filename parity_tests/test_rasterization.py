@@ -54,7 +54,7 @@ def test_the_soft_picture_becomes_the_hard_one():
 
 
 def test_a_border_is_half_covered():
-    distance = 0.5 * (2 / 8) ** 2 / 0.01  # of the pixel beside the border x + y = 6, whose distance is the root of 1/2
+    distance = 0.5 * (2 / 8) ** 2 / 0.01  # of the pixel next to the border x + y = 6, whose distance is the root of 1/2
     soft = both("rasterize_soft", VERTICES, TRIANGLES[:1], COLOURS, size=(8, 8), sigma=0.01)["silhouette"][0]
     assert soft[2, 3] == pytest.approx(0.5) and soft[3, 3] == pytest.approx(1 / (1 + np.exp(distance)))
 

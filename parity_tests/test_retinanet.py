@@ -89,7 +89,7 @@ def check_losses(panel, inputs, targets, expected, bound):
 
 
 def test_official_checkpoint_fits_by_its_old_names():
-    """torchvision's file of the first form has the names of 2020, and frozen normalisation without epsilon."""
+    """torchvision's file of the first variant has the names of 2020, and frozen normalisation without epsilon."""
     checkpoint = catalog.get("retinanet_resnet50_fpn").checkpoint()
     with torch.device("meta"):
         model = TORCH.retinanet.retinanet_resnet50_fpn(**checkpoint.options)

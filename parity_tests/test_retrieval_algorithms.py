@@ -120,7 +120,7 @@ def test_reranking_without_loops_is_that_with_loops(clusters, k1, k2):
 
 
 def test_equal_images_are_reranked_without_a_distance():
-    """As a folder of one picture many times: nothing is divided by zero."""
+    """As a folder with copies of one image: nothing is divided by zero."""
     nothing = np.zeros((4, 4))
     with np.errstate(all="raise"):
         np.testing.assert_allclose(reranking.rerank(nothing[:1, 1:], nothing[:1, :1], nothing[1:, 1:]), 0, atol=1e-15)

@@ -1,6 +1,6 @@
 """Whatever a user imports first, nothing crashes; and the pinned environment is what its files say.
 
-Each order runs in a process of its own. On Linux x86-64 the environment holds triton, as PyTorch's CUDA builds do:
+Each order runs in a separate process. On Linux x86-64 the environment holds triton, as PyTorch's CUDA builds do:
 loaded after TensorFlow it ends the process with a segmentation fault.
 """
 
@@ -60,7 +60,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def python(code: str, folder: Path, **environment) -> subprocess.CompletedProcess:
-    """Run code in a process of its own, as a user does: nothing of this one's settings but the path."""
+    """Run code in a separate process, as a user does, with only the path of this one's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("KERAS_")}
     given = kept | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""} | environment
     command = [sys.executable, "-W", "ignore", "-c", code]

@@ -98,7 +98,7 @@ PADDED = {  # model, options, inputs of two or more rows, what padding is if not
 @BOTH
 @pytest.mark.parametrize("name", PADDED)
 def test_padding_changes_nothing(which, name):
-    """Neither what is there in place of words that a mask hides, nor more of it."""
+    """Neither the content of masked words matters, nor their number."""
     model, options, make, batch, padding, key, bound = PADDED[name]
     panel = built(which, model, options, strict=model != "transformer_base")
     inputs = make(np.random.default_rng(0), batch)

@@ -1,4 +1,4 @@
-"""TextCNN: its forms, its padding and masks, and its training."""
+"""TextCNN: its variants, its padding and masks, and its training."""
 
 import numpy as np
 import pytest

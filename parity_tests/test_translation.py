@@ -78,7 +78,7 @@ def test_translation_with_the_cache_is_that_of_whole_sentences(beams, which):
 
 
 def test_files_of_both_frameworks_translate_together(tmp_path):
-    """The encoder is TensorFlow's file, the step of the decoder PyTorch's, in ONNX Runtime, at lengths of their own."""
+    """The encoder is TensorFlow's file, the step of the decoder PyTorch's, in ONNX Runtime, at different lengths."""
     options, dtype = {**SMALL_TRANSFORMER, "layers": 1}, "float32"
     cases = {case.model: case for case in CASES}
     files, weights = {}, None

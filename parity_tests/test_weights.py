@@ -1,4 +1,4 @@
-"""Seeded weights, the store, checkpoint files and pictures: right values, and one clear line for bad input."""
+"""Seeded weights, the store, checkpoint files and images: right values, and one clear line for bad input."""
 
 import errno
 import hashlib
@@ -874,7 +874,7 @@ def test_picture_orientation_is_applied(tmp_path):
     upright = picture(size=(3, 2))
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 270 degrees to see it upright
+    exif[0x0112] = 6  # rotate by 270 degrees to see it upright
     turned.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "a.png")), np.asarray(upright))
 

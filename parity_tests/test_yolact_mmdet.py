@@ -33,7 +33,7 @@ def test_coefficients_prototypes_and_masks_are_those_of_mmdet(panel):
 
 
 def rows_of(priors: int, classes: dict) -> dict[str, np.ndarray]:
-    """Outputs of two classes whose priors say background, but for some."""
+    """Outputs of two classes whose priors say background, with few exceptions."""
     logits = np.tile([0.0, 0.0, 9.0], (1, priors, 1))
     for prior, values in classes.items():
         logits[0, prior] = values
@@ -48,7 +48,7 @@ def test_the_last_class_is_background_and_better_boxes_suppress(panel):
     outputs = {key: panel.tensor(x) for key, x in outputs.items()} | {"segm": panel.map(np.zeros((1, 2, 16, 16)))}
     result = module.MMDetYOLACTPostProcess(detections=4, iou_threshold=0.4)(outputs, input_size=(128, 128))
     result = {key: np.array(x)[0] for key, x in result.items()}
-    assert result["valid"].tolist() == [True, True, False, False]  # 201 is one cell beside 198
+    assert result["valid"].tolist() == [True, True, False, False]  # 201 is one cell away from 198
     assert result["labels"].tolist()[:2] == [1, 0]
     anchors = np.concatenate(module.level_priors((16, 16)))
     np.testing.assert_allclose(result["boxes"][:2], np.clip(anchors[[300, 198]], 0, 128), rtol=1e-9)

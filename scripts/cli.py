@@ -291,7 +291,7 @@ def export(
 @key
 @as_json
 def convert(source, target, name, checkpoint, options, key, as_json):
-    """Turn SOURCE (.pth, .safetensors, .weights.h5, .h5, .keras) into TARGET (.safetensors, .weights.h5, .pth)."""
+    """Convert SOURCE (.pth, .safetensors, .weights.h5, .h5, .keras) to TARGET (.safetensors, .weights.h5, .pth)."""
     from scripts.files import convert
 
     convert(source, target, name, checkpoint, as_json, options, key)

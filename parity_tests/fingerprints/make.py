@@ -1,14 +1,14 @@
 """Make the fingerprints of torchvision and timm models: what the reference code computes with seeded weights.
 
-Runs in an environment of its own, so that the project never depends on the packages it is measured against:
+Runs in a separate environment, so that the project never depends on the packages it is measured against:
 
     python -m venv reference
     reference/bin/pip install torch==2.14.1 torchvision==0.29.1 timm==1.0.31
     reference/bin/python parity_tests/fingerprints/make.py --all
 
 Every model is built without pretrained weights, filled by `weights.seeded`, and run on the seeded image on the CPU in
-float32. A float64 run beside it measures the rounding noise, which is printed and never stored. The format of the files
-is described in README.md.
+float32. An additional float64 run measures the rounding noise, which is printed and never stored. The format of the
+files is described in README.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Make the fingerprints of mmcv's blocks in the way of ``make.py``, in an environment of their own.
+"""Make the fingerprints of mmcv's blocks in the way of ``make.py``, in a separate environment.
 
 python -m venv reference
 reference/bin/pip install torch==2.14.1 mmcv-lite==2.1.0 mmengine==0.10.4

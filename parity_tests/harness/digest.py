@@ -2,7 +2,7 @@
 
 A case's own digest is of the definitions that its model, criterion, post-process and trainer reach in both panels, of
 the module that defines the case, its table of the catalogue, and its fingerprints. The measuring code and the versions
-of the packages have a digest of their own, because they change for all cases at once. Comments and docstrings do not
+of the packages have a separate digest, because they change for all cases at once. Comments and docstrings do not
 count, nor how Keras writes a model into a file and reads it, which no level of the proof does.
 """
 
@@ -31,7 +31,7 @@ OF_FILES = {"get_config", "from_config", "get_build_config", "build_from_config"
 
 @dataclass(frozen=True)
 class _Module:
-    """What a module of ours defines, by name, and what it does beside that when it is imported."""
+    """What a module of ours defines, by name, and what else it does when it is imported."""
 
     definitions: dict[str, list[ast.AST]]
     loose: list[ast.AST]
@@ -40,7 +40,7 @@ class _Module:
     @staticmethod
     @cache
     def read(name: str) -> "_Module | None":
-        """None if there is no such module of ours. Comments and docstrings are left out."""
+        """None if we have no such module. Comments and docstrings are left out."""
         path = ROOT / Path(*name.split("."))
         is_package = path.is_dir()
         path = path / "__init__.py" if is_package else path.with_suffix(".py")
@@ -201,7 +201,7 @@ def chosen(saved: Mapping[str, Mapping], commit: str) -> dict[str, str]:
 
     Args:
         saved: cases of the saved proof, by name.
-        commit: decides which of the unchanged cases have their turn.
+        commit: decides which of the unchanged cases are due.
 
     Returns:
         case -> "new", "changed", "harness" (a quarter of the cases for which only the harness or the versions

@@ -61,7 +61,7 @@ def inputs_of(expected: Mapping) -> Arrays:
 
 
 def loss_inputs_of(expected: Mapping) -> Arrays:
-    """The inputs of a fingerprint's losses: those of its outputs, unless they have a rule of their own."""
+    """The inputs of a fingerprint's losses: those of its outputs, unless they have a separate rule."""
     rule = expected["loss"].get("input")
     if rule is None:
         return inputs_of(expected)

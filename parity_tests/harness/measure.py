@@ -1,7 +1,7 @@
 """The proof: every level measured on one case, with the numbers that tests, command line and report all show.
 
 Fresh initial values are compared by their mean and deviation, in standard errors. Any other figure is the relative L2
-difference |a - b| / max(|b|, floor); the largest absolute difference stands beside it. The floor is 0 for outputs and
+difference |a - b| / max(|b|, floor); the largest absolute difference is given with it. The floor is 0 for outputs and
 losses, and for gradients 1e-6 of the model's largest one. NaN or infinity on either side,
 another shape, or a name on one side only is an infinite figure.
 """
@@ -279,7 +279,7 @@ class Proof:
 
     @cached_property
     def files(self) -> dict[str, dict[str, bytes]]:
-        """Form -> panel -> ONNX file; all forms of a panel come from one trace."""
+        """Variant -> panel -> ONNX file; all variants of a panel come from one trace."""
         forms = ["model"] if self.entry.kind != "loss" else []
         forms += ["losses"] if self._has_losses else []
         forms += ["results"] if self.entry.postprocess is not None else []

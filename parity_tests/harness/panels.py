@@ -85,7 +85,7 @@ class Panel:
         self.trainer_options = dict(trainer or {})
 
     def _spoken(self, module, options: Mapping):
-        """The builder and its options in the words of the framework; operators' layers have words of their own."""
+        """The builder and its options in the words of the framework; operators' layers have their own words."""
         return getattr(module, self.entry.builder), options
 
     def _part(self, module, name, options):
@@ -128,7 +128,7 @@ class Panel:
         half: bool = False,
         dynamic_size: bool = False,
     ):
-        """ONNX files of several forms ("model", "losses", "results") from one trace."""
+        """ONNX files of several variants ("model", "losses", "results") from one trace."""
         return self.export_forms(
             self.model,
             paths,

@@ -16,7 +16,7 @@ __all__ = [
 
 SIZE = 24  # of a crop, in pixels
 BORDER = 0.6  # share of a photograph's width that is for training
-# pictures that look alike everywhere, so that a crop tells which it is from
+# images with uniform texture, so that a crop identifies its image
 TEXTURES = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
 COLOURED = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "rocket")
 LUMA = (0.299, 0.587, 0.114)

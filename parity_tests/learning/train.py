@@ -106,7 +106,7 @@ class Learner:
         self.done = 0
 
     def joined(self, run: Run, package: str, precision: str):
-        """The run's criterion and the one beside it as one."""
+        """The run's criterion and any additional one, combined."""
         model, options = run.beside
         sizes = {"num_classes": CLASSES, "embedding_size": run.embedding}
         other = PANELS[package](catalog.get(model), {**sizes, **options}, precision=precision)

@@ -8,7 +8,7 @@ SMALL = {"inp_dim": 12, "oup_dim": 4, "stem": (4, 8)}
 
 
 def stored_maps(expected):
-    """A hill for joint j of image b around (3 + 2 j + 5 b, 5 + j)."""
+    """A Gaussian for joint j of image b around (3 + 2 j + 5 b, 5 + j)."""
     image, joint = np.arange(2)[:, None, None, None], np.arange(16)[:, None, None]
     y, x = np.arange(32)[:, None], np.arange(48)
     return {"joints": np.exp(-((x - (3 + 2 * joint + 5 * image)) ** 2 + (y - (5 + joint)) ** 2) / 2)}

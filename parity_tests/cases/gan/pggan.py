@@ -31,7 +31,7 @@ def pictures(rng, batch, size: int = 16):
 def training(lod: float):
     def make(rng, batch):
         return {
-            # loud: small weights leave the difference of two mean scores of ordinary pictures to rounding
+            # loud: small weights leave the difference of two mean scores of ordinary images to rounding
             "images": 1e5 * pictures(rng, batch),
             "z": rng.standard_normal((batch, 10)),
             "z2": rng.standard_normal((batch, 10)),

@@ -6,7 +6,7 @@ from parity_tests.harness.case import Case, Reference, images
 
 
 def pictures(*names: str, height: int = 64, width: int = 128):
-    """Input maker of pictures in [-1, 1]; sides a U-Net of six levels can halve."""
+    """Input maker of images in [-1, 1] whose sizes a U-Net of six levels can halve."""
 
     def make(rng, batch):
         return {name: np.clip(rng.standard_normal((batch, 3, height, width)), -1, 1) for name in names}

@@ -1,4 +1,4 @@
-"""Cases of the shared layers and operators: odd maps that are not square, ties, borders, boxes outside the picture."""
+"""Cases of the shared layers and operators: odd maps that are not square, ties, borders, boxes outside the image."""
 
 import numpy as np
 

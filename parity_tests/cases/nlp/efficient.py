@@ -164,7 +164,7 @@ def performer(variant: str = "", references=(), context: int = 0, **options) -> 
         next_word(),
         {**SMALL_PERFORMER, "depth": 1, **options},
         variant=variant,
-        # windows of a dynamic number, which have a case of their own, take the exporter a minute here
+        # a dynamic number of windows has a separate case; exporting it takes a minute here
         dynamic={} if context else {name: ("N", "T") for name in ("input_ids", "attention_mask", "labels")},
         references=references,
     )

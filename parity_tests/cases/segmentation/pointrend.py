@@ -9,7 +9,7 @@ FEW = {"out_channels": 16, "channels": 8, "point_channels": 12, "points": 40, "s
 
 
 def golden(count: int) -> np.ndarray:
-    """What the fingerprints have in place of random points, for two images."""
+    """What the fingerprints use instead of random points, for two images."""
     values = np.arange(2 * count * 2) * 0.6180339887498949
     return (values - np.floor(values)).reshape(2, count, 2)
 
