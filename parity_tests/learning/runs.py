@@ -113,7 +113,7 @@ def classes(model: str, learning_rate: float = 6e-3, variant: str = "", embeddin
 # without a rule for angles beyond pi - margin, embeddings that start there are drawn to the opposite of their class
 ARC = {"scale": 8.0, "fallback": "monotone"}
 # embeddings of two numbers, which can be drawn; so few steps do not yet make them say as much as all pixels
-PLANE = {"variant": "plane", "embedding": 2, "learning_rate": 1e-2, "above": -0.1}
+PLANE = {"variant": "plane", "embedding": 2, "learning_rate": 1e-2, "steps": 2000, "above": 0.15}
 # where pairs enter and leave the loss at a bound, or are divided by few others, rounding grows from step to step
 METRIC = [
     classes("arcface", options=ARC),
@@ -121,14 +121,14 @@ METRIC = [
         "arcface",
         options={"scale": 8.0, "margin": 0.2, "fallback": "monotone"},
         beside=SOFTMAX,
-        steps=160,
+        together=250,
         **PLANE,
     ),
     classes("combined_margin", options=ARC),
     classes("sphereface", schedule=annealed),
-    classes("sphereface", options={"m": 2}, schedule=annealed, steps=400, **PLANE),
+    classes("sphereface", options={"m": 2}, schedule=annealed, **PLANE),
     classes("center_loss", options={"weight": 0.1}, beside=SOFTMAX),
-    classes("center_loss", options={"weight": 0.1}, beside=SOFTMAX, steps=400, **PLANE),
+    classes("center_loss", options={"weight": 0.1}, beside=SOFTMAX, **PLANE),
     classes("circle_softmax"),
     classes("cosface"),
     classes("am_softmax"),
@@ -172,6 +172,12 @@ def two_views(first: str, second: str, step: int) -> tuple[Arrays, Arrays]:
     return {first: views[:, 0], second: views[:, 1]}, {}
 
 
+def many_views(step: int) -> tuple[Arrays, Arrays]:
+    """Two views, and the middle of two others."""
+    views = pictures.views(step, many=4)
+    return {"large": views[:, :2], "small": views[:, 2:, :, 4:20, 4:20]}, {}
+
+
 def shuffled(step: int) -> tuple[Arrays, Arrays]:
     inputs, _ = two_views("im_q", "im_k", step)
     return inputs, {"order": np.random.default_rng((7, step)).permutation(len(inputs["im_q"]))}
@@ -187,9 +193,8 @@ def contrastive(model: str, trunk: str, batches, options: Mapping, trainer: Mapp
         batches,
         {**RESNET, **options},
         trainer=trainer,
-        steps=60,
         trunk=trunk,
-        above=0.02,
+        above=0.05,
         **others,
     )
 
@@ -222,6 +227,13 @@ CONTRASTIVE = [
         {"dim": 64, "pred_dim": 16},
         {"learning_rate": 0.05},
         falls=("total", 0.0),  # it is near 0 at first, and falls to -1
+    ),
+    contrastive(
+        "swav",
+        "",
+        many_views,
+        {"hidden_mlp": 64, "output_dim": 16, "nmb_prototypes": 20},
+        {"learning_rate": 1.0},
     ),
 ]
 
@@ -265,16 +277,15 @@ GAN = [
         colouring,
         {"num_downs": 6, "width": 8, "dropout": 0.0},
         trainer={"learning_rate": 1e-3},
-        steps=60,
         shown=("G_L1", "G_GAN", "D"),
         falls=("G_L1", 0.7),
+        together=130,
     ),
     Run(
         "srresnet_x2",
         "srresnet_x2",
         functools.partial(only_small, 2, 32),
         {"blocks": 2, "width": 8, "output": "linear"},
-        steps=60,
         learning_rate=1e-3,
         optimizer="adam",
         falls=("total", 0.5),
@@ -286,7 +297,6 @@ GAN = [
         {**SUPER, "output": "linear"},
         VGG,
         {"learning_rate": 1e-3},
-        steps=60,
         shown=("G_pixel", "G_gan", "D"),
         falls=("G_pixel", 0.5),
     ),
@@ -297,7 +307,6 @@ GAN = [
         {**SUPER, "output": "linear"},
         {"mode": "wgan_gp", **VGG},
         {"learning_rate": 1e-3},
-        steps=60,
         shown=("G_pixel", "G_gan", "D"),
         falls=("G_pixel", 0.5),
     ),
