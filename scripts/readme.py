@@ -70,7 +70,7 @@ def parts() -> str:
     timed = json.loads(PARTS.read_text(encoding="utf-8"))
     versions = ", ".join(f"{package} {number}" for package, number in timed["versions"].items())
     lines = [
-        f"Median of {timed['runs']} rounds, {timed['threads']} threads; {versions}.",
+        f"Median of {timed['runs']} rounds, threads: {timed['threads']}; {versions}.",
         "",
         "| part | PyTorch, ms | over another package | `tf.function` over PyTorch |",
         "| --- | ---: | ---: | ---: |",
@@ -79,9 +79,9 @@ def parts() -> str:
         ratios = {name: f"{ratio['median']:.2f}" for name, ratio in part["ratios"].items()}
         others = [f"{value} {name.removeprefix('PyTorch / ')}" for name, value in ratios.items() if "PyTorch /" in name]
         panels = ratios.get("TensorFlow / PyTorch", "")
-        lines.append(
-            f"| {part['part']} | {part['milliseconds']['PyTorch']['median']:.3g} | {''.join(others)} | {panels} |"
-        )
+        median = part["milliseconds"]["PyTorch"]["median"]
+        shown = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+        lines.append(f"| {part['part']} | {shown} | {''.join(others)} | {panels} |")
     return "\n".join(lines)
 
 

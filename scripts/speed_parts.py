@@ -259,7 +259,7 @@ def steps() -> Iterator[Part]:
     from parity_tests.harness.panels import PyTorch, TensorFlow
     from parity_tests.learning.train import compiled as as_graphs
 
-    for name in ("pix2pix", "cyclegan", "stargan_128", "srgan", "srgan_wgan_gp"):
+    for name in ("pix2pix", "stargan_128", "srgan", "srgan_wgan_gp"):
         entry = catalog.get(name)
         inputs, rng = example(entry, 1)[0], np.random.default_rng(0)
         shapes = {key: [1 if n == "N" else n for n in tensor.shape] for key, tensor in entry.targets.items()}
