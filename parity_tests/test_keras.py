@@ -228,6 +228,33 @@ def test_fit_evaluate_predict_and_weights(name, tmp_path):
     equal(model.predict(images, verbose=0), expected)
 
 
+PAIRS = ("contrastive", "gan", "tracking")  # called with two inputs; Keras' predict gives a model one, or a list
+
+
+@over(sorted(set(OTHERS) - {*PAIRS, "two_stage"}))
+def test_other_kinds_predict_and_load_their_weights(name, tmp_path):
+    model, given = made(name)
+    batch = len(keras.tree.flatten(given)[0])
+    expected = model.predict(given, batch_size=batch, verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.set_weights([np.zeros_like(value) for value in model.get_weights()])
+    model.load_weights(tmp_path / "model.weights.h5")
+    equal(model.predict(given, batch_size=batch, verbose=0), expected)
+
+
+@over(sorted(set(OTHERS) - {"two_stage"}))
+def test_other_kinds_are_cloned_and_quantized(name):
+    model, given = made(name)
+    expected = called(model, given)
+    copy = keras.models.clone_model(model)
+    called(copy, given)
+    copy.set_weights(model.get_weights())
+    equal(called(copy, given), expected)
+    copy.quantize("int8")
+    for x, y in zip(keras.tree.flatten(called(copy, given)), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=0.05 * np.abs(y).max())
+
+
 @each
 def test_a_frozen_backbone_carries_a_new_head(name):
     case = KINDS[name]
