@@ -144,7 +144,7 @@ def test_xla_compiles_a_recurrent_network_but_not_its_gradient(name):
         tf.function(gradient, jit_compile=True)(given)
 
 
-@each
+@over([*CLASSIFIERS, "body", "detection", "reid", "retrieval", "segmentation"])
 def test_a_model_is_a_layer_of_another_with_unknown_height_and_width(name):
     model, images = made(name)
     expected = model(images, training=False)
@@ -193,7 +193,7 @@ def test_an_exported_model_serves_the_same_numbers(name, tmp_path):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
 
 
-@each
+@over([*CLASSIFIERS, "body", "detection", "face", "reid", "retrieval", "segmentation"])
 def test_a_lite_model_gives_the_same_numbers(name):
     model, images = made(name)
     expected = keras.tree.flatten(model(images, training=False))
