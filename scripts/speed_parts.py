@@ -1,8 +1,8 @@
 """How fast parts of systems are, against other packages and between the panels: ``python -m scripts.speed_parts``.
 
 With names of ``GROUPS``, these only. speed_parts.json keeps what is found; ``python -m scripts.readme`` tabulates it.
-torchvision, smplx, facenet-pytorch and pytorch-metric-learning are not among this project's packages: an environment
-that has them, and all of those, is needed.
+torchvision, effdet, transformers, smplx, facenet-pytorch and pytorch-metric-learning are not among this project's
+packages: an environment that has them, and all of those, is needed.
 """
 
 import functools
@@ -25,7 +25,7 @@ __all__ = ["SAVED"]
 SAVED = Path(__file__).with_suffix(".json")
 PACKAGES = (
     *("tensorflow", "torch", "faiss-cpu"),
-    *("torchvision", "smplx", "facenet-pytorch", "pytorch-metric-learning"),
+    *("torchvision", "effdet", "transformers", "smplx", "facenet-pytorch", "pytorch-metric-learning"),
 )
 THREADS, RUNS = 1, 5
 IMAGE = (800, 1088)
@@ -238,6 +238,25 @@ def detectors() -> Iterator[Part]:
             others = {key: {"other": call, "package": "torchvision"} for key, call in calls.items()}
         yield pair.part(f"{name}: targets and losses of 20 objects", losses, outputs, targets, **others["losses"])
         yield pair.part(f"{name}: results", results, outputs, pair.inputs, **others["results"])
+
+
+def networks() -> Iterator[Part]:
+    """Whole networks of detectors that other packages than torchvision have."""
+    import effdet
+    import transformers
+
+    pair = Twins("tf_efficientdet_d0")
+    theirs = effdet.create_model("tf_efficientdet_d0", pretrained_backbone=False).eval()
+    (images,) = pair.torch.tensors(pair.inputs).values()
+    yield pair.part("tf_efficientdet_d0: network", forward, pair.inputs, other=eager(theirs, images), package="effdet")
+
+    pair = Twins("detr_resnet50")
+    backbone = transformers.ResNetConfig(out_features=["stage4"])
+    config = transformers.DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=backbone)
+    theirs = transformers.DetrForObjectDetection(config).eval()
+    images, padding = pair.torch.tensors(pair.inputs).values()
+    other = eager(theirs, images, ~padding.bool())
+    yield pair.part("detr_resnet50: network", forward, pair.inputs, other=other, package="transformers")
 
 
 def segmenters() -> Iterator[Part]:
@@ -458,7 +477,7 @@ def retrieval() -> Iterator[Part]:
         )
 
 
-GROUPS = (operators, detectors, segmenters, steps, trackers, faces, metric, retrieval)
+GROUPS = (operators, detectors, networks, segmenters, steps, trackers, faces, metric, retrieval)
 
 
 def measured(part: Part) -> dict:

@@ -129,7 +129,7 @@ class UNet3D(Model):
         x = self.up1(self.c5_0(tf.concat((x[:, :, :-1, :-1], c3), -1), training=training))
         x = self.up2(self.c6_0(tf.concat((x[:, :, :-1, :-1], c2), -1), training=training))
         x = self.up3(self.c7_0(tf.concat((x[:, :, :-1, :-1], c1), -1), training=training))
-        x = tf.concat((x[:, :, 1:-1, 1:-1], c0), -1)
+        x = tf.concat((x[:, :, 1:-1, 1:-1], c0), -1)  # mirror: NDHWC here
         return {"probabilities": self.c8_0(x, training=training)}
 
 

@@ -45,8 +45,8 @@ def top_k(scores, k: int):
 def _chosen(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Indices (..., k) of the largest."""
     length = scores.shape[-1]
-    if k * FEW > length or k == 0:
-        return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k].contiguous()  # mirror: order
+    if k * FEW > length or k == 0:  # mirror: order of equal values
+        return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k].contiguous()
     least = torch.topk(scores, k).values[..., -1:]
     chosen = scores >= least
     if (chosen.sum(-1) > k).any():  # of those that equal the least, the first ones

@@ -92,7 +92,7 @@ class UNet3D(nn.Module):
         x = self.up1(self.c5_0(torch.cat((x[..., :-1, :-1], c3), 1)))
         x = self.up2(self.c6_0(torch.cat((x[..., :-1, :-1], c2), 1)))
         x = self.up3(self.c7_0(torch.cat((x[..., :-1, :-1], c1), 1)))
-        return {"probabilities": self.c8_0(torch.cat((x[..., 1:-1, 1:-1], c0), 1))}
+        return {"probabilities": self.c8_0(torch.cat((x[..., 1:-1, 1:-1], c0), 1))}  # mirror: NCDHW here
 
 
 def unet_platelets(width: int = 32, num_outputs: int = 5) -> UNet3D:
