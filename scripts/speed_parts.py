@@ -30,8 +30,6 @@ PACKAGES = (
 THREADS, RUNS = 1, 5
 IMAGE = (800, 1088)
 
-Arrays = dict[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Part:
@@ -118,7 +116,7 @@ def operators() -> Iterator[Part]:
 
     def suppression(panel, rows):
         def suppress(boxes, scores, labels):
-            best, index = panel.layers.top_k.top_k(scores, min(4096, scores.shape[1]))
+            best, index = panel.layers.top_k.top_k(scores, 4096)
             boxes, labels = rows(boxes, index), rows(labels, index)
             return panel.layers.nms.batched_nms(boxes, best, labels, best > 0.05, 0.5, 100)
 
@@ -163,10 +161,10 @@ def operators() -> Iterator[Part]:
 class Twins:
     """Both panels of a model with equal weights, and their inputs."""
 
-    def __init__(self, name: str, options: Mapping | None = None, criterion: bool = False):
+    def __init__(self, name: str, criterion: bool = False):
         self.entry = catalog.get(name)
         self.inputs = example(self.entry, 1)[0]
-        panels, _ = twins(self.entry, "seeded", options=options, criterion=criterion)
+        panels, _ = twins(self.entry, "seeded", criterion=criterion)
         self.torch, self.tensorflow = panels["torch"], panels["tensorflow"]
 
     def part(self, name: str, function: Callable, *arrays: Mapping[str, np.ndarray], **others) -> Part:
@@ -445,7 +443,7 @@ def metric() -> Iterator[Part]:
 
 
 def retrieval() -> Iterator[Part]:
-    """What the host computes: re-ranking, and faiss's indexes beside its exact search."""
+    """What the host computes: re-ranking, and faiss's indexes against its exact search."""
     from weights.processing.retrieval.index import faiss_index
     from weights.processing.retrieval.reranking import rerank
 

@@ -422,11 +422,11 @@ def aligned(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
     for name in RANKED:
         if name not in expected or np.shape(found.get(name)) != np.shape(expected[name]):
             continue
-        lead, count = expected[name], expected[name].shape[1]
+        lead = expected[name]
         order = np.stack([_partners(*pair) for pair in zip(found[name], lead, strict=True)])
         for other, value in expected.items():
             if np.shape(value)[:2] == lead.shape[:2] and np.shape(found[other]) == np.shape(value):
-                found[other] = found[other][np.arange(len(lead))[:, None], order.reshape(-1, count)]
+                found[other] = found[other][np.arange(len(lead))[:, None], order]
     return found
 
 

@@ -12,6 +12,7 @@ Mirror notes:
 """
 
 import functools
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -124,15 +125,16 @@ class SSH(keras.layers.Layer):
     Args:
         filters: channels of the result, a multiple of 4.
         slope: of the leaky ReLUs.
+        conv: makes a convolution as :func:`conv_bn` does.
 
     x: (N, H, W, C) -> (N, H, W, filters).
     """
 
-    def __init__(self, filters: int, slope: float, **kwargs):
+    def __init__(self, filters: int, slope: float, conv: Callable = conv_bn, **kwargs):
         super().__init__(**kwargs)
-        self.conv3X3 = conv_bn(filters // 2, 3, None)
-        self.conv5X5_1, self.conv5X5_2 = conv_bn(filters // 4, 3, slope), conv_bn(filters // 4, 3, None)
-        self.conv7X7_2, self.conv7x7_3 = conv_bn(filters // 4, 3, slope), conv_bn(filters // 4, 3, None)
+        self.conv3X3 = conv(filters // 2, 3, None)
+        self.conv5X5_1, self.conv5X5_2 = conv(filters // 4, 3, slope), conv(filters // 4, 3, None)
+        self.conv7X7_2, self.conv7x7_3 = conv(filters // 4, 3, slope), conv(filters // 4, 3, None)
 
     def call(self, x, training=False):
         y = self.conv5X5_1(x, training=training)

@@ -15,7 +15,8 @@ import tensorflow as tf
 from tf_impl.boxes.anchors import cell_anchors, grid_anchors
 from tf_impl.boxes.iou import pairwise_iou
 from tf_impl.classification.resnet import Bottleneck, ResNet
-from tf_impl.face.retinaface import RetinaFaceCriterion, RetinaFacePostProcess, conv_bn
+from tf_impl.face.retinaface import SSH, RetinaFaceCriterion, RetinaFacePostProcess, conv_bn
+from tf_impl.layers.activation import LeakyReLU
 from tf_impl.layers.convolution import Conv2D
 from tf_impl.layers.deform_conv import DeformConv2dPack
 from tf_impl.layers.model import Model
@@ -36,10 +37,10 @@ SMALLEST = 16  # size of the smallest anchor, pixels
 NUMBERS = {"boxes": 4, "classes": 2, "landmarks": 10}  # values per anchor
 
 
-def deform_bn(filters: int, relu: bool = True):
-    """A deformable 3x3 convolution, normalisation, ReLU if asked."""
-    layers = [DeformConv2dPack(filters, 3, padding=1), BatchNormalization()]
-    return keras.Sequential([*layers, keras.layers.ReLU()] if relu else layers)
+def deform_bn(filters: int, kernel_size: int, slope: float | None):
+    """A deformable convolution, normalisation, leaky ReLU unless the slope is None."""
+    layers = [DeformConv2dPack(filters, kernel_size, padding=kernel_size // 2), BatchNormalization()]
+    return keras.Sequential(layers if slope is None else [*layers, LeakyReLU(slope)])
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -55,7 +56,7 @@ class DeformablePyramid(keras.layers.Layer):
     def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
         self.outputs = [conv_bn(filters, 1, 0.0) for _ in STEPS[:-1]]
-        self.merges = [deform_bn(filters) for _ in STEPS[:-2]]
+        self.merges = [deform_bn(filters, 3, 0.0) for _ in STEPS[:-2]]
         self.coarsest = conv_bn(filters, 3, 0.0, 2)
 
     def call(self, maps, training=False):
@@ -65,30 +66,6 @@ class DeformablePyramid(keras.layers.Layer):
             level = merge(lateral + resize_nearest(level, map_size(lateral)), training=training)
             levels.insert(0, level)
         return levels
-
-
-@keras.saving.register_keras_serializable("diptych")
-class DeformableContext(keras.layers.Layer):
-    """Three parallel receptive fields of 3, 5 and 7 pixels, which bend.
-
-    Args:
-        filters: C, a multiple of 4.
-
-    x: (N, H, W, C) -> (N, H, W, C).
-    """
-
-    def __init__(self, filters: int, **kwargs):
-        super().__init__(**kwargs)
-        half, quarter = filters // 2, filters // 4
-        self.conv3X3 = deform_bn(half, False)
-        self.conv5X5_1, self.conv5X5_2 = deform_bn(quarter), deform_bn(quarter, False)
-        self.conv7X7_2, self.conv7x7_3 = deform_bn(quarter), deform_bn(quarter, False)
-
-    def call(self, x, training=False):
-        y = self.conv5X5_1(x, training=training)
-        seven = self.conv7x7_3(self.conv7X7_2(y, training=training), training=training)
-        parts = (self.conv3X3(x, training=training), self.conv5X5_2(y, training=training), seven)
-        return tf.nn.relu(tf.concat(parts, -1))
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -115,7 +92,7 @@ class PaperRetinaFace(Model):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: 3})
         self.body = ResNet(Bottleneck, layers, planes=planes, features_only=True, out_indices=(1, 2, 3, 4))
         self.fpn = DeformablePyramid(out_channels)
-        self.context = [DeformableContext(out_channels) for _ in STEPS]
+        self.context = [SSH(out_channels, 0.0, deform_bn) for _ in STEPS]
         self.heads = {name: Conv2D(SCALES * k, 1) for name, k in NUMBERS.items()}
 
     def call(self, images, training=False):

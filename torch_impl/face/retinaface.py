@@ -12,6 +12,7 @@ Mirror notes:
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -118,16 +119,17 @@ class SSH(nn.Module):
         in_channels: C.
         out_channels: channels of the result, a multiple of 4.
         slope: of the leaky ReLUs.
+        conv: makes a convolution as :func:`conv_bn` does.
 
     x: (N, C, H, W) -> (N, out_channels, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, slope: float):
+    def __init__(self, in_channels: int, out_channels: int, slope: float, conv: Callable = conv_bn):
         super().__init__()
         quarter = out_channels // 4
-        self.conv3X3 = conv_bn(in_channels, out_channels // 2, 3, None)
-        self.conv5X5_1, self.conv5X5_2 = conv_bn(in_channels, quarter, 3, slope), conv_bn(quarter, quarter, 3, None)
-        self.conv7X7_2, self.conv7x7_3 = conv_bn(quarter, quarter, 3, slope), conv_bn(quarter, quarter, 3, None)
+        self.conv3X3 = conv(in_channels, out_channels // 2, 3, None)
+        self.conv5X5_1, self.conv5X5_2 = conv(in_channels, quarter, 3, slope), conv(quarter, quarter, 3, None)
+        self.conv7X7_2, self.conv7x7_3 = conv(quarter, quarter, 3, slope), conv(quarter, quarter, 3, None)
 
     def forward(self, x):
         y = self.conv5X5_1(x)

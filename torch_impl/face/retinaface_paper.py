@@ -17,7 +17,7 @@ from torch import nn
 from torch_impl.boxes.anchors import cell_anchors, grid_anchors
 from torch_impl.boxes.iou import pairwise_iou
 from torch_impl.classification.resnet import Bottleneck, ResNet
-from torch_impl.face.retinaface import RetinaFaceCriterion, RetinaFacePostProcess, conv_bn
+from torch_impl.face.retinaface import SSH, RetinaFaceCriterion, RetinaFacePostProcess, conv_bn
 from torch_impl.layers.deform_conv import DeformConv2dPack
 from torch_impl.layers.resize import map_size, resize_nearest
 from torch_impl.layers.top_k import argmax
@@ -35,10 +35,10 @@ SMALLEST = 16  # size of the smallest anchor, pixels
 NUMBERS = {"boxes": 4, "classes": 2, "landmarks": 10}  # values per anchor
 
 
-def deform_bn(in_channels: int, out_channels: int, relu: bool = True):
-    """A deformable 3x3 convolution, normalisation, ReLU if asked."""
-    layers = [DeformConv2dPack(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels)]
-    return nn.Sequential(*layers, *([nn.ReLU()] if relu else []))
+def deform_bn(in_channels: int, out_channels: int, kernel_size: int, slope: float | None):
+    """A deformable convolution, normalisation, leaky ReLU unless the slope is None."""
+    conv = DeformConv2dPack(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), *([] if slope is None else [nn.LeakyReLU(slope)]))
 
 
 class DeformablePyramid(nn.Module):
@@ -54,7 +54,7 @@ class DeformablePyramid(nn.Module):
     def __init__(self, in_channels: list[int], out_channels: int):
         super().__init__()
         self.outputs = nn.ModuleList(conv_bn(width, out_channels, 1, 0.0) for width in in_channels)
-        self.merges = nn.ModuleList(deform_bn(out_channels, out_channels) for _ in in_channels[1:])
+        self.merges = nn.ModuleList(deform_bn(out_channels, out_channels, 3, 0.0) for _ in in_channels[1:])
         self.coarsest = conv_bn(in_channels[-1], out_channels, 3, 0.0, 2)
 
     def forward(self, maps):
@@ -64,28 +64,6 @@ class DeformablePyramid(nn.Module):
             level = merge(lateral + resize_nearest(level, map_size(lateral)))
             levels.insert(0, level)
         return levels
-
-
-class DeformableContext(nn.Module):
-    """Three parallel receptive fields of 3, 5 and 7 pixels, which bend.
-
-    Args:
-        channels: C, a multiple of 4.
-
-    x: (N, C, H, W) -> (N, C, H, W).
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        half, quarter = channels // 2, channels // 4
-        self.conv3X3 = deform_bn(channels, half, False)
-        self.conv5X5_1, self.conv5X5_2 = deform_bn(channels, quarter), deform_bn(quarter, quarter, False)
-        self.conv7X7_2, self.conv7x7_3 = deform_bn(quarter, quarter), deform_bn(quarter, quarter, False)
-
-    def forward(self, x):
-        y = self.conv5X5_1(x)
-        seven = self.conv7x7_3(self.conv7X7_2(y))
-        return torch.cat((self.conv3X3(x), self.conv5X5_2(y), seven), 1).relu()
 
 
 class PaperRetinaFace(nn.Module):
@@ -109,7 +87,7 @@ class PaperRetinaFace(nn.Module):
         super().__init__()
         self.body = ResNet(Bottleneck, layers, planes=planes, features_only=True, out_indices=(1, 2, 3, 4))
         self.fpn = DeformablePyramid(list(self.body.channels.values()), out_channels)
-        self.context = nn.ModuleList(DeformableContext(out_channels) for _ in STEPS)
+        self.context = nn.ModuleList(SSH(out_channels, out_channels, 0.0, deform_bn) for _ in STEPS)
         head = functools.partial(nn.Conv2d, out_channels, kernel_size=1)
         self.heads = nn.ModuleDict({name: head(out_channels=SCALES * k) for name, k in NUMBERS.items()})
 
