@@ -203,7 +203,8 @@ class SiamFCPP(nn.Module):
         )
         x, y = torch.meshgrid(x, y, indexing="xy")
         points = torch.stack((x.flatten(), y.flatten()), -1)
-        rows = {name: value.flatten(2).transpose(1, 2) for name, value in found.items()}
+        # not flatten and transpose: batch norm (PyTorch 2.14) misreads the gradient that they give a single sample
+        rows = {name: value.permute(0, 2, 3, 1).flatten(1, 2) for name, value in found.items()}
         distances = rows.pop("distances")  # mirror: NCHW
         rows["box_pred"] = torch.cat((points - distances[..., :2], points + distances[..., 2:]), -1)
         return {**rows, "points": points}

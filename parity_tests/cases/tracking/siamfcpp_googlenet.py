@@ -5,22 +5,16 @@ import numpy as np
 from parity_tests.cases.tracking._common import pair
 from parity_tests.cases.tracking.halves import maps
 from parity_tests.cases.tracking.siamfcpp import BOXES, objects, references
-from parity_tests.harness import fingerprints
 from parity_tests.harness.case import Case, images
 
 FILE = "video_analyst_siamfcpp_googlenet"
-TRUNK = [name for name in fingerprints.load(FILE)["loss"]["gradients"] if name.startswith("basemodel.")]
 
 
 def trained_and_tracked():
-    """As on the other trunks. Eleven gradients of the trunk are left out: see ``reason``."""
+    """As on the other trunks, of one pair."""
     trained, tracked = references(FILE)
-    reason = (
-        "norms of the trunk's gradients are 0.6 to 26 % off the file, in float32 and float64 alike, while outputs, "
-        "losses and the head's gradient agree, and the same blocks have torchvision's gradients in Inception v3"
-    )
     targets = {"boxes": BOXES[:1], "same": np.array([True])}
-    return [dataclasses.replace(trained, targets=lambda expected: targets, skip=TRUNK, reason=reason), tracked]
+    return [dataclasses.replace(trained, targets=lambda expected: targets), tracked]
 
 
 SMALL = {"layers": (1, 2), "width": 0.125, "channels": 6}
