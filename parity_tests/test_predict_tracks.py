@@ -24,7 +24,7 @@ SMALL = {
     "siamfc_alexnet_v1": {"channels": (4, 6, 8, 8, 6)},
     "siamrpn_alex_dwxcorr": {"channels": (4, 6, 8, 8, 6)},
     "siamrpn_r50_l234_dwxcorr_otb": {"layers": (1,) * 4, "planes": (4,) * 4, "channels": (4,) * 3},
-    "siammask_base": {"layers": (1,) * 3, "planes": (2,) * 3, "channels": 4},
+    **{name: {"layers": (1,) * 3, "planes": (2,) * 3, "channels": 4} for name in siammask.SETTINGS},
     "siamfcpp_alexnet": {"channels": (4, 6, 8, 8, 6)},
     "siamfcpp_googlenet": {"layers": (1, 2), "width": 0.125, "channels": 6},
 }
@@ -89,13 +89,13 @@ def test_the_command_follows_a_box(sequence):
 
 @pytest.mark.parametrize(
     "name",
-    ["siammask_base", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SMALL)[1:] if "mask" not in name)],
+    [pytest.param(name, marks=[] if name == "siammask_sharp" else pytest.mark.slow) for name in list(SMALL)[1:]],
 )
 def test_four_engines_follow_alike(name, sequence):
     weights = sane(name, SMALL[name], sequence / "w.safetensors")
     request = Request([str(sequence / "frames")], box=BOX)
     found = tracks.ask(catalog.get(name), request, weights, sequence / "onnx", SMALL[name])
-    assert found["difference"] < 1e-5 and len(found["files"]) == 4
+    assert found["difference"] < 1e-5 and len(found["files"]) == (6 if name == "siammask_sharp" else 4)
     for engine in found["engines"].values():
         boxes = np.array([row["box"] for row in engine["answers"]])
         assert np.isfinite(boxes).all() and (np.ptp(boxes, axis=0) > 0).all()

@@ -1,6 +1,6 @@
 """``diptych predict`` of trackers: one loop over frames on the host for each of four engines.
 
-A Siamese tracker runs in two halves, the first of which only sees the first frame.
+A Siamese tracker runs in two halves, the first of which only sees the first frame; SiamMask draws with a third part.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from scripts.answer import ENGINES, agreement, answered, engines, results_of
 from scripts.files import asked, export_files, twins
 from scripts.followers import FOLLOWERS, Follower, followers
 from scripts.output import Problem, frameworks
-from scripts.parts import Part
+from scripts.parts import Part, options_of
 from scripts.questions import Request
 from weights import catalog
 from weights.processing.tracking import centertrack, fairmot, siamfc, siamfcpp, siammask, siamrpn
@@ -55,8 +55,8 @@ VARIANTS = {
 Arrays = dict[str, np.ndarray]
 
 
-def halves(model: catalog.Model, options: Mapping, state: Arrays, folder: Path) -> tuple[Part, Part]:
-    """The half for the first frame and the one for later frames, with the whole model's tensors."""
+def parts_of(model: catalog.Model, options: Mapping, state: Arrays, folder: Path) -> tuple[Part, Part, Part | None]:
+    """The half for the first frame, the one for later frames and SiamMask's refinement, with the whole's tensors."""
     base = "siamrpn_r50_l234_dwxcorr" if model.module == "tracking.siamrpnpp" else model.name
     options = {**VARIANTS.get(model.name, {}), **options}
     (given, image), *searched = model.inputs.items()
@@ -74,15 +74,21 @@ def halves(model: catalog.Model, options: Mapping, state: Arrays, folder: Path) 
         track = dataclasses.replace(bare, name=f"{model.name}_track", **track)
     of_template = {name: value for name, value in options.items() if name not in OF_TRACK}
     own = (state, model.name, folder)
-    return Part(template, of_template, *own), Part(track, options, *own)
+    refine = catalog.load().get(f"{base}_refine")
+    return (
+        Part(template, of_template, *own),
+        Part(track, options, *own),
+        refine and Part(refine, options_of(refine, options), *own),
+    )
 
 
-def siamese(model: catalog.Model, template: Part, track: Part, engine: str) -> Follower:
+def siamese(model: catalog.Model, template: Part, track: Part, refine: Part | None, engine: str) -> Follower:
     """A single-object tracker driven by one engine.
 
     Args:
         model: the whole.
         template, track: the halves.
+        refine: what draws the mask of one cell, if the tracker has it.
         engine: its name.
     """
     one_based = model.module == "tracking.siamfc"
@@ -105,7 +111,8 @@ def siamese(model: catalog.Model, template: Part, track: Part, engine: str) -> F
         if model.module.startswith("tracking.siamfcpp"):
             return siamfcpp.SiamFCPPTracker(first, later)
         if model.module == "tracking.siammask":
-            return siammask.SiamMaskTracker(first, later, **siammask.SETTINGS[model.name])
+            drawn = refine and (lambda feed: next(iter(refine(engine, feed).values())))
+            return siammask.SiamMaskTracker(first, later, drawn, **siammask.SETTINGS[model.name])
         return siamrpn.SiamRPNTracker(first, later, **siamrpn.SETTINGS[model.name])
 
     return Follower(model, make, "RGB" if one_based else "BGR", one_based)
@@ -203,9 +210,9 @@ def made(
         state = twins(model, weights, ("torch",), options, key)[0]["torch"].state()
         if model.name in FOLLOWERS:
             return followers(model, state, options or {}, folder)
-        pair = halves(model, options or {}, state, folder)
-        files = ChainMap(*(part.files for part in pair))  # they grow, so each size needs a file
-        return {engine: siamese(model, *pair, engine) for engine in ENGINES}, files
+        parts = parts_of(model, options or {}, state, folder)
+        files = ChainMap(*(part.files for part in parts if part))  # they grow, so each size needs a file
+        return {engine: siamese(model, *parts, engine) for engine in ENGINES}, files
     panels, _ = twins(model, weights, options=options, key=key)
     kind = FairMOT if model.module == "tracking.fairmot" else CenterTrack
     feed = kind(model, None).feed(frame)

@@ -17,14 +17,17 @@ from tf_impl.layers.model import Model
 from tf_impl.tracking._siamese import AtrousResNet
 from tf_impl.tracking.siamfc import SiamFC
 from tf_impl.tracking.siamfcpp import AlexNet, Conv, DenseboxHead, SiamFCPP
-from tf_impl.tracking.siammask import Features, SiamMask
+from tf_impl.tracking.siammask import Features, Refine, SiamMask
 from tf_impl.tracking.siamrpn import AlexNetLegacy, SiamRPN
 from tf_impl.tracking.siamrpnpp import AdjustAllLayer, SiamRPNPP
+from weights.processing.tracking.siammask import WINDOWS
 
 __all__ = [
     "SiamFCPPTemplate",
     "SiamFCPPTrack",
+    "SiamMaskRefine",
     "SiamMaskTemplate",
+    "SiamMaskTrack",
     "SiamRPNPPTemplate",
     "SiamRPNPPTrack",
     "SiamRPNTemplate",
@@ -32,6 +35,7 @@ __all__ = [
     "siamfc_alexnet_v1_track",
     "siamfcpp_alexnet_template",
     "siamfcpp_alexnet_track",
+    "siammask_sharp_refine",
     "siammask_sharp_track",
     "siammask_template",
     "siamrpn_alex_dwxcorr_track",
@@ -130,6 +134,49 @@ class SiamMaskTemplate(Model):
 
 
 @keras.saving.register_keras_serializable("diptych")
+class SiamMaskTrack(SiamMask):
+    """The half of :class:`SiamMask` for later frames; :class:`SiamMaskRefine` draws the mask of the best cell.
+
+    Args:
+        layers, planes, channels: see :class:`SiamMask`.
+
+    Inputs: ``template`` (N, 7, 7, channels) of the first frame, ``search`` (N, H, W, 3).
+    Returns: dict: ``"cls"``, ``"loc"``, ``"mask"`` as for :class:`SiamMask`; ``"correlated"`` (N, H', W', channels);
+        the trunk's maps ``"c1"``, ``"c2"``, ``"c3"`` (N, H, W, C).
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6),
+        planes: tuple[int, ...] = (64, 128, 256),
+        channels: int = 256,
+        **kwargs,
+    ):
+        super().__init__(layers, planes, channels, refine=False, **kwargs)
+
+    def call(self, template, search, training=False):
+        outputs, correlated, maps = self.look(template, search, training)
+        return {**outputs, "correlated": correlated, **{name: maps[name] for name in WINDOWS}}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class SiamMaskRefine(Model):
+    """The refinement of :class:`SiamMask` alone, of one cell.
+
+    Inputs: ``column`` (N, channels) of the correlated map; ``c1``, ``c2``, ``c3`` (N, size, size, C), the windows
+        of the cell in the trunk's maps, see :data:`WINDOWS`.
+    Returns: (N, 127 * 127) logits.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.refine_model = Refine()
+
+    def call(self, column, c1, c2, c3, training=False):
+        return self.refine_model(column, {"c1": c1, "c2": c2, "c3": c3})
+
+
+@keras.saving.register_keras_serializable("diptych")
 class SiamFCPPTemplate(Model):
     """The half of :class:`SiamFCPP` for the first frame.
 
@@ -205,8 +252,12 @@ def siammask_template(**options) -> SiamMaskTemplate:
     return SiamMaskTemplate(**options)
 
 
-def siammask_sharp_track(**options) -> SiamMask:
-    return SiamMask(**options)
+def siammask_sharp_track(**options) -> SiamMaskTrack:
+    return SiamMaskTrack(**options)
+
+
+def siammask_sharp_refine(planes: tuple[int, ...] = (64, 128, 256), channels: int = 256) -> SiamMaskRefine:
+    return SiamMaskRefine()  # mirror: infers
 
 
 def siamfcpp_alexnet_template(channels: tuple[int, ...] = (96, 256, 384, 384, 256)) -> SiamFCPPTemplate:

@@ -19,6 +19,7 @@ from tf_impl.layers.model import Model
 from tf_impl.layers.normalization import BatchNormalization
 from tf_impl.layers.resize import resize_bilinear, resize_nearest
 from tf_impl.tracking._siamese import ANCHORS, CONV, VALUES, AtrousResNet, DepthwiseXCorr, SiamRPNCriterion
+from weights.processing.tracking.siammask import WINDOWS
 
 __all__ = [
     "Refine",
@@ -32,8 +33,6 @@ STRIDE = 8  # pixels from cell to cell
 PATCH = 127  # size of a cell's receptive field, pixels
 COARSE = 63  # size of the mask in a feature vector
 SMALL, CUT = 20, 4  # a map narrower than the first loses this many cells on each side
-# windows that the refinement cuts from the stem and from the stages: size, stride, zeros around a whole map
-WINDOWS = {"c1": (61, 4, 16), "c2": (31, 2, 8), "c3": (15, 1, 4)}
 
 
 def windows(x, size: int, stride: int, pad: int):
@@ -182,13 +181,17 @@ class SiamMask(Model):
         """The map of the object in the first frame."""
         return self.features(template, training=training)[1]
 
-    def track(self, template, search, training=False):
-        """The heads' predictions for a later frame."""
+    def look(self, template, search, training=False):
+        """The heads' predictions for a later frame, the correlated map, and the trunk's maps."""
         maps, search = self.features(search, training=training)
-        outputs = self.rpn_model(template, search, training=training)
         head = self.mask_model.mask
         correlated = head.correlate(template, search, training)
-        outputs["mask"] = head.head(correlated, training=training)
+        outputs = self.rpn_model(template, search, training=training)
+        return {**outputs, "mask": head.head(correlated, training=training)}, correlated, maps
+
+    def track(self, template, search, training=False):
+        """The predictions for a later frame, the mask of every cell among them."""
+        outputs, correlated, maps = self.look(template, search, training)
         if self.refine_model is not None:
             columns = tf.reshape(correlated, (-1, correlated.shape[3]))
             whole = maps["c4"].shape[2] >= SMALL

@@ -16,14 +16,17 @@ from torch import nn
 from torch_impl.tracking._siamese import AtrousResNet
 from torch_impl.tracking.siamfc import SiamFC
 from torch_impl.tracking.siamfcpp import AlexNet, Conv, DenseboxHead, SiamFCPP
-from torch_impl.tracking.siammask import Features, SiamMask
+from torch_impl.tracking.siammask import Features, Refine, SiamMask
 from torch_impl.tracking.siamrpn import AlexNetLegacy, SiamRPN
 from torch_impl.tracking.siamrpnpp import AdjustAllLayer, SiamRPNPP
+from weights.processing.tracking.siammask import WINDOWS
 
 __all__ = [
     "SiamFCPPTemplate",
     "SiamFCPPTrack",
+    "SiamMaskRefine",
     "SiamMaskTemplate",
+    "SiamMaskTrack",
     "SiamRPNPPTemplate",
     "SiamRPNPPTrack",
     "SiamRPNTemplate",
@@ -31,6 +34,7 @@ __all__ = [
     "siamfc_alexnet_v1_track",
     "siamfcpp_alexnet_template",
     "siamfcpp_alexnet_track",
+    "siammask_sharp_refine",
     "siammask_sharp_track",
     "siammask_template",
     "siamrpn_alex_dwxcorr_track",
@@ -119,6 +123,49 @@ class SiamMaskTemplate(nn.Module):
         return self.features(template)[1]
 
 
+class SiamMaskTrack(SiamMask):
+    """The half of :class:`SiamMask` for later frames; :class:`SiamMaskRefine` draws the mask of the best cell.
+
+    Args:
+        layers, planes, channels: see :class:`SiamMask`.
+
+    Inputs: ``template`` (N, channels, 7, 7) of the first frame, ``search`` (N, 3, H, W).
+    Returns: dict: ``"cls"``, ``"loc"``, ``"mask"`` as for :class:`SiamMask`; ``"correlated"`` (N, channels, H', W');
+        the trunk's maps ``"c1"``, ``"c2"``, ``"c3"`` (N, C, H, W).
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6),
+        planes: tuple[int, ...] = (64, 128, 256),
+        channels: int = 256,
+    ):
+        super().__init__(layers, planes, channels, refine=False)
+
+    def forward(self, template, search):
+        outputs, correlated, maps = self.look(template, search)
+        return {**outputs, "correlated": correlated, **{name: maps[name] for name in WINDOWS}}
+
+
+class SiamMaskRefine(nn.Module):
+    """The refinement of :class:`SiamMask` alone, of one cell.
+
+    Args:
+        planes, channels: see :class:`SiamMask`.
+
+    Inputs: ``column`` (N, channels) of the correlated map; ``c1``, ``c2``, ``c3`` (N, C, size, size), the windows
+        of the cell in the trunk's maps, see :data:`WINDOWS`.
+    Returns: (N, 127 * 127) logits.
+    """
+
+    def __init__(self, planes: tuple[int, ...] = (64, 128, 256), channels: int = 256):
+        super().__init__()
+        self.refine_model = Refine((planes[0], 4 * planes[0], 4 * planes[1], channels))  # mirror: infers
+
+    def forward(self, column, c1, c2, c3):
+        return self.refine_model(column, {"c1": c1, "c2": c2, "c3": c3})
+
+
 class SiamFCPPTemplate(nn.Module):
     """The half of :class:`SiamFCPP` for the first frame.
 
@@ -192,8 +239,12 @@ def siammask_template(**options) -> SiamMaskTemplate:
     return SiamMaskTemplate(**options)
 
 
-def siammask_sharp_track(**options) -> SiamMask:
-    return SiamMask(**options)
+def siammask_sharp_track(**options) -> SiamMaskTrack:
+    return SiamMaskTrack(**options)
+
+
+def siammask_sharp_refine(planes: tuple[int, ...] = (64, 128, 256), channels: int = 256) -> SiamMaskRefine:
+    return SiamMaskRefine(planes, channels)
 
 
 def siamfcpp_alexnet_template(channels: tuple[int, ...] = (96, 256, 384, 384, 256)) -> SiamFCPPTemplate:

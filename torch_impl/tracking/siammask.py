@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from torch_impl.layers.resize import resize_bilinear, resize_nearest
 from torch_impl.tracking._siamese import ANCHORS, CONV, VALUES, AtrousResNet, DepthwiseXCorr, SiamRPNCriterion
+from weights.processing.tracking.siammask import WINDOWS
 
 __all__ = [
     "Refine",
@@ -29,8 +30,6 @@ STRIDE = 8  # pixels from cell to cell
 PATCH = 127  # size of a cell's receptive field, pixels
 COARSE = 63  # size of the mask in a feature vector
 SMALL, CUT = 20, 4  # a map narrower than the first loses this many cells on each side
-# windows that the refinement cuts from the stem and from the stages: size, stride, zeros around a whole map
-WINDOWS = {"c1": (61, 4, 16), "c2": (31, 2, 8), "c3": (15, 1, 4)}
 
 
 def windows(x, size: int, stride: int, pad: int):
@@ -180,13 +179,16 @@ class SiamMask(nn.Module):
         """The map of the object in the first frame."""
         return self.features(template)[1]
 
-    def track(self, template, search):
-        """The heads' predictions for a later frame."""
+    def look(self, template, search):
+        """The heads' predictions for a later frame, the correlated map, and the trunk's maps."""
         maps, search = self.features(search)
-        outputs = self.rpn_model(template, search)
         head = self.mask_model.mask
         correlated = head.correlate(template, search)
-        outputs["mask"] = head.head(correlated)
+        return {**self.rpn_model(template, search), "mask": head.head(correlated)}, correlated, maps
+
+    def track(self, template, search):
+        """The predictions for a later frame, the mask of every cell among them."""
+        outputs, correlated, maps = self.look(template, search)
         if self.refine_model is not None:
             columns = correlated.permute(0, 2, 3, 1).flatten(0, 2)
             whole = maps["c4"].shape[3] >= SMALL

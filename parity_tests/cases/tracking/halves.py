@@ -53,6 +53,12 @@ CASES = [
         options=MASK,
         without=WHOLE,
     ),
+    Case(
+        "siammask_sharp_refine",
+        maps(column=(6,), c1=(4, 61, 61), c2=(16, 31, 31), c3=(24, 15, 15)),
+        options={name: MASK[name] for name in ("planes", "channels")},
+        without=WHOLE,
+    ),
     Case("siamfcpp_alexnet_template", images(111, 111, name="template"), options=ALEX, without=WHOLE),
     Case(
         "siamfcpp_alexnet_track",

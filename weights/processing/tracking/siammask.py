@@ -3,15 +3,19 @@
 Numbers: foolwood/SiamMask ``tools/test.py``, ``experiments/siammask_sharp/config_vot.json`` (MIT).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from weights.processing.tracking.siamrpn import TEMPLATE, SiamRPNTracker
 
-__all__ = ["SETTINGS", "SiamMaskTracker", "paste"]
+__all__ = ["SETTINGS", "WINDOWS", "SiamMaskTracker", "paste", "window"]
 
 STRIDE = 8  # pixels of the crop, from cell to cell
 THRESHOLD = 0.3  # probability of the object, from which a pixel belongs to it
 OUTSIDE = -1.0  # of the mask
+# what the refinement sees of each map of a crop: size, stride from cell to cell, zeros around the map
+WINDOWS = {"c1": (61, 4, 16), "c2": (31, 2, 8), "c3": (15, 1, 4)}
 # arguments of the tracker, by the model's name
 SETTINGS = {
     "siammask_sharp": {"penalty": 0.04, "window": 0.42, "rate": 0.25},
@@ -44,25 +48,39 @@ def paste(mask: np.ndarray, corner, side: float, size: tuple[int, int]) -> np.nd
     return upper[:, x] * (1 - dx) + upper[:, right] * dx
 
 
+def window(maps: np.ndarray, cell: tuple[int, int], size: int, stride: int, pad: int) -> np.ndarray:
+    """What belongs to a cell (row and column) of maps (..., H, W) with zeros around them: (..., size, size)."""
+    padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(pad, pad)] * 2)
+    rows, columns = (slice(stride * place, stride * place + size) for place in cell)
+    return padded[..., rows, columns]
+
+
 class SiamMaskTracker(SiamRPNTracker):
     """Follows one object and draws it.
 
     Args:
         template, track: see :class:`SiamRPNTracker`; ``track`` also returns ``"mask"`` (1, 63 * 63, K, K), logits, or
-            the finer ``"refine"`` (1, K K, 127 * 127).
+            for ``refine`` ``"correlated"`` (1, C, K, K) and the maps of ``WINDOWS``.
+        refine: takes the cell's ``"column"`` (1, C) and windows, returns its finer mask (1, 127 * 127), logits; None
+            for the mask of the network itself.
         options: see :class:`SiamRPNTracker`.
     """
+
+    def __init__(self, template: Callable, track: Callable, refine: Callable | None = None, **options):
+        super().__init__(template, track, **options)
+        self.refine = refine
 
     def track(self, image: np.ndarray) -> dict:
         """A later frame: ``"box"``, ``"score"``, and ``"mask"`` (H, W) bool."""
         found = super().track(image)
-        answer, (row, column) = self.seen["answer"], self.seen["cell"]
-        if "refine" in answer:
-            logits = answer["refine"][0, row * answer["cls"].shape[3] + column]
+        answer, cell = self.seen["answer"], self.seen["cell"]
+        if self.refine is None:
+            logits = answer["mask"][0, :, *cell]
         else:
-            logits = answer["mask"][0, :, row, column]
+            windows = {name: window(answer[name], cell, *numbers) for name, numbers in WINDOWS.items()}
+            logits = self.refine({"column": answer["correlated"][:, :, *cell], **windows})[0]
         length = round(np.sqrt(logits.size))
         p = 1 / (1 + np.exp(-logits.reshape(length, length).astype(np.float64)))
         pixel = self.seen["side"] / self.instance  # of the crop, in pixels of the frame
-        corner = self.seen["corner"] + (np.array([column, row]) - self.base / 2) * STRIDE * pixel
+        corner = self.seen["corner"] + (np.array(cell[::-1]) - self.base / 2) * STRIDE * pixel
         return {**found, "mask": paste(p, corner, TEMPLATE * pixel, image.shape[:2]) > THRESHOLD}
