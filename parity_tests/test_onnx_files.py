@@ -2,13 +2,17 @@
 
 import json
 
+import keras
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import tensorflow as tf
 import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+import tf_impl.export
 from scripts import cli
 from weights import onnx_file
 
@@ -118,7 +122,6 @@ def test_a_model_beyond_two_gibibytes(framework, tmp_path):
     """About 12 GiB of memory."""
     import keras
 
-    import tf_impl.export
     import torch_impl.export
 
     size = 16500  # two matrices of this size
@@ -165,3 +168,18 @@ def test_logits_that_belong_to_other_boxes_stay_wrong():
     expected = ranking(np.random.default_rng(0))
     found = {**expected, "logits": expected["logits"][:, [1, 0, *range(2, 40)]]}
     assert onnx_file.relative(onnx_file.aligned(found, expected)["logits"], expected["logits"]) > 1e-2
+
+
+def test_what_is_not_chosen_may_be_infinite(tmp_path):
+    """tf2onnx alone multiplies it by 0, which gives NaN."""
+
+    class Logarithm(keras.layers.Layer):
+        def call(self, x, training=False):
+            return tf.where(x > 0, tf.math.log(x), 0.0)
+
+    x = np.array([[1, 0], [0, np.e]], np.float32)
+    path = tf_impl.export.export(Logarithm(), tmp_path / "x.onnx", {"x": x})
+    proto = onnx.load(path)
+    assert onnx_file.histogram(proto)["Where"] == 1
+    (found,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(found, [[0, 0], [0, 1]], rtol=1e-6)

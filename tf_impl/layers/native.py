@@ -77,4 +77,9 @@ def _to_operator(ctx, node, name, args):
     )
 
 
-HANDLERS = {"PyFunc": (_to_operator, [])}
+def _to_where(ctx, node, name, args):
+    """``Where``; tf2onnx writes a sum of products, in which an infinite value that is not chosen becomes NaN."""
+    node.type = "Where"
+
+
+HANDLERS = {"PyFunc": (_to_operator, []), "SelectV2": (_to_where, [])}
