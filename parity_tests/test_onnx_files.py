@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import tf_impl.export
+import torch_impl.export
 from scripts import cli
 from weights import onnx_file
 
@@ -120,10 +121,6 @@ def test_what_no_file_takes_is_refused_before_the_work(framework, monkeypatch, t
 @pytest.mark.parametrize("framework", ["torch", "tensorflow"])
 def test_a_model_beyond_two_gibibytes(framework, tmp_path):
     """About 12 GiB of memory."""
-    import keras
-
-    import torch_impl.export
-
     size = 16500  # two matrices of this size
     x = np.random.default_rng(0).standard_normal((2, size)).astype(np.float32)
     path = tmp_path / "large.onnx"
