@@ -12,7 +12,7 @@ import math
 
 import tensorflow as tf
 
-from tf_impl.losses.cross_entropy import cross_entropy
+from tf_impl.losses.cross_entropy import sparse_cross_entropy
 
 __all__ = ["annealing", "classify", "encode", "margin_cosines", "multiple_angle"]
 
@@ -30,7 +30,7 @@ def encode(labels, classes: int, dtype):
 
 def classify(logits, labels):
     """Mean cross-entropy of logits (N, K) over the rows whose label (N,) is not -1."""
-    return cross_entropy(logits, labels, ignore_index=NO_CLASS)
+    return sparse_cross_entropy(logits, tf.where(labels == NO_CLASS, -100, labels))
 
 
 def annealing(iteration, base: float = 1500.0, gamma: float = 0.1, power: float = 1.0, minimum: float = 5.0):

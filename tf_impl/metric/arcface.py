@@ -89,7 +89,8 @@ class ArcFaceCriterion(keras.layers.Layer):
         if self.filter_threshold > 0:
             dirty = tf.cast(cosines > self.filter_threshold, cosines.dtype) * (1 - target)
             cosines = (1 - dirty) * cosines
-        change = margin_cosines(cosines, self.margins, self.fallback) - cosines
+        right = tf.reduce_sum(target * cosines, 1, keepdims=True)
+        change = margin_cosines(right, self.margins, self.fallback) - right
         if self.grad == "straight_through":
             change = tf.stop_gradient(change)
         return self.scale * (cosines + target * change)

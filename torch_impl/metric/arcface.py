@@ -84,7 +84,8 @@ class ArcFaceCriterion(nn.Module):
         if self.filter_threshold > 0:
             dirty = (cosines > self.filter_threshold).to(cosines.dtype) * (1 - target)
             cosines = (1 - dirty) * cosines
-        change = margin_cosines(cosines, self.margins, self.fallback) - cosines
+        right = (target * cosines).sum(1, keepdim=True)
+        change = margin_cosines(right, self.margins, self.fallback) - right
         if self.grad == "straight_through":
             change = change.detach()
         return self.scale * (cosines + target * change)
