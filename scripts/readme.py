@@ -66,22 +66,29 @@ def speed() -> str:
 
 
 def parts() -> str:
-    """One row per part: milliseconds of PyTorch, and the ratios to other packages and between the panels."""
+    """One row per part: milliseconds of PyTorch, the ratios to others and between the panels, and peaks of memory."""
     timed = json.loads(PARTS.read_text(encoding="utf-8"))
     versions = ", ".join(f"{package} {number}" for package, number in timed["versions"].items())
+    between = {  # heading -> ratio
+        "`tf.function` over PyTorch": "TensorFlow / PyTorch",
+        "PyTorch's ONNX over PyTorch": "PyTorch's ONNX / PyTorch",
+        "TensorFlow's ONNX over PyTorch's": "TensorFlow's ONNX / PyTorch's ONNX",
+    }
+    headings = ["part", "PyTorch, ms", "over another implementation", *between, "peak memory, ours and the other's"]
     lines = [
         f"Median of {timed['runs']} rounds, threads: {timed['threads']}; {versions}.",
         "",
-        "| part | PyTorch, ms | over another package | `tf.function` over PyTorch |",
-        "| --- | ---: | ---: | ---: |",
+        f"| {' | '.join(headings)} |",
+        "| --- |" + " ---: |" * (len(headings) - 1),
     ]
     for part in (part for group in timed["groups"].values() for part in group):
         ratios = {name: f"{ratio['median']:.2f}" for name, ratio in part["ratios"].items()}
         others = [f"{value} {name.removeprefix('PyTorch / ')}" for name, value in ratios.items() if "PyTorch /" in name]
-        panels = ratios.get("TensorFlow / PyTorch", "")
         median = part["milliseconds"]["PyTorch"]["median"]
         shown = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
-        lines.append(f"| {part['part']} | {shown} | {''.join(others)} | {panels} |")
+        memory = ", ".join(f"{share:.1f}" for share in part.get("memory", {}).values())
+        cells = [part["part"], shown, "".join(others), *(ratios.get(name, "") for name in between.values()), memory]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

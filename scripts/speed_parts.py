@@ -1,70 +1,36 @@
-"""How fast parts of systems are, against other packages and between the panels: ``python -m scripts.speed_parts``.
+"""How fast parts of systems are, against other implementations and between the panels.
 
-With names of ``GROUPS``, these only. speed_parts.json keeps what is found; ``python -m scripts.readme`` tabulates it.
-torchvision, effdet, transformers, smplx, facenet-pytorch and pytorch-metric-learning are not among this project's
-packages: an environment that has them, and all of those, is needed.
+``python -m scripts.speed_parts``, with names of groups, these only; those of ``scripts.speed_repositories`` need
+``--repositories FOLDER``. speed_parts.json keeps what is found; ``python -m scripts.readme`` tabulates it. torchvision,
+effdet, transformers, smplx, facenet-pytorch and pytorch-metric-learning are not among this project's packages: an
+environment that has them, and all of those, is needed.
 """
 
 import functools
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import numpy as np
 
-from scripts.bench import ratio, spread, timed
-from scripts.files import example, model_of, twins
-from scripts.output import frameworks, written
-from weights import catalog, store
+from scripts import speed_repositories
+from scripts.answer import ENGINES
+from scripts.files import example, export_files, model_of, twins
+from scripts.output import Problem, frameworks, written
+from scripts.timing import RUNS, THREADS, Part, Twins, compiled, eager, forward, measured, training_step
+from weights import catalog, onnx_file, store
 
-__all__ = ["SAVED"]
+__all__ = ["GROUPS", "SAVED", "main"]
 
 SAVED = Path(__file__).with_suffix(".json")
 PACKAGES = (
-    *("tensorflow", "torch", "faiss-cpu"),
+    *("tensorflow", "torch", "onnxruntime", "faiss-cpu"),
     *("torchvision", "effdet", "transformers", "smplx", "facenet-pytorch", "pytorch-metric-learning"),
 )
-THREADS, RUNS = 1, 5
 IMAGE = (800, 1088)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is timed: functions without arguments.
-
-    Args:
-        name: of its row.
-        torch, tensorflow: of the panels, eager and compiled; None where the host computes.
-        other: of another package, and its name.
-    """
-
-    name: str
-    torch: Callable
-    tensorflow: Callable | None = None
-    other: Callable | None = None
-    package: str = ""
-
-
-def eager(function: Callable, *tensors) -> Callable:
-    """A call without gradients."""
-    import torch
-
-    def run():
-        with torch.inference_mode():
-            return function(*tensors)
-
-    return run
-
-
-def compiled(function: Callable, *tensors) -> Callable:
-    """A call of the graph of a function."""
-    import tensorflow as tf
-
-    function = tf.function(function, autograph=False)
-    return lambda: function(*tensors)
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[list, list]:
@@ -158,30 +124,6 @@ def operators() -> Iterator[Part]:
     )
 
 
-class Twins:
-    """Both panels of a model with equal weights, and their inputs."""
-
-    def __init__(self, name: str, criterion: bool = False):
-        self.entry = catalog.get(name)
-        self.inputs = example(self.entry, 1)[0]
-        panels, _ = twins(self.entry, "seeded", criterion=criterion)
-        self.torch, self.tensorflow = panels["torch"], panels["tensorflow"]
-
-    def part(self, name: str, function: Callable, *arrays: Mapping[str, np.ndarray], **others) -> Part:
-        """``function(panel, *tensors by name)`` of both panels."""
-        given = {panel: [panel.tensors(x) for x in arrays] for panel in (self.torch, self.tensorflow)}
-        return Part(
-            name,
-            eager(lambda: function(self.torch, *given[self.torch])),
-            compiled(lambda: function(self.tensorflow, *given[self.tensorflow])),
-            **others,
-        )
-
-
-def forward(panel, inputs: Mapping):
-    return panel.call(*inputs.values())
-
-
 def results(panel, outputs: Mapping, inputs: Mapping):
     """The post-process of outputs."""
     import tf_impl.export
@@ -273,31 +215,35 @@ def segmenters() -> Iterator[Part]:
 
 def steps() -> Iterator[Part]:
     """Whole training steps at published sizes, batch 1: every player, penalties of second order among them."""
-    from parity_tests.harness.panels import PyTorch, TensorFlow
-    from parity_tests.learning.train import compiled as as_graphs
+    for name, options, trainer in (
+        *((name, {}, {}) for name in ("pix2pix", "cyclegan", "stargan_128", "srgan", "srgan_wgan_gp", "esrgan")),
+        ("pggan", {"size": 256}, {}),
+        ("stylegan", {"size": 256}, {}),
+        ("stylegan2_256", {}, {"every": (1, 1)}),  # by default, most steps have no penalties
+    ):
+        size = " at 256x256" if options else ""
+        penalties = " with both penalties" if trainer else ""
+        yield Part(f"{name}{size}: a training step{penalties}", *training_step(name, options, trainer))
 
-    for name in ("pix2pix", "stargan_128", "srgan", "srgan_wgan_gp"):
-        entry = catalog.get(name)
-        inputs, rng = example(entry, 1)[0], np.random.default_rng(0)
-        shapes = {key: [1 if n == "N" else n for n in tensor.shape] for key, tensor in entry.targets.items()}
-        targets = {key: rng.uniform(-1, 1, shape).astype(np.float32) for key, shape in shapes.items()} | inputs
-        functions = []
-        for Panel in (PyTorch, TensorFlow):
-            panel = Panel(entry, {}, precision="float32")
-            if Panel is TensorFlow:
-                as_graphs(panel.model)
-            given = panel.tensors(inputs), panel.tensors({key: targets[key] for key in shapes})
-            functions.append(functools.partial(panel._trainer().step, *given))
-        yield Part(f"{name}: a training step", *functions)
+
+def generators() -> Iterator[Part]:
+    """Generators, also as both panels' ONNX files in ONNX Runtime."""
+    for name in ("srresnet_x4", "rrdbnet_x4", "unet_256", "cyclegan_resnet_9blocks", "stylegan2_generator_256"):
+        pair = Twins(name)
+        inputs, _, dynamic = example(pair.entry)
+        with tempfile.TemporaryDirectory() as folder:
+            panels = {"tensorflow": pair.tensorflow, "torch": pair.torch}
+            paths = export_files(panels, Path(folder), inputs, None, dynamic).values()
+            sessions = [onnx_file.session(path, threads=THREADS, spinning=False) for path in paths]
+        calls = (functools.partial(onnx_file.run, session, pair.inputs) for session in sessions)
+        files = dict(zip(ENGINES[2:], calls, strict=True))
+        yield pair.part(f"{name}: an image", forward, pair.inputs, files=files)
 
 
 def trackers() -> Iterator[Part]:
     """A frame of 400x600: what a loop takes from frame to frame, network included."""
-    import tempfile
-
     from skimage import data
 
-    from scripts.answer import ENGINES
     from scripts.tracks import SINGLE, made
 
     frames = [np.roll(data.coffee(), 3 * i, 1) for i in range(2)]
@@ -388,7 +334,7 @@ def faces() -> Iterator[Part]:
 
 
 def metric() -> Iterator[Part]:
-    """Losses of 256 embeddings of 64 classes, with their gradients; cross-batch memory of 2,048."""
+    """Losses of 256 embeddings of 64 classes, with their gradients; cross-batch memory of 2,048: times and memory."""
     import pytorch_metric_learning.losses as reference
     import tensorflow as tf
     import torch
@@ -439,6 +385,7 @@ def metric() -> Iterator[Part]:
             in_tensorflow,
             in_package,
             "pytorch-metric-learning",
+            matrix=4 * 256 * (2048 if options else 256),
         )
 
 
@@ -475,23 +422,31 @@ def retrieval() -> Iterator[Part]:
         )
 
 
-GROUPS = (operators, detectors, networks, segmenters, steps, trackers, faces, metric, retrieval)
+GROUPS = (operators, detectors, networks, segmenters, steps, generators, trackers, faces, metric, retrieval)
 
 
-def measured(part: Part) -> dict:
-    """Milliseconds of each, and ratios."""
-    functions = {"PyTorch": part.torch, part.package: part.other, "TensorFlow": part.tensorflow}
-    times = timed({name: function for name, function in functions.items() if function is not None}, RUNS)
-    found = {"part": part.name, "milliseconds": {name: spread(values) for name, values in times.items()}, "ratios": {}}
-    for ours, theirs in (("PyTorch", part.package), ("TensorFlow", "PyTorch")):
-        if ours in times and theirs in times:
-            found["ratios"][f"{ours} / {theirs}"] = ratio(times[ours], times[theirs])
-    return found
-
-
-def main(names: list[str]) -> None:
+@click.command()
+@click.argument("names", nargs=-1, metavar="[GROUP]...")
+@click.option("--repositories", type=click.Path(path_type=Path), help="Folder of clones.")
+def main(names: tuple[str, ...], repositories: Path | None) -> None:
+    """Time parts of systems, by default all groups."""
+    published = {group.__name__: functools.partial(group, repositories) for group in speed_repositories.GROUPS}
+    groups = {group.__name__: group for group in GROUPS} | published
+    unknown = [name for name in names if name not in groups]
+    if unknown:
+        raise Problem(f"there is no group {', '.join(unknown)}; one of {', '.join(groups)} was expected")
+    asked = [name for name in names or groups if name in published]
+    lacking = [
+        f"github.com/{name}"
+        for name in speed_repositories.REPOSITORIES
+        if repositories is None or not (repositories / Path(name).name).is_dir()
+    ]
+    if asked and lacking:
+        raise Problem(
+            f"{', '.join(asked)}: no clones of {', '.join(lacking)}; "
+            "make them in one folder, and name it with --repositories FOLDER"
+        )
     frameworks(THREADS)
-    groups = {group.__name__: group for group in GROUPS}
     saved = json.loads(SAVED.read_text(encoding="utf-8")) if SAVED.exists() else {"groups": {}}
     for name in names or groups:
         saved["groups"][name] = []
@@ -505,4 +460,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
