@@ -76,7 +76,8 @@ def parts() -> str:
     }
     headings = ["part", "PyTorch, ms", "over another implementation", *between, "peak memory, ours and the other's"]
     lines = [
-        f"Median of {timed['runs']} rounds, threads: {timed['threads']}; {versions}.",
+        f"Median of {timed['runs']} rounds, of {timed['few_runs']} for training steps; threads: {timed['threads']}; "
+        f"{versions}.",
         "",
         f"| {' | '.join(headings)} |",
         "| --- |" + " ---: |" * (len(headings) - 1),

@@ -20,7 +20,7 @@ from scripts import speed_repositories
 from scripts.answer import ENGINES
 from scripts.files import example, export_files, model_of, twins
 from scripts.output import Problem, frameworks, written
-from scripts.timing import RUNS, THREADS, Part, Twins, compiled, eager, forward, measured, training_step
+from scripts.timing import FEW_RUNS, RUNS, THREADS, Part, Twins, compiled, eager, forward, measured, training_step
 from weights import catalog, onnx_file, store
 
 __all__ = ["GROUPS", "SAVED", "main"]
@@ -223,7 +223,7 @@ def steps() -> Iterator[Part]:
     ):
         size = " at 256x256" if options else ""
         penalties = " with both penalties" if trainer else ""
-        yield Part(f"{name}{size}: a training step{penalties}", *training_step(name, options, trainer))
+        yield Part(f"{name}{size}: a training step{penalties}", *training_step(name, options, trainer), runs=FEW_RUNS)
 
 
 def generators() -> Iterator[Part]:
@@ -429,13 +429,14 @@ GROUPS = (operators, detectors, networks, segmenters, steps, generators, tracker
 @click.argument("names", nargs=-1, metavar="[GROUP]...")
 @click.option("--repositories", type=click.Path(path_type=Path), help="Folder of clones.")
 def main(names: tuple[str, ...], repositories: Path | None) -> None:
-    """Time parts of systems, by default all groups."""
+    """Time parts of systems, by default all groups, those of repositories with the option."""
     published = {group.__name__: functools.partial(group, repositories) for group in speed_repositories.GROUPS}
     groups = {group.__name__: group for group in GROUPS} | published
     unknown = [name for name in names if name not in groups]
     if unknown:
         raise Problem(f"there is no group {', '.join(unknown)}; one of {', '.join(groups)} was expected")
-    asked = [name for name in names or groups if name in published]
+    names = names or tuple(name for name in groups if repositories or name not in published)
+    asked = [name for name in names if name in published]
     lacking = [
         f"github.com/{name}"
         for name in speed_repositories.REPOSITORIES
@@ -448,12 +449,13 @@ def main(names: tuple[str, ...], repositories: Path | None) -> None:
         )
     frameworks(THREADS)
     saved = json.loads(SAVED.read_text(encoding="utf-8")) if SAVED.exists() else {"groups": {}}
-    for name in names or groups:
+    for name in names:
         saved["groups"][name] = []
         for part in groups[name]():
             saved["groups"][name].append(measured(part))
             print(json.dumps(saved["groups"][name][-1]), flush=True)
-    saved |= {"versions": {package: version(package) for package in PACKAGES}, "threads": THREADS, "runs": RUNS}
+    versions = {package: version(package) for package in PACKAGES}
+    saved |= {"versions": versions, "threads": THREADS, "runs": RUNS, "few_runs": FEW_RUNS}
     saved["groups"] = {name: saved["groups"][name] for name in groups if name in saved["groups"]}
     with written(SAVED) as temporary:
         temporary.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.timing import Part, Twins, eager, forward, training_step
+from scripts.timing import FEW_RUNS, Part, Twins, eager, forward, training_step
 
 __all__ = ["GROUPS", "REPOSITORIES"]
 
@@ -185,7 +185,8 @@ def published_generators(folder: Path) -> Iterator[Part]:
                 kept.lerp_(parameter, 1e-3)
 
     ours, _ = training_step("stylegan2_256", {}, {"every": (1, 1)})
-    yield Part("stylegan2_256: a training step with both penalties", ours, None, step, "stylegan2-ada-pytorch")
+    name = "stylegan2_256: a training step with both penalties"
+    yield Part(name, ours, None, step, "stylegan2-ada-pytorch", runs=FEW_RUNS)
 
     # the names of the next two are their own: every network has its first weights
     with modules_of(folder / "style-based-gan-pytorch"):

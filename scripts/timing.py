@@ -12,9 +12,9 @@ from scripts.bench import ratio, spread, timed
 from scripts.files import example, twins
 from weights import catalog
 
-__all__ = ["RUNS", "THREADS", "Part", "Twins", "compiled", "eager", "forward", "measured", "training_step"]
+__all__ = ["FEW_RUNS", "RUNS", "THREADS", "Part", "Twins", "compiled", "eager", "forward", "measured", "training_step"]
 
-THREADS, RUNS = 1, 5
+THREADS, RUNS, FEW_RUNS = 1, 5, 3  # the last for what takes long
 TENSORFLOW, TORCH, TENSORFLOW_FILE, TORCH_FILE = ENGINES
 
 
@@ -28,6 +28,7 @@ class Part:
         other: of another implementation, and the name of its package or repository.
         files: of the panels' ONNX files, by the names in ``ENGINES``.
         matrix: bytes of the distance matrix that the peak of memory is compared with, where it is of interest.
+        runs: how many rounds.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Part:
     package: str = ""
     files: Mapping[str, Callable] = field(default_factory=dict)
     matrix: int = 0
+    runs: int = RUNS
 
 
 def eager(function: Callable, *tensors) -> Callable:
@@ -137,7 +139,7 @@ def peak(function: Callable) -> int:
 def measured(part: Part) -> dict:
     """Milliseconds of each, their ratios, and peaks of memory over the distance matrix."""
     functions = {TORCH: part.torch, part.package: part.other, TENSORFLOW: part.tensorflow, **part.files}
-    times = timed({name: function for name, function in functions.items() if function is not None}, RUNS)
+    times = timed({name: function for name, function in functions.items() if function is not None}, part.runs)
     found = {"part": part.name, "milliseconds": {name: spread(values) for name, values in times.items()}, "ratios": {}}
     pairs = ((TORCH, part.package), (TENSORFLOW, TORCH), (TORCH_FILE, TORCH), (TENSORFLOW_FILE, TORCH_FILE))
     for ours, theirs in pairs:
