@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_teardown(item):
-    if "slow" in item.keywords:
+    if "slow" in item.keywords and item.config.getoption("--full"):
         gc.collect()  # a Keras model is a cycle: Python would keep seven of BERT base before it looks for them
 
 
