@@ -16,6 +16,13 @@ def test_onnx_files_agree(case, holds):
     assert measured.applies or measured.reason
 
 
+def test_keras_files_of_two_stages_are_hardly_longer(case, proof):
+    if case in ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"):
+        files = proof.files["results"]
+        keras, torch = (len(onnx.load_from_string(files[name]).graph.node) for name in ("tf_impl", "torch_impl"))
+        assert 0.8 < keras / torch < 1.2
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "retinanet_resnet50_fpn"])
 def test_half_precision_is_smaller_and_near(name, tmp_path):
     """Outputs that the model also reads, and constant ones, stay what they are."""
