@@ -276,7 +276,7 @@ def test_a_frozen_backbone_carries_a_new_head(name):
     given = keras.Input((None, None, 3))
     maps = backbone(given, training=False)
     pooled = keras.layers.GlobalAveragePooling2D()(maps[list(maps)[-1]])
-    model = keras.Model(given, keras.layers.Dense(2)(pooled))
+    model = keras.Model(given, keras.layers.Dense(2, kernel_initializer="zeros")(pooled))
     before, head = backbone.get_weights(), model.layers[-1].get_weights()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(panel.tensors(images)["images"], np.array([0, 0]), verbose=0)

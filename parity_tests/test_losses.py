@@ -11,7 +11,7 @@ import torch_impl.classification.googlenet
 
 def test_losses_agree(case, proof, holds):
     measured = holds("losses")
-    if proof.entry.criterion is not None:
+    if proof.entry.criterion is not None and not measured.reason:
         assert "total" in {figure.name for figure in measured.figures}
 
 
