@@ -30,7 +30,7 @@ def encode(labels, classes: int, dtype):
 
 def classify(logits, labels):
     """Mean cross-entropy of logits (N, K) over the rows whose label (N,) is not -1."""
-    return sparse_cross_entropy(logits, tf.where(labels == NO_CLASS, -100, labels))
+    return sparse_cross_entropy(logits, tf.where(labels != NO_CLASS, labels, -100))
 
 
 def annealing(iteration, base: float = 1500.0, gamma: float = 0.1, power: float = 1.0, minimum: float = 5.0):
