@@ -163,12 +163,15 @@ class SiamMaskTrack(SiamMask):
 class SiamMaskRefine(Model):
     """The refinement of :class:`SiamMask` alone, of one cell.
 
+    Args:
+        planes, channels: see :class:`SiamMask`.
+
     Inputs: ``column`` (N, channels) of the correlated map; ``c1``, ``c2``, ``c3`` (N, size, size, C), the windows
         of the cell in the trunk's maps, see :data:`WINDOWS`.
     Returns: (N, 127 * 127) logits.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, planes: tuple[int, ...] = (64, 128, 256), channels: int = 256, **kwargs):  # mirror: infers
         super().__init__(**kwargs)
         self.refine_model = Refine()
 
@@ -257,7 +260,7 @@ def siammask_sharp_track(**options) -> SiamMaskTrack:
 
 
 def siammask_sharp_refine(planes: tuple[int, ...] = (64, 128, 256), channels: int = 256) -> SiamMaskRefine:
-    return SiamMaskRefine()  # mirror: infers
+    return SiamMaskRefine(planes, channels)
 
 
 def siamfcpp_alexnet_template(channels: tuple[int, ...] = (96, 256, 384, 384, 256)) -> SiamFCPPTemplate:
