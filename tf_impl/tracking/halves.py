@@ -1,4 +1,4 @@
-"""The two halves of the Siamese trackers: one for the first frame, one for every later frame.
+"""The halves of the Siamese trackers: one for the first frame, one for later ones; SiamMask has a third part.
 
 Papers, names of parameters: see ``siamfc.py``, ``siamrpn.py``, ``siamrpnpp.py``, ``siammask.py``, ``siamfcpp.py``. What
 to look at: the first frame's maps are inputs of the second half, so a tracker computes them once. A half holds the
