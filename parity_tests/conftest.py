@@ -15,7 +15,29 @@ from parity_tests.harness.case import cases
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run the published sizes, too (slow)")
     parser.addoption("--changed", action="store_true", help="cases whose sources changed, and a sample of the others")
+    parser.addoption("--save", action="store_true", help="keep the figures that were found in parity_tests/proof")
     parser.addoption("--case", action="append", default=[], help="only these cases or models; may be repeated")
+
+
+def pytest_configure(config):
+    if config.getoption("--save") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Figures())
+
+
+class _Figures:
+    """What the tests find of every case, which is saved at the end."""
+
+    def __init__(self):
+        self.found = {}
+
+    def pytest_runtest_logreport(self, report):
+        for name, part in report.user_properties if report.when == "call" else ():
+            self.found.setdefault(name, []).append(part)
+
+    def pytest_sessionfinish(self):
+        from scripts import parity
+
+        parity.save({name: parity.merged(parts) for name, parts in self.found.items()})
 
 
 def pytest_collection_modifyitems(config, items):
@@ -96,12 +118,15 @@ def proof(case):
 
 
 @pytest.fixture
-def holds(proof, record_property):
+def holds(proof, request, record_property):
     """Measure a level of the case and assert that it holds; a level that does not apply must say why or be empty."""
+
+    from scripts.parity import source_of, what_is_kept
 
     def check(level):
         measured = proof.level(level)
-        record_property("worst", measured.worst.relative)
+        if request.config.getoption("--save"):
+            record_property(measured.case, what_is_kept(measured) | source_of(measured.case))
         lines = [f"  {f.name}: relative {f.relative:.2e}, absolute {f.absolute:.2e}" for f in measured.broken()[:12]]
         claimed = _saved().get(measured.case, {}).get("levels", {}).get(level, {})
         found = measured.worst.relative

@@ -16,7 +16,21 @@ from parity_tests.saved import FOLDER, DamagedProof, path_of, read
 from scripts.output import Problem, frameworks, line, print_json, table, written
 from weights import catalog
 
-__all__ = ["COLUMNS", "LEVELS", "PROOF", "measure", "measured_in_turn", "parity", "proof_states", "rows_of", "saved"]
+__all__ = [
+    "COLUMNS",
+    "LEVELS",
+    "PROOF",
+    "measure",
+    "measured_in_turn",
+    "merged",
+    "parity",
+    "proof_states",
+    "rows_of",
+    "save",
+    "saved",
+    "source_of",
+    "what_is_kept",
+]
 
 PROOF = FOLDER
 LEVELS = ("interface", "initial", "outputs", "losses", "gradients", "training", "onnx", "results", "reference")
@@ -68,6 +82,52 @@ def proof_states() -> dict[str, str]:
     return found
 
 
+def what_is_kept(measured) -> dict:
+    """What the saved proof keeps of a level.
+
+    Args:
+        measured: the ``Level`` of the harness.
+
+    Returns:
+        A part of a case's entry, for ``merged``.
+    """
+    row = {
+        "figure": rounded(measured.worst.relative) if measured.applies else None,
+        "name": measured.worst.name,
+        "bound": measured.bound,
+        "holds": measured.holds,
+        "reason": measured.reason,
+    }
+    found: dict = {"levels": {measured.level: row}, "onnx": {}, "seconds": measured.seconds}
+    if measured.level == "interface":
+        found["parameters"] = measured.details["parameters"]
+    if measured.level == "onnx":
+        found["onnx"] = {
+            form: {
+                panel: {key: numbers[key] for key in ("nodes", "bytes", "transposes")}
+                for panel, numbers in panels.items()
+                if panel != "signatures"
+            }
+            for form, panels in measured.details.items()
+        }
+    return found
+
+
+def source_of(name: str) -> dict:
+    """What the figures of a case belong to: the model, digests of the sources, versions of the packages."""
+    from importlib.metadata import version
+
+    from parity_tests.harness import digest
+    from parity_tests.harness.case import cases
+
+    return {
+        "model": cases()[name].model,
+        "versions": {package: version(package) for package in digest.PACKAGES},
+        "digest": digest.of_case(name),
+        "harness": digest.of_harness(),
+    }
+
+
 def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda level: None) -> dict:
     """Measure levels of one case.
 
@@ -83,43 +143,23 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
         A case's entry of the saved proof, plus ``seconds``, and ``trace`` if requested.
     """
     frameworks(threads=1)  # a case is small: more threads only wait for each other
-    from parity_tests.harness import digest
     from parity_tests.harness.case import cases
     from parity_tests.harness.measure import BOUNDS, Proof
 
     case = cases()[name]
     proof = Proof(case)
     start = time.perf_counter()
-    found: dict = {"model": case.model, "levels": {}, "onnx": {}}
+    parts = []
     for level in levels:
         tell(level)
-        bound, reason = case.bounds.get(level, (BOUNDS[level], ""))
         try:
-            measured = proof.level(level)
+            parts.append(what_is_kept(proof.level(level)))
         except Exception as error:  # whatever stops a level leaves it unproven; the next one is measured anyway
+            bound, reason = case.bounds.get(level, (BOUNDS[level], ""))
             what = f"{type(error).__name__}: {line(error)}"
             row = {"figure": None, "name": what, "bound": bound, "holds": False, "reason": reason}
-        else:
-            figure = rounded(measured.worst.relative) if measured.applies else None
-            row = {
-                "figure": figure,
-                "name": measured.worst.name,
-                "bound": measured.bound,
-                "holds": measured.holds,
-                "reason": measured.reason,
-            }
-            if level == "interface":
-                found["parameters"] = measured.details["parameters"]
-            if level == "onnx":
-                found["onnx"] = {
-                    form: {
-                        panel: {key: numbers[key] for key in ("nodes", "bytes", "transposes")}
-                        for panel, numbers in panels.items()
-                        if panel != "signatures"
-                    }
-                    for form, panels in measured.details.items()
-                }
-        found["levels"][level] = row
+            parts.append({"levels": {level: row}, "onnx": {}, "seconds": 0.0})
+    found = merged(parts)
     if trace:
         tell("trace")
         try:
@@ -130,15 +170,10 @@ def measure(name: str, levels: Sequence[str], trace: bool = False, tell=lambda l
             first = next((row for row in rows if row["diverges"]), None)
             found["trace"] = {"modules": len(rows), **(first or {"module": None})}
             found["trace"] |= {key: rounded(first[key]) for key in ("input", "output") if first and first[key]}
-    from importlib.metadata import version
-
-    found["versions"] = {package: version(package) for package in digest.PACKAGES}
-    found |= {"digest": digest.of_case(case.name), "harness": digest.of_harness()}
-    found["seconds"] = round(time.perf_counter() - start, 1)
-    return found
+    return found | source_of(name) | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def _merged(parts: Sequence[dict]) -> dict:
+def merged(parts: Sequence[dict]) -> dict:
     """Merge the levels of one case that were measured separately."""
     levels = {level: row for part in parts for level, row in part["levels"].items()}
     return {
@@ -304,7 +339,7 @@ def parity(
     parts = [functools.partial(measure, levels=files)] if files else []
     parts += [functools.partial(measure, levels=others, trace=trace)] if others or trace else []
     for name, measured in measured_in_turn(chosen, len(wanted) + trace, jobs, *parts):
-        found[name] = measured = _merged(measured)
+        found[name] = measured = merged(measured)
         if piped:
             for row in rows_of(name, measured):
                 click.echo("  ".join([cell.ljust(width) for cell, width in zip(row, widths)] + row[5:]).rstrip())
