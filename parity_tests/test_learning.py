@@ -13,6 +13,7 @@ from parity_tests.learning.runs import RUNS
 from parity_tests.learning.train import PANELS, Learner
 from parity_tests.saved import DamagedProof
 from weights import catalog
+from weights.processing.retrieval.metrics import recall_at_k
 
 SAVED = curves.read()
 STEPS = 2  # of a quick test
@@ -167,6 +168,18 @@ def test_a_digit_lies_anywhere():
     assert {tuple(corner) for corner in corners} == {(y, x) for y in range(9) for x in range(9)}
     pieces = np.stack([picture[y : y + 8, x : x + 8] for picture, (y, x) in zip(found, corners)])
     np.testing.assert_allclose(pieces, np.repeat(pieces[:1], 800, 0))
+
+
+def test_noise_hides_a_digit_from_pixels_not_from_means():
+    held_out = digits.held_out_noisy()
+    images = held_out["images"][:, 0]
+    np.testing.assert_allclose([images.mean((1, 2)), images.std((1, 2)) - 1], 0, atol=1e-12)
+    means = images.reshape(400, 8, 4, 8, 4).mean((2, 4))
+    pixels, means = (recall_at_k(x.reshape(400, -1), held_out["labels"], (1,))[1] for x in (images, means))
+    assert pixels < 0.3 < 0.6 < means
+    first, second = digits.views(0)[:, :, 0].reshape(40, 2, -1).transpose(1, 0, 2)
+    # 1 / (1 + 4^2): only the digit is the same, not its noise
+    assert abs((first * second).mean() - 1 / 17) < 0.02
 
 
 def test_a_piece_moves_as_its_boxes_say():

@@ -66,7 +66,7 @@ def measure(run, tell=lambda step: None) -> dict:
     from weights.processing.retrieval.metrics import recall_at_k
 
     looked_at = run.embedding or run.trunk is not None
-    held_out = digits.held_out() if run.trunk is None else pictures.held_out()
+    held_out = digits.held_out() if run.trunk is None else digits.held_out_noisy()
 
     def recall(embeddings) -> float:
         return recall_at_k(embeddings, held_out["labels"], (1,))[1]

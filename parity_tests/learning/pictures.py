@@ -5,29 +5,12 @@ from functools import cache
 import numpy as np
 from skimage import data
 
-__all__ = [
-    "LUMA",
-    "held_out",
-    "moving",
-    "pairs",
-    "sequences",
-    "views",
-]
+__all__ = ["LUMA", "moving", "pairs", "sequences"]
 
-SIZE = 24  # of a crop, in pixels
 BORDER = 0.6  # share of a photograph's width that is for training
-# images with uniform texture, so that a crop identifies its image
-TEXTURES = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
 COLOURED = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "rocket")
 LUMA = (0.299, 0.587, 0.114)
 FRAME, OBJECT = 176, (28, 45)  # sides of a frame and of what moves in it, pixels
-
-
-@cache
-def grey(name: str) -> np.ndarray:
-    """A photograph (H, W) in [0, 1]."""
-    picture = getattr(data, name)() / 255
-    return picture @ LUMA if picture.ndim == 3 else picture
 
 
 @cache
@@ -43,36 +26,6 @@ def crops(picture: np.ndarray, rng, count: int, size: int, training: bool = True
     top = rng.integers(0, height - size + 1, count)
     left = rng.integers(0, border - size + 1, count) if training else rng.integers(border, width - size + 1, count)
     return np.stack([picture[..., y : y + size, x : x + size] for y, x in zip(top, left, strict=True)])
-
-
-def standardized(images: np.ndarray) -> np.ndarray:
-    """Images (..., H, W) of mean 0 and deviation 1: brightness and contrast say nothing."""
-    images = images - images.mean((-2, -1), keepdims=True)
-    return images / (images.std((-2, -1), keepdims=True) + 0.05)
-
-
-@cache
-def held_out(count: int = 40) -> dict[str, np.ndarray]:
-    """``count`` crops of each of the ``TEXTURES``, of the parts of the photographs that training does not see, in grey:
-    images (8 count, 3, 24, 24), labels (8 count,)."""
-    rng = np.random.default_rng(2)
-    images = standardized(np.concatenate([crops(grey(name), rng, count, SIZE, False) for name in TEXTURES]))
-    return {"images": np.repeat(images[:, None], 3, 1), "labels": np.repeat(np.arange(len(TEXTURES)), count)}
-
-
-def views(step: int, count: int = 4, many: int = 2) -> np.ndarray:
-    """Views of the same places, (8 count, many, 3, 24, 24), in grey: each moved by up to 6 pixels, flipped or not, with
-    a brightness and a contrast of its own."""
-    rng = np.random.default_rng((3, step))
-    places = np.concatenate([crops(grey(name), rng, count, SIZE + 6) for name in TEXTURES])
-    found = np.empty((len(places), many, SIZE, SIZE))
-    for i, place in enumerate(places):
-        for j in range(many):
-            y, x = rng.integers(0, 7, 2)
-            view = place[y : y + SIZE, x : x + SIZE]
-            found[i, j] = (view[:, ::-1] if rng.random() < 0.5 else view) * rng.uniform(0.7, 1.3)
-    found = found + rng.uniform(-0.1, 0.1, (len(places), many, 1, 1))
-    return np.repeat(standardized(found)[:, :, None], 3, 2)
 
 
 def pairs(step: int, count: int, size: int, training: bool = True) -> np.ndarray:

@@ -168,14 +168,14 @@ METRIC = [
 
 
 def two_views(first: str, second: str, step: int) -> tuple[Arrays, Arrays]:
-    views = pictures.views(step)
+    views = digits.views(step)
     return {first: views[:, 0], second: views[:, 1]}, {}
 
 
 def many_views(step: int) -> tuple[Arrays, Arrays]:
-    """Two views, and the middle of two others."""
-    views = pictures.views(step, many=4)
-    return {"large": views[:, :2], "small": views[:, 2:, :, 4:20, 4:20]}, {}
+    """Two views, and a part of two others, above and to the left."""
+    views = digits.views(step, many=4)
+    return {"large": views[:, :2], "small": views[:, 2:, :, :21, :21]}, {}
 
 
 def shuffled(step: int) -> tuple[Arrays, Arrays]:
@@ -201,23 +201,23 @@ def contrastive(model: str, trunk: str, batches, options: Mapping, trainer: Mapp
 
 HEAD = {"hidden": 64, "dim": 32}
 CONTRASTIVE = [
-    contrastive("simclr_v1", "backbone", functools.partial(two_views, "view1", "view2"), HEAD, {"learning_rate": 1.0}),
+    contrastive("simclr_v1", "backbone", functools.partial(two_views, "view1", "view2"), HEAD, {"learning_rate": 0.5}),
     contrastive(
         "moco_v2",
         "encoder_q",
         shuffled,
-        {"dim": 32, "queue_size": 256, "momentum": 0.9, "bn_groups": 2},
-        {"learning_rate": 0.05},
+        {"dim": 32, "queue_size": 120, "momentum": 0.97, "bn_groups": 2},
+        {"learning_rate": 0.1, "momentum": 0.5},
         follower=("encoder_k.", "encoder_q."),
         falls=("total", 0.96),
-        settled=8,  # the queue is full of keys, which are harder than its first, random ones
+        settled=3,  # the queue is full of keys, which are harder than its first, random ones
     ),
     contrastive(
         "byol",
         "backbone",
         functools.partial(two_views, "view1", "view2"),
         HEAD,
-        {"learning_rate": 1.0, "momentum": 0.9},
+        {"learning_rate": 2.0, "momentum": 0.95},
         follower=("teacher_", ""),
     ),
     contrastive(
@@ -225,7 +225,8 @@ CONTRASTIVE = [
         "encoder",
         functools.partial(two_views, "x1", "x2"),
         {"dim": 64, "pred_dim": 16},
-        {"learning_rate": 0.05},
+        {"learning_rate": 0.25},
+        together=100,
         falls=("total", 0.0),  # it is near 0 at first, and falls to -1
     ),
     contrastive(
