@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.parity import LEVELS
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tf_impl", "torch_impl", "weights", "parity_tests", "scripts")
 DOCSTRING = '"""A toy: one convolution, and the mean of its map.\n\nMirror notes:\n- Keras infers widths.\n"""\n\n'
@@ -96,8 +98,12 @@ def copy(tmp_path_factory):
 
 
 def diptych(folder, *arguments):
+    return python(folder, "-c", "from scripts.cli import main; main()", *arguments)
+
+
+def python(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(folder), "DIPTYCH_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-c", "from scripts.cli import main; main()", *arguments]
+    command = [sys.executable, *arguments]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
     return result.stdout
@@ -115,3 +121,15 @@ def test_a_toy_is_listed_shown_proven_exported_and_reported(copy):
     assert len(list((copy / "onnx").glob("*.onnx"))) == 2
     diptych(copy, "report", "toy", "--out", str(copy / "site"))
     assert "Toy" in (copy / "site" / "classification" / "toy.html").read_text()
+
+
+def test_the_tests_of_a_toy_keep_its_figures(copy):
+    path = copy / "parity_tests" / "proof" / "classification" / "toy.json"
+    path.unlink(missing_ok=True)
+    files = [f"parity_tests/test_{level}.py" for level in LEVELS]
+    python(copy, "-m", "pytest", "-n", "1", "-k", "toy", "--case", "toy", "--save", *files)
+    found = json.loads(path.read_text())["cases"]["toy"]
+    assert list(found["levels"]) == list(LEVELS)
+    assert found["parameters"] and found["onnx"]["model"].keys() == {"tf_impl", "torch_impl"}
+    (row,) = (row for row in json.loads(diptych(copy, "list", "--json")) if row["name"] == "toy")
+    assert row["proof"] == "proven"
