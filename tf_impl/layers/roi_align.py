@@ -16,6 +16,7 @@ from .native import exporting, onnx_node
 __all__ = ["pyramid_roi_align", "roi_align"]
 
 GROUP = 16  # boxes whose samples are gathered at once, if their number depends on the boxes
+NEAR = 8  # boxes whose gathered samples stay in a processor's cache
 
 
 def roi_align(
@@ -131,7 +132,8 @@ def _bins(table, boxes, first, height, width, output_size, sampling_ratio, align
     pixel = line[:, :, None, :, None] + x[:, None, :, None, :]  # (R, rows, columns, 2 S, 2 T)
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
     flat = [tf.shape(boxes)[0], rows, columns, tf.shape(y)[2] * tf.shape(x)[2]]
-    return _weighted_rows(table, tf.reshape(pixel, flat), tf.reshape(weight, flat))
+    weighted_rows = _weighted_rows_in_turn if sampling_ratio else _weighted_rows
+    return weighted_rows(table, tf.reshape(pixel, flat), tf.reshape(weight, flat))
 
 
 def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
@@ -163,3 +165,21 @@ def _axis_samples(start, end, bins, size, sampling_ratio, aligned):
 def _weighted_rows(table, index, weight):
     """Sum of table rows.  table: (P, C), index, weight: (..., J) -> (..., C)."""
     return tf.squeeze(tf.matmul(weight[..., None, :], tf.gather(table, index)), axis=-2)  # mirror: rows of a table
+
+
+@tf.custom_gradient
+def _weighted_rows_in_turn(table, index, weight):
+    """As :func:`_weighted_rows`, a few boxes at a time.  index, weight: (R, rows, columns, J)."""
+    count, *bins = index.shape[0] or tf.shape(index)[0], *index.shape[1:3]
+    given = tuple(tf.pad(x, [[0, -count % NEAR], [0, 0], [0, 0], [0, 0]]) for x in (index, weight))
+    given = tuple(tf.reshape(x, [-1, NEAR, *bins, tf.shape(x)[3]]) for x in given)
+    found = tf.map_fn(
+        lambda group: _weighted_rows(table, *group), given, parallel_iterations=1, fn_output_signature=table.dtype
+    )
+
+    def gradient(upstream):  # at once: in turn, every group would have a gradient as large as the table
+        upstream = upstream[..., None, :]
+        of_table = tf.math.unsorted_segment_sum(weight[..., None] * upstream, index, tf.shape(table)[0])
+        return of_table, None, tf.reduce_sum(tf.gather(table, index) * upstream, -1)
+
+    return tf.reshape(found, [-1, *bins, table.shape[1]])[:count], gradient
