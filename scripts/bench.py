@@ -134,6 +134,8 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
         return [theirs]
     named = model.reference.startswith("transformers.")  # its arguments have our names, in a different order
     detector = model.reference.startswith("torchvision.models.detection.")
+    if detector:  # how many boxes are kept depends on the weights, and the work on the boxes
+        theirs.load_state_dict(panel.model.state_dict())
 
     def arguments(tensors):
         return ((), tensors) if named else (tuple(tensors.values()), {})
