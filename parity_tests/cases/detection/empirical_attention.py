@@ -14,5 +14,5 @@ CASES = [
         references=mmdet_outputs(f"faster-rcnn_r50-{name.replace('_', '-')}_fpn_1x_coco", BOXES),
         without=SAME_GRAPH,
     )
-    for name in ("attn0010", "attn1111_dcn")
+    for name in ("attn0010", "attn0010_dcn", "attn1111_dcn")
 ]

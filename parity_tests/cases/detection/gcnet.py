@@ -6,11 +6,12 @@ from parity_tests.harness.case import SAME_GRAPH, Case, images
 
 CASES = [
     Case(
-        "mask_rcnn_r50_gcb_r16_c3_c5_fpn",
+        f"mask_rcnn_r50_gcb_{ratio}_c3_c5_fpn",
         images(97, 81),
         masked_objects(97, 81, 4),
         SMALL_MASKS,
-        references=mmdet_outputs("mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco", MASKS),
+        references=mmdet_outputs(f"mask-rcnn_r50-gcb-{ratio}-c3-c5_fpn_1x_coco", MASKS),
         without=SAME_GRAPH,
-    ),
+    )
+    for ratio in ("r16", "r4")
 ]
