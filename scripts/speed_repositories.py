@@ -14,6 +14,13 @@ from scripts.timing import FEW_RUNS, Part, Twins, eager, forward, training_step
 
 __all__ = ["GROUPS", "REPOSITORIES"]
 
+PYSOT = {  # beginnings of SiamMask's names -> of pysot's
+    "features.features.": "backbone.",
+    "features.": "neck.",
+    "rpn_model.": "rpn_head.",
+    "mask_model.mask.": "mask_head.",
+}
+
 REPOSITORIES = (  # on github.com
     *("deepinsight/insightface", "biubug6/Pytorch_Retinaface", "filipradenovic/cnnimageretrieval-pytorch"),
     *("MegviiDetection/video_analyst", "STVIR/pysot", "xinntao/ESRGAN", "NVlabs/stylegan2-ada-pytorch"),
@@ -40,6 +47,12 @@ def whole(pair: Twins, name: str, theirs, repository: str) -> Part:
     theirs.load_state_dict(pair.torch.model.state_dict())
     other = eager(theirs.eval(), *pair.torch.tensors(pair.inputs).values())
     return pair.part(name, forward, pair.inputs, other=other, package=repository)
+
+
+def of_pysot(name: str) -> str:
+    """The name of a tensor of SiamMask in pysot; others have none of these beginnings."""
+    first = next((beginning for beginning in PYSOT if name.startswith(beginning)), "")
+    return PYSOT.get(first, "") + name.removeprefix(first)
 
 
 def published_faces(folder: Path) -> Iterator[Part]:
@@ -102,10 +115,19 @@ def published_trackers(folder: Path) -> Iterator[Part]:
         cfg.ADJUST.KWARGS.update(in_channels=[512, 1024, 2048], out_channels=[256] * 3)
         cfg.RPN.KWARGS.update(anchor_num=5, in_channels=[256] * 3, weighted=True)
         networks["siamrpn_r50_l234_dwxcorr"] = ModelBuilder()
+        cfg.MASK.MASK = True  # experiments/siammask_r50_l3/config.yaml, without the refinement
+        cfg.BACKBONE.KWARGS.update(used_layers=[0, 1, 2, 3])
+        cfg.ADJUST.KWARGS.update(in_channels=[1024], out_channels=[256])
+        cfg.RPN.TYPE = "DepthwiseRPN"
+        cfg.RPN.KWARGS.clear()
+        cfg.RPN.KWARGS.update(anchor_num=5, in_channels=256, out_channels=256)
+        cfg.MASK.KWARGS.update(in_channels=256, hidden=256, out_channels=63 * 63)
+        networks["siammask_base"] = ModelBuilder()
 
     for name, theirs in networks.items():
+        cfg.MASK.MASK = name == "siammask_base"
         pair = Twins(name)
-        theirs.load_state_dict(pair.torch.model.state_dict())
+        theirs.load_state_dict({of_pysot(key): value for key, value in pair.torch.model.state_dict().items()})
         theirs.eval()
         images = pair.torch.tensors(pair.inputs)
         with torch.no_grad():
