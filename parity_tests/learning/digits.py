@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from sklearn.datasets import load_digits
 
-__all__ = ["CLASSES", "batch", "digits", "held_out", "held_out_noisy", "noisy", "placed", "views"]
+__all__ = ["CLASSES", "batch", "digits", "held_out", "held_out_noisy", "placed", "views"]
 
 CLASSES = 10
 DIGIT, SIZE = 8, 16  # sides of a digit and of a picture, pixels

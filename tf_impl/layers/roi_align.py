@@ -6,7 +6,8 @@ weights are computed independently.
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
 - The weighted sum of rows of a table is ``F.embedding_bag`` in PyTorch, a gather and a product in TensorFlow.
-- PyTorch takes all boxes at once; gathered, the samples of large ones would fill TensorFlow's memory.
+- PyTorch takes all boxes at once; gathered, their samples would leave TensorFlow's cache, those of large boxes fill its
+  memory.
 """
 
 import tensorflow as tf
@@ -173,6 +174,7 @@ def _weighted_rows_in_turn(table, index, weight):
     count, *bins = index.shape[0] or tf.shape(index)[0], *index.shape[1:3]
     given = tuple(tf.pad(x, [[0, -count % NEAR], [0, 0], [0, 0], [0, 0]]) for x in (index, weight))
     given = tuple(tf.reshape(x, [-1, NEAR, *bins, tf.shape(x)[3]]) for x in given)
+    # mirror: boxes at once
     found = tf.map_fn(
         lambda group: _weighted_rows(table, *group), given, parallel_iterations=1, fn_output_signature=table.dtype
     )

@@ -6,7 +6,8 @@ weights are computed independently.
 Mirror notes:
 - NCHW in PyTorch, NHWC in TensorFlow.
 - The weighted sum of rows of a table is ``F.embedding_bag`` in PyTorch, a gather and a product in TensorFlow.
-- PyTorch takes all boxes at once; gathered, the samples of large ones would fill TensorFlow's memory.
+- PyTorch takes all boxes at once; gathered, their samples would leave TensorFlow's cache, those of large boxes fill its
+  memory.
 """
 
 import torch
