@@ -495,6 +495,8 @@ def test_bench_times_a_detector_with_its_results(monkeypatch):
             super().__init__()
             given.append(weights_backbone)
             self.everything = torch.nn.Parameter(torch.empty(model.parameters))
+            self.transform = types.SimpleNamespace(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+            given.append(self.transform)
 
         def load_state_dict(self, tensors):
             given.append(tensors.keys())
@@ -506,7 +508,8 @@ def test_bench_times_a_detector_with_its_results(monkeypatch):
     feed = {"images": np.zeros((1, 3, 320, 320), np.float32)}
     panels, _ = files.twins(model, names=["torch"])
     eager, left_out = bench._torch_pairs(model, panels["torch"], feed, feed, None, threads=1, folder=None)
-    assert given == [None, panels["torch"].model.state_dict().keys()]
+    as_given = types.SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    assert given == [None, as_given, panels["torch"].model.state_dict().keys()]
     assert set(eager["ours"]()) == {"boxes", "scores", "labels", "valid"}
     assert "a list of pictures" in left_out
 

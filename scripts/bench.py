@@ -136,6 +136,7 @@ def _torch_pairs(model: catalog.Model, panel, example, feed, session, threads: i
     detector = model.reference.startswith("torchvision.models.detection.")
     if detector:  # how many boxes are kept depends on the weights, and the work on the boxes
         theirs.load_state_dict(panel.model.state_dict())
+        theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # ours takes standardised ones
 
     def arguments(tensors):
         return ((), tensors) if named else (tuple(tensors.values()), {})

@@ -3,11 +3,12 @@
 The greedy rule goes through the boxes in descending order of score and keeps a box unless one that was kept overlaps
 it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
-Blocks of the best boxes are settled one after the other, each suppresses the boxes after it, until enough are kept.
+Blocks of the best boxes are settled one after the other, without those that a box kept before overlaps, until enough
+are kept.
 
 Mirror notes:
 - Blocks and the fixed point are Python loops in PyTorch, in an operator of its own; ``tf.while_loop`` in TensorFlow, of
-  constant shapes for XLA, so that a block is compared with all boxes, not with the later ones alone.
+  constant shapes for XLA, so that a block is compared with places for all K results, not with those kept alone.
 - The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
 """
 
@@ -18,7 +19,7 @@ from .top_k import top_k
 
 __all__ = ["batched_nms", "nms"]
 
-BLOCK = 128  # boxes whose overlaps with those after them are looked at together
+BLOCK = 128  # boxes that are settled together
 LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not survive a masked select in ONNX
 
 
@@ -73,11 +74,11 @@ def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs:
 
 def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
     count = scores.shape[1]
+    found = min(count, max_outputs)
     scores, order = top_k(scores, count)  # (N, B)
     boxes = tf.gather(boxes_xyxy, order, batch_dims=1)
     eligible = tf.ones_like(scores, dtype=tf.bool) if score_threshold is None else scores > score_threshold
-    keep = _kept(boxes, eligible, iou_threshold, max_outputs)
-    found = min(count, max_outputs)
+    keep = _kept(boxes, eligible, iou_threshold, found)
     kept, position = top_k(tf.cast(keep, tf.int32), found)  # kept boxes first, in order
     valid = kept > 0
     indices = tf.where(valid, tf.gather(order, position, batch_dims=1), tf.zeros([], tf.int64))
@@ -87,28 +88,30 @@ def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
 
 def _kept(boxes, eligible, iou_threshold, max_outputs):
     """Which boxes (N, B, 4), best first, stay: (N, B) bool. After ``max_outputs`` of an image none is looked for."""
-    count = eligible.shape[1]
-    blocks = -(-count // BLOCK)
-    rest = [[0, 0], [0, blocks * BLOCK - count]]
-    boxes, left = tf.pad(boxes, [*rest, [0, 0]]), tf.reshape(tf.pad(eligible, rest), [-1, blocks, BLOCK])
-    rows = tf.reshape(boxes, [-1, blocks, BLOCK, 4])
+    blocks = -(-eligible.shape[1] // BLOCK)
+    rest = [[0, 0], [0, blocks * BLOCK - eligible.shape[1]]]
+    rows = tf.reshape(tf.pad(boxes, [*rest, [0, 0]]), [-1, blocks, BLOCK, 4])
+    eligible_rows = tf.reshape(tf.pad(eligible, rest), [-1, blocks, BLOCK])
     upper = tf.range(BLOCK)[:, None] < tf.range(BLOCK)[None, :]
+    image = tf.repeat(tf.range(tf.shape(boxes)[0])[:, None], BLOCK, axis=1)  # (N, BLOCK)
 
-    def wanting(number, keep, left):
-        return (number < blocks) & tf.reduce_any(tf.math.count_nonzero(keep, axis=(1, 2)) < max_outputs)
+    def wanting(number, keep, found, count):
+        return (number < blocks) & tf.reduce_any(count < max_outputs)
 
-    def settle_block(number, keep, left):
-        own = tf.range(blocks)[:, None] == number
-        # [i, j]: i of this block overlaps j
-        overlaps = _overlap(tf.gather(rows, number, axis=1), boxes, iou_threshold)
-        overlaps = tf.reshape(tf.cast(overlaps, boxes.dtype), [-1, BLOCK, blocks, BLOCK])
-        within = tf.where(upper, tf.gather(overlaps, number, axis=2), tf.zeros([], boxes.dtype))
-        kept = _settle(within, tf.gather(left, number, axis=1))
-        lost = tf.einsum("ni,nibj->nbj", tf.cast(kept, boxes.dtype), overlaps) > 0
-        return number + 1, keep | (own & kept[:, None]), left & ~lost
+    def settle_block(number, keep, found, count):
+        block = tf.gather(rows, number, axis=1)
+        lost = tf.reduce_any(_overlap(found[:, :-1], block, iou_threshold), axis=1)
+        kept = _settle(_overlap(block, block, iou_threshold) & upper, tf.gather(eligible_rows, number, axis=1) & ~lost)
+        place = tf.where(kept, count[:, None] + tf.cumsum(tf.cast(kept, tf.int32), axis=1) - 1, max_outputs)
+        place = tf.stack([image, tf.minimum(place, max_outputs)], axis=2)
+        found = tf.tensor_scatter_nd_update(found, place, block)
+        keep |= (tf.range(blocks) == number)[:, None] & kept[:, None]
+        return number + 1, keep, found, count + tf.math.count_nonzero(kept, axis=1, dtype=tf.int32)
 
-    _, keep, _ = tf.while_loop(wanting, settle_block, (0, tf.zeros_like(left), left))  # mirror: blocks
-    return tf.reshape(keep, [-1, blocks * BLOCK])[:, :count]
+    found = tf.zeros([tf.shape(boxes)[0], max_outputs + 1, 4], boxes.dtype)  # the last place takes what is not kept
+    nothing = (0, tf.zeros_like(eligible_rows), found, tf.zeros_like(image[:, 0]))
+    keep = tf.while_loop(wanting, settle_block, nothing)[1]  # mirror: blocks
+    return tf.reshape(keep, [-1, blocks * BLOCK])[:, : eligible.shape[1]]
 
 
 def _overlap(a, b, iou_threshold):
@@ -130,8 +133,7 @@ def _settle(overlaps, eligible):
         return tf.reduce_any(keep != before)
 
     def iterate(keep, before):
-        better_kept = tf.matmul(tf.cast(keep, overlaps.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
-        return eligible & (better_kept == 0), keep
+        return eligible & ~tf.reduce_any(overlaps & keep[..., None], axis=1), keep
 
     # mirror: fixed point
     return tf.while_loop(changed, iterate, iterate(eligible, eligible))[0]

@@ -99,10 +99,10 @@ def deep_convs(in_chans: int, widths: tuple[int, int, int], norm) -> list[nn.Mod
     return [
         CONV(in_chans, first, 3, 2, padding=1),
         norm(first),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         CONV(first, second, 3, padding=1),
         norm(second),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         CONV(second, third, 3, padding=1),
     ]
 
@@ -154,9 +154,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x):
         identity = x if self.downsample is None else self.downsample(x)
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        return F.relu(y + identity)
+        y += identity
+        return F.relu(y, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -220,10 +221,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x):
         identity = x if self.downsample is None else self.downsample(x)
-        y = self.plugged(F.relu(self.bn1(self.conv1(x))), "after_conv1")
-        y = self.plugged(F.relu(self.bn2(self.conv2(y))), "after_conv2")
+        y = self.plugged(F.relu(self.bn1(self.conv1(x)), inplace=True), "after_conv1")
+        y = self.plugged(F.relu(self.bn2(self.conv2(y)), inplace=True), "after_conv2")
         y = self.plugged(self.bn3(self.conv3(y)), "after_conv3")
-        return F.relu(y + identity)
+        y += identity
+        return F.relu(y, inplace=True)
 
 
 class ResNet(Backbone):
@@ -343,7 +345,7 @@ class ResNet(Backbone):
 
     def forward_stem(self, images):
         """(N, in_chans, H, W) -> (N, C, ceil(H / 4), ceil(W / 4))."""
-        return self.maxpool(F.relu(self.bn1(self.conv1(images))))
+        return self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True))
 
     def levels(self) -> list:
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]

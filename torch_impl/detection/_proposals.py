@@ -106,7 +106,7 @@ class RPNConvolutions(nn.Module):
     def __init__(self, channels: int, num_anchors: int):
         super().__init__()
         conv = nn.Conv2d(channels, channels, 3, 1, 1)
-        self.conv = nn.Sequential(nn.Sequential(conv, nn.ReLU()))
+        self.conv = nn.Sequential(nn.Sequential(conv, nn.ReLU(inplace=True)))
         self.cls_logits = nn.Conv2d(channels, num_anchors, 1)
         self.bbox_pred = nn.Conv2d(channels, num_anchors * 4, 1)
         normal(self, 0.01)
@@ -160,5 +160,5 @@ class RPNHead(ProposalNetwork):
         normal(self, 0.01)
 
     def maps(self, x):
-        x = F.relu(self.rpn_conv(x))
+        x = F.relu(self.rpn_conv(x), inplace=True)
         return self.rpn_cls(x), self.rpn_reg(x)

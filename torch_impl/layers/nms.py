@@ -3,11 +3,12 @@
 The greedy rule goes through the boxes in descending order of score and keeps a box unless one that was kept overlaps
 it. Without a loop over boxes: keep = eligible and not any(overlaps and keep), where ``overlaps[i, j]`` says that the
 better box i overlaps j; the greedy choice is the only fixed point, and iteration settles from the best box downwards.
-Blocks of the best boxes are settled one after the other, each suppresses the boxes after it, until enough are kept.
+Blocks of the best boxes are settled one after the other, without those that a box kept before overlaps, until enough
+are kept.
 
 Mirror notes:
 - Blocks and the fixed point are Python loops in PyTorch, in an operator of its own; ``tf.while_loop`` in TensorFlow, of
-  constant shapes for XLA, so that a block is compared with all boxes, not with the later ones alone.
+  constant shapes for XLA, so that a block is compared with places for all K results, not with those kept alone.
 - The number of rows of the ONNX node depends on the data: PyTorch needs a symbolic integer for it, TensorFlow ``None``.
 """
 
@@ -18,7 +19,7 @@ from .top_k import top_k
 
 __all__ = ["batched_nms", "nms"]
 
-BLOCK = 128  # boxes whose overlaps with those after them are looked at together
+BLOCK = 128  # boxes that are settled together
 LOWEST = -1e30  # stands for minus infinity in masked scores; infinities do not survive a masked select in ONNX
 
 
@@ -73,11 +74,11 @@ def batched_nms(boxes, scores, labels, valid, iou_threshold: float, max_outputs:
 
 def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold):
     count = scores.shape[1]
+    found = min(count, max_outputs)
     scores, order = top_k(scores, count)  # (N, B)
     boxes = boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4))
     eligible = torch.ones_like(scores, dtype=torch.bool) if score_threshold is None else scores > score_threshold
-    keep = _kept(boxes, eligible, iou_threshold, max_outputs)
-    found = min(count, max_outputs)
+    keep = _kept(boxes, eligible, iou_threshold, found)
     kept, position = top_k(keep.to(torch.int32), found)  # kept boxes first, in order
     valid = kept > 0
     indices = torch.where(valid, order.gather(1, position), 0)
@@ -88,15 +89,20 @@ def _greedy_nms(boxes_xyxy, scores, iou_threshold, max_outputs, score_threshold)
 @torch.library.custom_op("diptych::kept", mutates_args=())  # a compiled graph has no loop that ends by its numbers
 def _kept(boxes: torch.Tensor, eligible: torch.Tensor, iou_threshold: float, max_outputs: int) -> torch.Tensor:
     """Which boxes (N, B, 4), best first, stay: (N, B) bool. After ``max_outputs`` of an image none is looked for."""
-    keep, left = torch.zeros_like(eligible), eligible.clone()
-    for start in range(0, boxes.shape[1], BLOCK):  # mirror: blocks
-        if (keep.sum(1) >= max_outputs).all():
+    keep = torch.zeros_like(eligible)
+    boxes = boxes.mT.contiguous()  # a coordinate's values lie together, which is three times as fast
+    found, count = boxes.new_zeros(len(boxes), 4, max_outputs + 1), keep.sum(1)  # the last place takes what is not kept
+    for start in range(0, boxes.shape[2], BLOCK):  # mirror: blocks
+        if (count >= max_outputs).all():
             break
-        end = start + BLOCK
-        # [i, j]: i of this block overlaps j of this block or a later one
-        overlaps = _overlap(boxes[:, start:end], boxes[:, start:], iou_threshold).to(boxes.dtype)
-        keep[:, start:end] = _settle(overlaps[:, :, : overlaps.shape[1]].triu(1), left[:, start:end])
-        left[:, start:] &= torch.matmul(keep[:, None, start:end].to(boxes.dtype), overlaps)[:, 0] == 0
+        rows = slice(start, start + BLOCK)
+        block = boxes[:, :, rows]
+        lost = _overlap(found[:, :, : min(count.max(), max_outputs)], block, iou_threshold).any(1)
+        kept = _settle(_overlap(block, block, iou_threshold).triu(1), eligible[:, rows] & ~lost)
+        place = torch.where(kept, count[:, None] + kept.cumsum(1) - 1, max_outputs).clamp(max=max_outputs)
+        found.scatter_(2, place[:, None].expand(-1, 4, -1), block)
+        keep[:, rows] = kept
+        count += kept.sum(1)
     return keep
 
 
@@ -106,10 +112,9 @@ def _(boxes, eligible, iou_threshold, max_outputs):
 
 
 def _overlap(a, b, iou_threshold):
-    """Whether boxes (N, A, 4) and (N, B, 4) overlap: (N, A, B) bool."""
-    # a coordinate's values lie together, which is three times as fast
-    x1, y1, x2, y2 = a.mT.contiguous()[..., None].unbind(1)
-    left, top, right, bottom = b.mT.contiguous()[:, :, None].unbind(1)
+    """Whether boxes (N, 4, A) and (N, 4, B) overlap: (N, A, B) bool."""
+    x1, y1, x2, y2 = a[..., None].unbind(1)
+    left, top, right, bottom = b[:, :, None].unbind(1)
     width = torch.minimum(x2, right) - torch.maximum(x1, left)
     height = torch.minimum(y2, bottom) - torch.maximum(y1, top)
     shared = torch.clamp(width, min=0.0) * torch.clamp(height, min=0.0)
@@ -122,8 +127,7 @@ def _settle(overlaps, eligible):
     """Which boxes are kept, from ``overlaps`` (N, B, B) of better ones i with j, and which take part (N, B)."""
     keep, before = eligible, None
     while before is None or not torch.equal(keep, before):  # mirror: fixed point
-        better_kept = torch.matmul(keep.to(overlaps.dtype)[:, None], overlaps)[:, 0]  # how many overlap each box
-        keep, before = eligible & (better_kept == 0), keep
+        keep, before = eligible & ~(overlaps & keep[..., None]).any(1), keep
     return keep
 
 

@@ -26,7 +26,7 @@ def doubled(in_channels: int, channels: int) -> nn.ConvTranspose2d:
 def mask_convolutions(in_channels: int, channels: int, num_convs: int = 4) -> nn.Sequential:
     """torchvision's 3x3 convolutions with ReLU.  (R, C, B, B) -> (R, channels, B, B)."""
     widths = [in_channels, *[channels] * num_convs][:num_convs]
-    head = nn.Sequential(*(nn.Sequential(nn.Conv2d(c, channels, 3, 1, 1), nn.ReLU()) for c in widths))
+    head = nn.Sequential(*(nn.Sequential(nn.Conv2d(c, channels, 3, 1, 1), nn.ReLU(inplace=True)) for c in widths))
     kaiming_normal(head)
     return head
 
@@ -48,7 +48,7 @@ class MaskPredictor(nn.Module):
         kaiming_normal(self.mask_fcn_logits)
 
     def forward(self, x):
-        return self.mask_fcn_logits(F.relu(self.conv5_mask(x)))
+        return self.mask_fcn_logits(F.relu(self.conv5_mask(x), inplace=True))
 
 
 class FCNMaskHead(nn.Module):
@@ -83,7 +83,7 @@ class FCNMaskHead(nn.Module):
         ]
         self.convs = nn.ModuleList(convs)
         self.upsample = upsample(channels) if upsample else doubled(channels if convs else in_channels, channels)
-        self.relu = nn.ReLU() if upsample is None else nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if upsample is None else nn.Identity()
         self.conv_logits = nn.Conv2d(channels, num_classes, 1)
         kaiming_normal(self.conv_logits)
 
